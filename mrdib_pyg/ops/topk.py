@@ -1,0 +1,135 @@
+import torch
+from torch import Tensor
+
+# Scores that one chunk of users may hold: 16 MiB in float32 on CPU, 256 MiB elsewhere.
+_MAX_SCORES = {'cpu': 2**22}
+_MAX_SCORES_ACCELERATOR = 2**26
+
+
+@torch.no_grad()
+def masked_topk(
+    user: Tensor,
+    item: Tensor,
+    k: int,
+    mask: Tensor | None = None,
+    *,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Computes the exact top-:math:`k` items of each user by inner product, some pairs left out.
+
+    Users are scored in chunks, so that the scores of all pairs never exist at a time. Among
+    equal scores the item of lower id comes first, also where the :math:`k`-th place is shared.
+
+    Args:
+        user (Tensor): The user embeddings.
+        item (Tensor): The item embeddings.
+        k (int): The number of items to return for each user.
+        mask (Tensor, optional): Pairs of a row of :obj:`user` and an item to leave out, in any
+            order. (default: :obj:`None`)
+        chunk_size (int, optional): The number of users to score at a time. (default:
+            :obj:`None`, chosen by the number of items)
+
+    Shapes:
+        - **input:** users :math:`(U, d)`, items :math:`(I, d)`, mask :math:`(2, n)`
+        - **output:** scores :math:`(U, k)` and item ids :math:`(U, k)`, by descending score.
+          Rows with fewer than :math:`k` items left end in scores of :math:`-\infty` and ids of
+          :math:`-1`.
+
+    Raises:
+        ValueError: If :obj:`k` exceeds the number of items, shapes or ids do not fit, or a score
+            is NaN.
+    """
+    if user.dim() != 2 or item.dim() != 2 or user.size(1) != item.size(1):
+        raise ValueError(
+            f"'user' and 'item' must be matrices of equal width (got {list(user.shape)} and "
+            f'{list(item.shape)})'
+        )
+    if user.dtype != item.dtype or not user.is_floating_point():
+        raise ValueError(
+            f"'user' and 'item' must be of one floating point type (got {user.dtype} and "
+            f'{item.dtype})'
+        )
+    num_users, num_items = user.size(0), item.size(0)
+    if not 1 <= k <= num_items:
+        raise ValueError(f"'k' must be between 1 and the {num_items} items (got {k})")
+    if chunk_size is None:
+        budget = _MAX_SCORES.get(user.device.type, _MAX_SCORES_ACCELERATOR)
+        chunk_size = max(budget // num_items, 1)
+    elif chunk_size < 1:
+        raise ValueError(f"'chunk_size' must be at least 1 (got {chunk_size})")
+    chunk_size = min(chunk_size, max(num_users, 1))
+    starts = range(0, num_users, chunk_size)
+    row, col, bounds = _sort_mask(mask, user, num_items, chunk_size)
+
+    value = user.new_empty(num_users, k)
+    index = torch.empty(num_users, k, dtype=torch.long, device=user.device)
+    buffer = user.new_empty(chunk_size, num_items)
+    for i, start in enumerate(starts):
+        users = user[start : start + chunk_size]
+        scores = buffer[: users.size(0)]
+        torch.mm(users, item.t(), out=scores)
+        part = slice(bounds[i], bounds[i + 1])
+        scores.view(-1)[(row[part] - start) * num_items + col[part]] = -torch.inf
+        out = slice(start, start + users.size(0))
+        value[out], index[out] = stable_topk(scores, k)
+        if bool(value[out, 0].isnan().any()):
+            first = start + int(value[out, 0].isnan().nonzero()[0])
+            raise ValueError(f"the scores of row {first} of 'user' hold NaN; check the embeddings")
+    index.masked_fill_(value == -torch.inf, -1)
+    return value, index
+
+
+def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    r"""Computes the top-:math:`k` of each row, equal values by increasing column.
+
+    A drop-in for :func:`torch.topk`, which leaves the order among equal values open. The order
+    among values of :math:`-\infty` is left open here, too.
+    """
+    value, index = torch.topk(scores, min(k + 1, scores.size(1)), dim=1)
+    # Ties are rare: only the rows that have one, the (k+1)-th place included, are looked at again.
+    tied = (value[:, :-1] == value[:, 1:]) & (value[:, :-1] != -torch.inf)
+    rows = tied.any(dim=1).nonzero().view(-1)
+    value, index = value[:, :k], index[:, :k]
+    if rows.numel() > 0:
+        shared = rows[tied[rows, k - 1]] if tied.size(1) == k else rows[:0]
+        if shared.numel() > 0:
+            index[shared] = _first_of_equals(scores[shared], value[shared, -1:], k)
+        column = index[rows].sort(dim=1).values
+        values = scores[rows.view(-1, 1), column]
+        values, order = values.sort(dim=1, descending=True, stable=True)
+        value[rows], index[rows] = values, column.gather(1, order)
+    return value, index
+
+
+def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:
+    # All columns above the k-th value, and the first of those that equal it, as many as fit.
+    above = scores > bound
+    equal = scores == bound
+    room = k - above.sum(dim=1, keepdim=True)
+    keep = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room))
+    return keep.nonzero()[:, 1].view(-1, k)
+
+
+def _sort_mask(
+    mask: Tensor | None, user: Tensor, num_items: int, chunk_size: int
+) -> tuple[Tensor, Tensor, list[int]]:
+    # The pairs by row, and where those of each chunk begin and end.
+    if mask is None:
+        mask = user.new_empty(2, 0, dtype=torch.long)
+    if mask.dim() != 2 or mask.size(0) != 2 or mask.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"'mask' must hold integer pairs of the shape [2, n] (got {mask.dtype} of the shape "
+            f'{list(mask.shape)})'
+        )
+    row, col = mask[0].long(), mask[1].long()
+    for name, ids, bound in (('row', row, user.size(0)), ('item', col, num_items)):
+        if ids.numel() > 0 and (int(ids.min()) < 0 or int(ids.max()) >= bound):
+            raise ValueError(
+                f"'mask' has {name} ids from {int(ids.min())} to {int(ids.max())}, but only 0 to "
+                f'{bound - 1} exist'
+            )
+    if bool((row.diff() < 0).any()):
+        row, perm = row.sort()
+        col = col[perm]
+    bounds = torch.arange(0, user.size(0) + chunk_size, chunk_size, device=row.device)
+    return row, col, torch.searchsorted(row, bounds).tolist()

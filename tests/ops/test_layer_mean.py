@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from mrdib_pyg.ops import NormalizedAdjacency, propagate_mean
+
+
+def bipartite(dtype=torch.float64):
+    edge_index = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [0, 1, 2, 1, 0, 2, 3]])
+    return NormalizedAdjacency(edge_index, num_nodes=(3, 4)).to(dtype)
+
+
+def square(adj):
+    """The bipartite matrix as a block of the symmetric one, users first."""
+    top = torch.cat([torch.zeros(3, 3, dtype=adj.dtype), adj.to_dense()], dim=1)
+    bottom = torch.cat([adj.to_dense().t(), torch.zeros(4, 4, dtype=adj.dtype)], dim=1)
+    return torch.cat([top, bottom])
+
+
+def test_worked_example():
+    user = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
+    item = torch.tensor([[1.0, 2], [0, 1], [2, 0], [1, -1]])
+    user, item = propagate_mean((user, item), bipartite(torch.float32), 2)
+    expected_user = [[1.0194, 0.6156], [0.0962, 0.7357], [1.2674, 0.6353]]
+    expected_item = [[1.0174, 1.0020], [0.3027, 0.9024], [1.3507, 0.3353], [0.8726, -0.0949]]
+    torch.testing.assert_close(user, torch.tensor(expected_user), atol=1e-4, rtol=0)
+    torch.testing.assert_close(item, torch.tensor(expected_item), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('num_layers', [0, 1, 2, 5])
+def test_bipartite_is_a_block_of_the_square_form(num_layers):
+    adj = bipartite()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    dense = square(adj)
+    expected, power = x.clone(), x
+    for _ in range(num_layers):
+        power = dense @ power
+        expected += power
+    expected /= num_layers + 1
+    user, item = propagate_mean((x[:3], x[3:]), adj, num_layers)
+    torch.testing.assert_close(torch.cat([user, item]), expected)
+
+    adj = NormalizedAdjacency(dense.to_sparse(), normalization=None)
+    torch.testing.assert_close(propagate_mean(x, adj, num_layers), expected)
+
+
+def test_gradient():
+    x = (
+        torch.randn(3, 2, dtype=torch.float64, requires_grad=True),
+        torch.randn(4, 2, dtype=torch.float64, requires_grad=True),
+    )
+    assert gradcheck(lambda *x: propagate_mean(x, bipartite(), 3), x)
+
+
+def test_isolated_nodes_keep_a_share_of_themselves():
+    adj = NormalizedAdjacency(torch.tensor([[0], [0]]), num_nodes=(2, 2))
+    user, item = propagate_mean((torch.ones(2, 1), torch.ones(2, 1)), adj, 1)
+    assert user.flatten().tolist() == item.flatten().tolist() == [1.0, 0.5]
+
+
+def test_negative_number_of_layers():
+    with pytest.raises(ValueError, match=r"'num_layers' must not be negative \(got -1\)"):
+        propagate_mean(torch.ones(3, 1), bipartite(), -1)
