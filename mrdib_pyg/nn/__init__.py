@@ -1,0 +1,20 @@
+from mrdib_pyg.nn.attach import attach, capture, detach
+from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck, product_of_experts
+from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
+from mrdib_pyg.nn.conv import ModalityConv
+from mrdib_pyg.nn.mrdib import MRdIB
+from mrdib_pyg.nn.pid_terms import PIDTerms
+
+__all__ = [
+    'CodeNoise',
+    'CodePenalty',
+    'MRdIB',
+    'ModalityConv',
+    'PIDTerms',
+    'Posterior',
+    'VariationalBottleneck',
+    'attach',
+    'capture',
+    'detach',
+    'product_of_experts',
+]

@@ -1,0 +1,197 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MIN_LOGSTD, MAX_LOGSTD = -10.0, 2.0
+
+
+class Posterior(NamedTuple):
+    r"""A diagonal Gaussian posterior :math:`q(\mathbf{z}|\mathbf{x}) = \mathcal{N}(\mu, \sigma^2)`
+    together with the code that was drawn from it.
+
+    Args:
+        z (torch.Tensor): The code, a sample in training and the mean in evaluation, ``[N, C]``.
+        mu (torch.Tensor): The mean, ``[N, C]``.
+        logstd (torch.Tensor, optional): The natural logarithm of the standard deviation,
+            ``[N, C]``, or :obj:`None` for a deterministic code.
+    """
+
+    z: Tensor
+    mu: Tensor
+    logstd: Tensor | None = None
+
+    def kl(self) -> Tensor:
+        r"""Returns :math:`\mathrm{KL}(q(\mathbf{z}|\mathbf{x}) \,\|\, \mathcal{N}(0, I))` in nats,
+        summed over dimensions, ``[N]``. It is zero for a deterministic code, which has no rate.
+        """
+        if self.logstd is None:
+            return self.mu.new_zeros(self.mu.size(0))
+        mu, logstd = self.mu, self.logstd
+        if mu.dtype in (torch.float16, torch.bfloat16):  # a sum over C loses too many bits there
+            mu, logstd = mu.float(), logstd.float()
+        return 0.5 * (mu.square() + (2 * logstd).expm1() - 2 * logstd).sum(dim=-1)
+
+
+class VariationalBottleneck(nn.Module):
+    r"""The variational information bottleneck of `"Deep Variational Information Bottleneck"
+    <https://arxiv.org/abs/1612.00410>`_ as used per modality by MRdIB (`arXiv:2509.20225
+    <https://arxiv.org/abs/2509.20225>`_),
+
+    .. math::
+        q(\mathbf{z}|\mathbf{x}) = \mathcal{N}(\mu(\mathbf{x}), \mathrm{diag}\,
+        \sigma(\mathbf{x})^2), \quad \mathbf{z} = \mu + \sigma \odot \epsilon
+
+    with a residual mean :math:`\mu = \mathbf{x} + \mathbf{x} W + b` where :math:`W, b` start at
+    zero (and are kept as multiples of :math:`1 / C`, so that they learn no faster than what is
+    below them): a fresh bottleneck in evaluation mode returns its input bit for bit. The
+    standard deviation starts at a tenth of the root mean square of the first input in training
+    (kept as a buffer), because embedding tables start small and a fixed start would drown them in
+    noise.
+
+    Args:
+        in_channels (int): Size of each input row.
+        out_channels (int, optional): Size of each code. If it differs from
+            :obj:`in_channels` there is no residual and the mean is a plain linear map.
+            (default: :obj:`None`, the same as :obj:`in_channels`)
+        noise_scale (float, optional): The initial standard deviation as a fraction of the root
+            mean square of the input. (default: :obj:`0.1`)
+
+    The log standard deviation is clamped to ``[-10, 2]``.
+
+    Shapes:
+        - **input:** rows :math:`(N, C_{in})`
+        - **output:** :class:`Posterior` of three :math:`(N, C_{out})` tensors
+    """
+
+    log_scale: Tensor
+    is_initialized: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int | None = None, noise_scale: float = 0.1
+    ) -> None:
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        if in_channels < 1 or out_channels < 1:
+            raise ValueError(
+                f"'in_channels' and 'out_channels' must be positive (got {in_channels} and "
+                f'{out_channels})'
+            )
+        if not noise_scale > 0:
+            raise ValueError(f"'noise_scale' must be positive (got {noise_scale})")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.noise_scale = noise_scale
+        # One layer for both heads: a single matrix product per call.
+        self.lin = nn.Linear(in_channels, 2 * out_channels)
+        self.register_buffer('log_scale', torch.zeros(()))
+        self.register_buffer('is_initialized', torch.zeros((), dtype=torch.bool))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters and forgets the initial noise level."""
+        nn.init.zeros_(self.lin.weight)
+        nn.init.zeros_(self.lin.bias)
+        if self.in_channels != self.out_channels:
+            nn.init.xavier_uniform_(self.lin.weight[: self.out_channels])
+        self.log_scale.zero_()
+        self.is_initialized.zero_()
+
+    def _initial_logstd(self, x: Tensor) -> Tensor:
+        # No branch on the buffer's value: that would synchronize a GPU and break a compiled graph.
+        rms = x.detach().float().square().mean().sqrt()
+        first = (self.noise_scale * rms).log().clamp(MIN_LOGSTD, MAX_LOGSTD)
+        log_scale = torch.where(self.is_initialized, self.log_scale, first)
+        if self.training:
+            self.log_scale.copy_(log_scale)
+            self.is_initialized.logical_or_(rms > 0)  # rows of zeros have no scale yet
+        return log_scale.to(x.dtype)
+
+    def forward(self, x: Tensor) -> Posterior:
+        r"""Encodes rows.
+
+        Args:
+            x (torch.Tensor): The rows of one modality, ``[N, in_channels]``.
+
+        Returns:
+            Posterior: The code with its mean and log standard deviation; the code is a sample
+            in training mode and the mean in evaluation mode.
+
+        Raises:
+            ValueError: If the width of :obj:`x` is not :obj:`in_channels`.
+        """
+        if x.dim() != 2 or x.size(-1) != self.in_channels:
+            raise ValueError(
+                f"'x' must have the shape [N, {self.in_channels}] (got {list(x.shape)}); set "
+                f"'in_channels' to the width of the representation"
+            )
+        mu, logstd = self.lin(x).chunk(2, dim=-1)
+        if self.in_channels == self.out_channels:
+            # Adam moves each weight by the learning rate, whatever the input: over its width, the
+            # head moves a code no farther in a step than the step moves the input itself. Without
+            # this it outruns the embedding tables below it, the bias (a popularity) first.
+            mu = x + mu / self.in_channels
+        if x.size(0) > 0:  # the RMS of no rows is undefined
+            logstd = logstd + self._initial_logstd(x)
+        logstd = logstd.clamp(MIN_LOGSTD, MAX_LOGSTD)
+        z = mu + logstd.exp() * torch.randn_like(mu) if self.training else mu
+        return Posterior(z, mu, logstd)
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels})'
+
+
+def product_of_experts(
+    posteriors: Sequence[Posterior],
+    masks: Sequence[Tensor | None] | None = None,
+    training: bool = False,
+) -> Posterior:
+    r"""Multiplies a standard normal prior with the posteriors of the modalities that are present,
+
+    .. math::
+        q(\mathbf{z}|\mathbf{x}_1, \ldots, \mathbf{x}_M) \propto \mathcal{N}(0, I) \prod_m
+        q(\mathbf{z}|\mathbf{x}_m)
+
+    as in `"Multimodal Generative Models for Scalable Weakly-Supervised Learning"
+    <https://arxiv.org/abs/1802.05335>`_. A missing modality drops out of the product; a row
+    without any modality falls back to the prior.
+
+    Args:
+        posteriors (Sequence[Posterior]): One posterior per modality, all of the same shape. A
+            deterministic one (:obj:`logstd=None`) counts as an expert of unit variance.
+        masks (Sequence[torch.Tensor, optional], optional): Per modality a boolean ``[N]`` that is
+            :obj:`True` where the modality is present, or :obj:`None` if it always is.
+            (default: :obj:`None`)
+        training (bool, optional): If set to :obj:`True` and any posterior is stochastic, the code
+            is a sample of the product, else its mean. (default: :obj:`False`)
+
+    Returns:
+        Posterior: The product.
+
+    Raises:
+        ValueError: If there is no posterior, or not one mask per posterior.
+    """
+    if len(posteriors) == 0:
+        raise ValueError("'posteriors' is empty; pass the posterior of at least one modality")
+    if masks is not None and len(masks) != len(posteriors):
+        raise ValueError(
+            f"'masks' must have one entry per posterior (got {len(masks)} for {len(posteriors)})"
+        )
+    total = torch.ones_like(posteriors[0].mu)
+    weighted = torch.zeros_like(total)
+    for i, posterior in enumerate(posteriors):
+        if posterior.logstd is None:
+            precision = torch.ones_like(posterior.mu)
+        else:
+            precision = (-2 * posterior.logstd).exp()
+        mask = None if masks is None else masks[i]
+        if mask is not None:
+            precision = precision * mask.to(precision.dtype).unsqueeze(-1)
+        total = total + precision
+        weighted = weighted + precision * posterior.mu
+    mu = weighted / total
+    logstd = -0.5 * total.log()
+    stochastic = any(posterior.logstd is not None for posterior in posteriors)
+    z = mu + logstd.exp() * torch.randn_like(mu) if training and stochastic else mu
+    return Posterior(z, mu, logstd)

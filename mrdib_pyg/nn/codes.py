@@ -1,0 +1,165 @@
+"""Codes of users and items per modality: their forms, and the means a loss takes over them."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrdib_pyg.nn.bottleneck import Posterior
+
+#: One modality: one tensor of rows, or one for users (if they have any) and one for items.
+Rows = Tensor | tuple[Tensor | None, Tensor]
+Codes = Posterior | tuple[Posterior | None, Posterior]
+#: Which rows, or which users and items, have a modality.
+Mask = Tensor | tuple[Tensor | None, Tensor | None] | None
+Triplet = tuple[Tensor, Tensor, Tensor]
+
+
+def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: Rows) -> Codes:
+    r"""Applies a bottleneck to one tensor or to a pair; ``None`` is the deterministic identity."""
+    if isinstance(rows, Tensor):
+        return Posterior(rows, rows) if bottleneck is None else bottleneck(rows)
+    user, item = rows
+    if bottleneck is None:
+        return None if user is None else Posterior(user, user), Posterior(item, item)
+    if user is None:
+        return None, bottleneck(item)
+    # One call for both sides: they share the space, the parameters and the noise level.
+    out = bottleneck(torch.cat([user, item]))
+    size = [user.size(0), item.size(0)]
+    (z_user, z_item), (mu_user, mu_item) = out.z.split(size), out.mu.split(size)
+    if out.logstd is None:
+        return Posterior(z_user, mu_user), Posterior(z_item, mu_item)
+    logstd_user, logstd_item = out.logstd.split(size)
+    return Posterior(z_user, mu_user, logstd_user), Posterior(z_item, mu_item, logstd_item)
+
+
+class Sides(NamedTuple):
+    r"""The user and item posteriors of one modality, with the masks of the rows that have it.
+
+    ``user`` is ``None`` where users have no code, and the same as ``item`` where both are rows of
+    one id space.
+    """
+
+    user: Posterior | None
+    item: Posterior
+    mask_user: Tensor | None
+    mask_item: Tensor | None
+    is_shared: bool = False
+
+
+def make_sides(
+    name: str, codes: Codes | Rows, user_embedding: Tensor | None, mask: Mask = None
+) -> Sides:
+    r"""Tells users from items in any of the forms of a code; a plain tensor is deterministic."""
+    mask_user, mask_item = mask if isinstance(mask, tuple) else (None, mask)
+    for value in (mask_user, mask_item):
+        if value is not None and value.dtype != torch.bool:
+            raise TypeError(f"the mask of '{name}' must be boolean (got {value.dtype})")
+    if isinstance(codes, (Posterior, Tensor)):
+        code = _wrap(codes)
+        if user_embedding is None:  # users and items in one id space
+            return Sides(code, code, mask_item, mask_item, is_shared=True)
+        return Sides(None, code, None, mask_item)
+    user, item = codes
+    if user is None and user_embedding is None:
+        raise ValueError(
+            f"users have no code in '{name}': pass 'user_embedding', the model's own user "
+            f'embedding, to score with'
+        )
+    if user is None:
+        return Sides(None, _wrap(item), None, mask_item)
+    return Sides(_wrap(user), _wrap(item), mask_user, mask_item)
+
+
+def make_all_sides(
+    codes: Mapping[str, Codes],
+    user_embedding: Tensor | None,
+    present: Mapping[str, Mask] | None,
+    triplet: Triplet,
+) -> dict[str, Sides]:
+    r"""Tells users from items in every modality, after checking that a batch fits them."""
+    src, pos, neg = triplet
+    if not src.shape == pos.shape == neg.shape:
+        raise ValueError(
+            f"'src_index', 'dst_pos_index' and 'dst_neg_index' must have the same shape (got "
+            f'{list(src.shape)}, {list(pos.shape)} and {list(neg.shape)})'
+        )
+    masks = {} if present is None else present
+    out = {
+        name: make_sides(name, code, user_embedding, masks.get(name))
+        for name, code in codes.items()
+    }
+    for side in out.values():
+        users = user_embedding if side.user is None else side.user.mu
+        assert users is not None
+        for key, index, num_rows in (
+            ('src_index', src, users.size(0)),
+            ('dst_pos_index', pos, side.item.mu.size(0)),
+            ('dst_neg_index', neg, side.item.mu.size(0)),
+        ):
+            _check_index(key, index, num_rows)
+    return out
+
+
+def mean_over_batch(value: Callable[[Posterior], Tensor], side: Sides, triplet: Triplet) -> Tensor:
+    r"""Returns the mean of a value per row over the 3B rows (user, positive, negative) of the
+    batch, repeats counted; rows without a code, or that a mask leaves out, do not count.
+    """
+    src, pos, neg = triplet
+    values, masks = [], []
+    for code, mask, index in (
+        (side.user, side.mask_user, src),
+        (side.item, side.mask_item, torch.cat([pos, neg])),
+    ):
+        if code is None:
+            continue
+        values.append(value(code)[index])
+        masks.append(torch.ones_like(index, dtype=torch.bool) if mask is None else mask[index])
+    if side.mask_user is None and side.mask_item is None:
+        return _masked_mean(torch.cat(values), None)
+    return _masked_mean(torch.cat(values), torch.cat(masks))
+
+
+def mean_bpr(user: Tensor, item: Tensor, side: Sides, triplet: Triplet) -> Tensor:
+    r"""Returns the Bayesian personalized ranking loss, a mean over the triplets of which all three
+    rows have the modality.
+    """
+    if user.size(-1) != item.size(-1):
+        raise ValueError(
+            f'users of width {user.size(-1)} cannot be scored with items of width {item.size(-1)} '
+            f"by an inner product; pass a 'user_embedding', or pairs as 'unimodal', of one width"
+        )
+    src, pos, neg = triplet
+    difference = (user[src] * (item[neg] - item[pos])).sum(dim=-1)
+    mask = None
+    if side.mask_item is not None:
+        mask = side.mask_item[pos] & side.mask_item[neg]
+    if side.mask_user is not None:
+        mask_user = side.mask_user[src]
+        mask = mask_user if mask is None else mask & mask_user
+    return _masked_mean(F.softplus(difference), mask)
+
+
+def _wrap(code: Posterior | Tensor) -> Posterior:
+    return code if isinstance(code, Posterior) else Posterior(code, code)
+
+
+def _masked_mean(value: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return value.mean() if value.numel() > 0 else value.sum()
+    return (value * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _check_index(name: str, index: Tensor, num_rows: int) -> None:
+    # Reading the largest index of a CUDA tensor would wait for the device.
+    if torch.compiler.is_compiling() or index.is_cuda or index.numel() == 0:
+        return
+    low, high = index.aminmax()
+    if int(low) < 0 or int(high) >= num_rows:
+        raise IndexError(
+            f"'{name}' reaches from {int(low)} to {int(high)} but there are {num_rows} rows; pass "
+            f"indices into the rows of 'codes', not ids of another space"
+        )

@@ -1,0 +1,74 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrdib_pyg.nn.bottleneck import Posterior
+from mrdib_pyg.nn.codes import Codes, Rows, encode
+from mrdib_pyg.nn.pid_terms import PIDTerms
+
+
+class CodeNoise(nn.Module):
+    r"""A control for :class:`~mrdib_pyg.nn.MRdIB`: Gaussian noise on the codes in training, without
+    a rate and without any parameter,
+
+    .. math::
+        \mathbf{z}_m = \mathbf{x}_m + s \cdot \mathrm{RMS}(\mathbf{x}_m) \, \epsilon, \quad
+        \epsilon \sim \mathcal{N}(0, I)
+
+    It takes the place of MRdIB in a model; all its terms are zero. The noise follows the scale of
+    the representation, since a fixed level would vanish as embeddings grow.
+
+    Args:
+        channels (Dict[str, int]): The width of each modality's representation, by its name.
+        noise_scale (float, optional): The standard deviation :math:`s` as a fraction of the root
+            mean square of the rows. (default: :obj:`0.1`)
+
+    Raises:
+        ValueError: If :obj:`noise_scale` is negative.
+    """
+
+    def __init__(self, channels: Mapping[str, int], noise_scale: float = 0.1) -> None:
+        super().__init__()
+        if not noise_scale >= 0:
+            raise ValueError(f"'noise_scale' must not be negative (got {noise_scale})")
+        self.channels = dict(channels)
+        self.noise_scale = noise_scale
+
+    @property
+    def config(self) -> dict[str, Any]:
+        r"""The settings as keyword arguments, with the name of the control."""
+        return {'control': 'noise', 'noise_scale': self.noise_scale}
+
+    def reset_parameters(self) -> None:
+        r"""There is no parameter to reset."""
+
+    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+        r"""Returns every representation, with noise in training mode."""
+        return {name: encode(self._add_noise, rows) for name, rows in x.items()}
+
+    def _add_noise(self, x: Tensor) -> Posterior:
+        if not self.training or x.numel() == 0:
+            return Posterior(x, x)
+        std = self.noise_scale * x.detach().square().mean().sqrt()
+        return Posterior(x + std * torch.randn_like(x), x)
+
+    def loss(
+        self,
+        codes: Mapping[str, Codes],
+        src_index: Tensor,
+        dst_pos_index: Tensor,
+        dst_neg_index: Tensor,
+        **kwargs: Any,
+    ) -> PIDTerms:
+        r"""Returns terms of zero; arguments are those of :meth:`MRdIB.loss
+        <mrdib_pyg.nn.MRdIB.loss>`.
+        """
+        code = next(iter(codes.values()))
+        posterior = code if isinstance(code, Posterior) else code[1]
+        zero = posterior.mu.new_zeros(())
+        return PIDTerms(zero, zero, zero)
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.channels}, noise_scale={self.noise_scale})'

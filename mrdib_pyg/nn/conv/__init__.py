@@ -1,0 +1,3 @@
+from mrdib_pyg.nn.conv.modality_conv import ModalityConv
+
+__all__ = ['ModalityConv']

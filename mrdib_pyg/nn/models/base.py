@@ -1,0 +1,279 @@
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import coalesce
+
+from mrdib_pyg.nn.models.layer import Layer, make_layer
+from mrdib_pyg.nn.models.modality_features import ModalityFeatures
+from mrdib_pyg.nn.models.ranker import Ranker
+from mrdib_pyg.nn.models.types import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
+from mrdib_pyg.nn.mrdib import MRdIB
+from mrdib_pyg.ops import NormalizedAdjacency
+
+EDGE = ('user', 'rates', 'item')
+
+
+class Recommender(Ranker):
+    r"""The base class of all multimodal recommenders: two functions between which
+    :class:`~mrdib_pyg.nn.MRdIB` sits.
+
+    A subclass implements :meth:`modality_embeddings`, the representations that belong to one
+    modality each, and :meth:`fuse`, which makes of them the users and items whose inner product is
+    the score. It may override :meth:`unimodal`, :meth:`task_loss`, :meth:`extra_losses`,
+    :meth:`on_epoch_start` and the weights of its own terms in :attr:`loss_weights`, and must store
+    each argument of its constructor under its name.
+
+    Args:
+        data (HeteroData): The training graph: edges ``('user', 'rates', 'item')``, item features
+            ``data['item'].x_<modality>`` and, where some are missing, boolean masks
+            ``data['item'].has_<modality>``. Features are kept out of the state dict.
+        channels (int): The width of every representation.
+        mrdib (MRdIB or Dict[str, Any], optional): The layer between the two functions, or its
+            settings without :obj:`channels`; :obj:`None` is the plain model. A control
+            (:class:`~mrdib_pyg.nn.CodePenalty`, :class:`~mrdib_pyg.nn.CodeNoise`) may stand in its
+            place. (default: :obj:`None`)
+        feature_scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column
+            over the items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
+            :obj:`None`. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If the data has no training edge, no modality, or the layer does not fit.
+    """
+
+    #: Whether users have a representation per modality.
+    user_codes: bool = True
+    #: Whether an embedding depends on the codes of its own row only, so that a loss needs no other.
+    row_wise: bool = True
+    #: Whether :meth:`fuse` takes posteriors in place of plain codes.
+    fuse_posteriors: bool = False
+    #: Whether the model reads item features at all.
+    multimodal: bool = True
+
+    train_edge_index: Tensor
+
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int,
+        mrdib: None | Layer | Mapping[str, Any] = None,
+        feature_scaling: str | None = None,
+    ) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"'channels' must be positive (got {channels})")
+        self.channels = channels
+        self.feature_scaling = feature_scaling
+        self.num_users = int(data['user'].num_nodes)
+        self.num_items = int(data['item'].num_nodes)
+        edge_index = data[EDGE].edge_index if EDGE in data.edge_types else None
+        if edge_index is None or edge_index.numel() == 0:
+            raise ValueError(f"'data' has no training edge {EDGE}; nothing can be learned from it")
+        edge_index = coalesce(edge_index)  # a repeated edge would weigh twice
+        self.register_buffer('train_edge_index', edge_index, persistent=False)
+        self.adj = NormalizedAdjacency(edge_index, num_nodes=(self.num_users, self.num_items))
+
+        self.modalities: list[str] = []
+        if self.multimodal:
+            self.item_features = ModalityFeatures(data, edge_index, feature_scaling)
+            self.modalities = self.item_features.names
+            if len(self.modalities) == 0:
+                raise ValueError(
+                    f"{type(self).__name__} needs item features: set data['item'].x_<modality>, "
+                    f"e.g. data['item'].x_image"
+                )
+        self.mrdib: Layer | None = None
+        if mrdib is not None:
+            if not self.multimodal:
+                raise ValueError(
+                    f'{type(self).__name__} reads no modality, so there is nothing for MRdIB to '
+                    f"encode; leave out 'mrdib'"
+                )
+            self.mrdib = make_layer(
+                mrdib,
+                channels={name: channels for name in self.modalities},
+                user_codes=self.user_codes,
+                fused_channels=self.out_channels,
+            )
+
+    # -- what a subclass provides ------------------------------------------------------------
+
+    def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
+        r"""Returns per modality the pair ``(user [U, C] or None, item [I, C])``, or only the rows
+        asked for.
+        """
+        raise NotImplementedError
+
+    def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
+        r"""Makes of the codes, in the form of :meth:`modality_embeddings`, the users and items
+        whose inner product is the score.
+        """
+        raise NotImplementedError
+
+    def unimodal(
+        self, codes: Mapping[str, Pair], embeddings: Embeddings
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        r"""Returns per modality the users and items whose inner product scores with this modality
+        alone: by default the user's code or, without one, the model's own user embedding.
+        """
+        return {
+            name: (embeddings.user if user is None else user, item)
+            for name, (user, item) in codes.items()
+        }
+
+    def task_loss(self, embeddings: Embeddings, batch: Triplets) -> Tensor:
+        r"""The task loss, by default the Bayesian personalized ranking loss of
+        `arXiv:1205.2618 <https://arxiv.org/abs/1205.2618>`_.
+        """
+        return bpr_loss(embeddings.user, embeddings.item, batch)
+
+    def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
+        r"""The model's own further terms by name, weighted by :attr:`loss_weights`."""
+        return {}
+
+    def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
+        r"""Called before each epoch, e.g. to redraw a graph by the :obj:`generator`, which is
+        seeded by the seed of the run and the epoch.
+        """
+
+    @property
+    def out_channels(self) -> int:
+        r"""The width of the fused embeddings."""
+        return self.channels
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        r"""The default weight of every term of :meth:`loss`."""
+        return {'task': 1.0}
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        if self.mrdib is not None:
+            self.mrdib.reset_parameters()
+
+    # -- given --------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        r"""The arguments of the constructor but for :obj:`data`: ``type(model)(data, **config)``
+        builds the model anew.
+        """
+        names = list(inspect.signature(type(self).__init__).parameters)[2:]
+        out = {name: getattr(self, name) for name in names if name != 'mrdib'}
+        if 'mrdib' in names:
+            out['mrdib'] = None if self.mrdib is None else self.mrdib.config
+        return out
+
+    def features(self, name: str, rows: Tensor | None = None) -> Tensor:
+        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for."""
+        return self.item_features(name, rows)
+
+    def present(self, rows: Rows | None = None) -> dict[str, Pair] | None:
+        r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
+        item has every modality. A user has it if any of his items does.
+        """
+        if not self.multimodal:
+            return None
+        return self.item_features.present(rows, self.user_codes)
+
+    def masked_codes(
+        self, codes: Mapping[str, Pair], rows: Rows | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        r"""Returns the codes of users and of items as lists over modalities, with zeros where a row
+        lacks the modality: in a sum, its term is dropped.
+        """
+        present = self.present(rows)
+        out: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, pair in codes.items():
+            for side, code in enumerate(pair):
+                if code is None:
+                    continue
+                mask = None if present is None else present[name][side]
+                out[side].append(code if mask is None else code * mask.unsqueeze(-1))
+        return out
+
+    def sum_users(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Tensor:
+        r"""Returns the sum of the user codes over the modalities each user has."""
+        return _sum(self.masked_codes(codes, rows)[0])
+
+    def sum_items(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Tensor:
+        r"""Returns the sum of the item codes over the modalities each item has."""
+        return _sum(self.masked_codes(codes, rows)[1])
+
+    def forward(self) -> Embeddings:
+        r"""Returns the embeddings of all users and items."""
+        return self._embed(None)[0]
+
+    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+        r"""Computes the named, unweighted terms of the loss: ``task``, the model's own, and, with
+        MRdIB, ``bottleneck``, ``redundant``, ``unique`` and ``synergistic``.
+
+        Args:
+            batch (Triplets): Ids of users, positive and negative items.
+        """
+        rows, local = None, batch
+        if self.row_wise:
+            rows, local = to_local(batch)
+        embeddings, posteriors, codes, fused = self._embed(rows)
+        terms = {'task': self.task_loss(embeddings, local)}
+        terms.update(self.extra_losses(embeddings, local))
+        if self.mrdib is not None:
+            # Where the task is BPR on the fused score, that is the synergistic term: not twice.
+            is_bpr = fused is None and type(self).task_loss is Recommender.task_loss
+            if fused is None and not is_bpr:
+                fused = (embeddings.user, embeddings.item)
+            pid = self.mrdib.loss(
+                posteriors,
+                *local,
+                user_embedding=embeddings.user,
+                fused=fused,
+                unimodal=self.unimodal(codes, embeddings),
+                present=self.present(rows),
+            )
+            synergistic = terms['task'].detach() if is_bpr else pid.synergistic
+            pid = pid._replace(synergistic=synergistic)
+            terms.update({name: term for name, term in pid._asdict().items() if term is not None})
+        return terms
+
+    def _embed(self, rows: Rows | None) -> tuple[Embeddings, dict[str, Any], dict[str, Pair], Any]:
+        if torch.is_grad_enabled():
+            self.forget(until_mode_is_set=True)  # someone may go on to train
+        x = self.modality_embeddings(rows)
+        if self.mrdib is None:
+            return self.fuse(x, rows), {}, x, None
+        posteriors: dict[str, Any] = self.mrdib(x)
+        codes: dict[str, Pair] = {
+            m: (None if u is None else u.z, i.z) for m, (u, i) in posteriors.items()
+        }
+        embeddings = self.fuse(posteriors if self.fuse_posteriors else codes, rows)
+        fused: Any = None
+        if isinstance(self.mrdib, MRdIB) and self.mrdib.fused_bottleneck is not None:
+            fused = self.mrdib.encode_fused((embeddings.user, embeddings.item))
+            user, item = (posterior.z for posterior in fused)
+            embeddings = Embeddings(user, item, embeddings.views)
+        return embeddings, posteriors, codes, fused
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'Recommender':
+        super()._apply(fn, recurse)
+        like = fn(torch.empty(0, dtype=torch.get_default_dtype(), device='cpu'))
+        for name, value in vars(self).items():
+            if isinstance(value, NormalizedAdjacency):
+                setattr(self, name, value.to(device=like.device, dtype=like.dtype))
+        self.forget()
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(num_users={self.num_users}, num_items={self.num_items}, '
+            f'channels={self.channels}, mrdib={self.mrdib})'
+        )
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    out = terms[0]
+    for term in terms[1:]:
+        out = out + term
+    return out

@@ -1,0 +1,98 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.models.types import Pair, Rows
+
+SCALINGS = ('standard', 'row', None)
+
+
+class ModalityFeatures(nn.Module):
+    r"""The item features of a :class:`~torch_geometric.data.HeteroData`, scaled once, and the masks
+    of what is missing, as buffers that stay out of the state dict.
+
+    Args:
+        data (HeteroData): The graph; features are ``data['item'].x_<modality>`` and, where some
+            are missing, boolean masks ``data['item'].has_<modality>``.
+        edge_index (torch.Tensor): The training edges: a user has a modality if any of the user's
+            items does.
+        scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column over the
+            items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
+            :obj:`None`. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If a shape does not fit or the scaling is unknown.
+    """
+
+    def __init__(self, data: HeteroData, edge_index: Tensor, scaling: str | None = None) -> None:
+        super().__init__()
+        if scaling not in SCALINGS:
+            raise ValueError(
+                f"'feature_scaling' must be 'standard', 'row' or None (got {scaling!r})"
+            )
+        store, num_items = data['item'], int(data['item'].num_nodes)
+        self.names: list[str] = [key[2:] for key in store.keys() if key.startswith('x_')]
+        self.scaling = scaling
+        masks: dict[str, Tensor] = {}
+        for name in self.names:
+            x = store[f'x_{name}']
+            if x.dim() != 2 or x.size(0) != num_items:
+                raise ValueError(
+                    f"data['item'].x_{name} must have one row for each of the {num_items} items "
+                    f'(got the shape {list(x.shape)})'
+                )
+            masks[name] = torch.ones(num_items, dtype=torch.bool, device=x.device)
+            if f'has_{name}' in store:
+                masks[name] = store[f'has_{name}'].bool()
+                if masks[name].shape != (num_items,):
+                    raise ValueError(
+                        f"data['item'].has_{name} must have one entry for each of the {num_items} "
+                        f'items (got the shape {list(masks[name].shape)})'
+                    )
+            x = _scale(x.to(torch.get_default_dtype()), masks[name], scaling)
+            self.register_buffer(f'x_{name}', x, persistent=False)
+
+        # Where nothing is missing no mask is applied at all.
+        self.has_missing = not all(bool(mask.all()) for mask in masks.values())
+        if self.has_missing:
+            user, item = edge_index
+            for name, has in masks.items():
+                user_has = has.new_zeros(int(data['user'].num_nodes))
+                user_has[user[has[item]]] = True
+                self.register_buffer(f'has_{name}', has, persistent=False)
+                self.register_buffer(f'user_has_{name}', user_has, persistent=False)
+
+    def forward(self, name: str, rows: Tensor | None = None) -> Tensor:
+        r"""Returns the scaled features of a modality, or the rows asked for."""
+        x = getattr(self, f'x_{name}')
+        return x if rows is None else x[rows]
+
+    def present(self, rows: Rows | None = None, user_codes: bool = True) -> dict[str, Pair] | None:
+        r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
+        item has every modality.
+        """
+        if not self.has_missing:
+            return None
+        out: dict[str, Pair] = {}
+        for name in self.names:
+            user, item = getattr(self, f'user_has_{name}'), getattr(self, f'has_{name}')
+            if rows is not None:
+                user, item = user[rows.user], item[rows.item]
+            out[name] = (user if user_codes else None, item)
+        return out
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.names}, scaling={self.scaling!r})'
+
+
+def _scale(x: Tensor, has: Tensor, scaling: str | None) -> Tensor:
+    if scaling == 'standard' and bool(has.any()):
+        rows = x[has]
+        std = rows.std(dim=0, unbiased=False)
+        # A constant column carries nothing: it becomes zero rather than rounding blown up.
+        std = torch.where(std > 1e-6 * rows.abs().amax(dim=0), std, torch.inf)
+        x = (x - rows.mean(dim=0)) / std
+    elif scaling == 'row':
+        x = F.normalize(x, dim=-1)
+    return torch.where(has.unsqueeze(-1), x, torch.zeros_like(x))

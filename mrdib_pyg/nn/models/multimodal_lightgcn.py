@@ -1,0 +1,199 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.bottleneck import Posterior, product_of_experts
+from mrdib_pyg.nn.conv import ModalityConv
+from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.ops import propagate_mean
+
+FUSIONS = ('sum', 'attention', 'mlp', 'product_of_experts')
+
+
+class MultimodalLightGCN(Recommender):
+    r"""The reference model of this package: one :class:`~mrdib_pyg.nn.ModalityConv` per modality
+    with learned user preferences, an ID channel propagated as in `"LightGCN: Simplifying and
+    Powering Graph Convolution Network for Recommendation" <https://arxiv.org/abs/2002.02126>`_, and
+    a fusion,
+
+    .. math::
+        \mathbf{y} = \mathbf{h}^{(id)} + \mathrm{fuse}(\mathbf{z}_1, \ldots, \mathbf{z}_M), \quad
+        s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
+
+    MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
+
+    Args:
+        data (HeteroData): The training graph with item features.
+        channels (int, optional): The width of every representation. (default: :obj:`64`)
+        num_layers (int, optional): The number of propagation layers; 0 leaves the graph out.
+            (default: :obj:`2`)
+        fusion (str, optional): How codes become one embedding: :obj:`"sum"`; :obj:`"attention"`,
+            a softmax over modalities per node; :obj:`"mlp"`, a two-layer perceptron on the item's
+            concatenated codes, the only one that can express synergy (users are summed);
+            :obj:`"product_of_experts"`, the product of the posteriors with a standard normal
+            prior. (default: :obj:`"sum"`)
+        id_channel (bool, optional): If set to :obj:`False`, the model scores by content alone.
+            (default: :obj:`True`)
+        num_encoder_layers (int, optional): 1 for a linear map of the features, 2 for a hidden
+            layer of :obj:`2 * channels` before it. (default: :obj:`1`)
+        l2_weight (float, optional): The default weight of :obj:`l2`, half the squared norms of the
+            embedding rows of a batch over its size. (default: :obj:`1e-4`)
+        feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`"standard"`)
+        mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int = 64,
+        num_layers: int = 2,
+        fusion: str = 'sum',
+        id_channel: bool = True,
+        num_encoder_layers: int = 1,
+        l2_weight: float = 1e-4,
+        feature_scaling: str | None = 'standard',
+        mrdib: None | Layer | Mapping[str, Any] = None,
+    ) -> None:
+        if fusion not in FUSIONS:
+            raise ValueError(f"'fusion' must be one of {list(FUSIONS)} (got '{fusion}')")
+        if num_encoder_layers not in (1, 2):
+            raise ValueError(f"'num_encoder_layers' must be 1 or 2 (got {num_encoder_layers})")
+        super().__init__(data, channels, mrdib, feature_scaling)
+        self.num_layers = num_layers
+        self.fusion = fusion
+        self.fuse_posteriors = fusion == 'product_of_experts'
+        self.id_channel = id_channel
+        self.num_encoder_layers = num_encoder_layers
+        self.l2_weight = l2_weight
+
+        hidden = 2 * channels
+        self.preferences, self.encoders, self.convs = (nn.ModuleDict() for _ in range(3))
+        for m in self.modalities:
+            width = self.features(m).size(1)
+            self.preferences[m] = nn.Embedding(self.num_users, channels)
+            if num_encoder_layers == 2:
+                self.encoders[m] = nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU())
+                width = hidden
+            self.convs[m] = ModalityConv(width, channels, num_layers)
+        if id_channel:
+            self.user_emb = nn.Embedding(self.num_users, channels)
+            self.item_emb = nn.Embedding(self.num_items, channels)
+        if fusion == 'attention':
+            self.attention = nn.Sequential(
+                nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, 1, bias=False)
+            )
+        elif fusion == 'mlp':
+            self.mlp = nn.Sequential(
+                nn.Linear(len(self.modalities) * channels, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, channels),
+            )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        super().reset_parameters()
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.xavier_uniform_(module.weight)
+        for conv in self.convs.values():
+            conv.reset_parameters()  # type: ignore[operator]
+        names = [name for name in ('attention', 'mlp') if hasattr(self, name)]
+        for block in [*self.encoders.values(), *(getattr(self, name) for name in names)]:
+            for module in block:
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        r"""The default weight of every term of the loss."""
+        return {'task': 1.0, 'l2': self.l2_weight}
+
+    def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
+        # Without a graph a row needs no other row's features.
+        local = rows if self.num_layers == 0 else None
+        out: dict[str, Pair] = {}
+        for m in self.modalities:
+            user: Any = self.preferences[m].weight
+            x = self.features(m, None if local is None else local.item)
+            if m in self.encoders:
+                x = self.encoders[m](x)
+            if self.id_channel:
+                # Adam moves each weight by the learning rate, whatever the input: over its width,
+                # a code moves in a step as far as a row of the ID table, and starts as small.
+                # Without this, features drown the ID channel.
+                x = x / x.size(-1)
+            conv = self.convs[m]
+            assert isinstance(conv, ModalityConv)
+            if local is not None:
+                out[m] = (user[local.user], conv.lin(x))
+                continue
+            user, item = conv((user, x), self.adj)
+            out[m] = (user, item) if rows is None else (user[rows.user], item[rows.item])
+        return out
+
+    def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
+        if self.fusion == 'sum':
+            user, item = self.sum_users(codes, rows), self.sum_items(codes, rows)
+        elif self.fusion == 'mlp':
+            user = self.sum_users(codes, rows)
+            item = self.mlp(torch.cat(self.masked_codes(codes, rows)[1], dim=-1))
+            present = self.present(rows)
+            if present is not None:  # what the perceptron makes of nothing is no content
+                has_any = torch.stack([mask for _, mask in present.values()]).any(dim=0)
+                item = item * has_any.unsqueeze(-1)
+        elif self.fusion == 'attention':
+            user, item = (self._attend(codes, rows, side) for side in (0, 1))
+        else:
+            user, item = (self._multiply(codes, rows, side) for side in (0, 1))
+
+        views = {}
+        if self.id_channel:
+            ego = (self.user_emb.weight, self.item_emb.weight)
+            id_user, id_item = propagate_mean(ego, self.adj, self.num_layers)
+            if rows is not None:
+                id_user, id_item = id_user[rows.user], id_item[rows.item]
+                ego = (ego[0][rows.user], ego[1][rows.item])
+            user, item = id_user + user, id_item + item
+            views['id'] = (id_user, id_item)
+            views['ego'] = ego
+        return Embeddings(user, item, views)
+
+    def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
+        r"""Half the squared norms of the batch's rows: of the ID tables or, without an ID channel,
+        of the final embeddings.
+        """
+        user, item = embeddings.views.get('ego', (embeddings.user, embeddings.item))
+        src, pos, neg = batch
+        total = user[src].square().sum() + item[pos].square().sum() + item[neg].square().sum()
+        return {'l2': 0.5 * total / src.numel()}
+
+    def _attend(self, codes: Mapping[str, Pair], rows: Rows | None, side: int) -> Tensor:
+        x = torch.stack([code[side] for code in codes.values()], dim=1)  # type: ignore[misc]
+        logit = self.attention(x).squeeze(-1)
+        present = self.present(rows)
+        if present is not None:
+            mask = torch.stack([present[m][side] for m in codes], dim=1)  # type: ignore[misc]
+            logit = logit.masked_fill(~mask, float('-inf'))
+            # A row without any modality would be a softmax over nothing.
+            logit = torch.where(mask.any(dim=1, keepdim=True), logit, torch.zeros_like(logit))
+            x = x * mask.unsqueeze(-1)
+        return (logit.softmax(dim=1).unsqueeze(-1) * x).sum(dim=1)
+
+    def _multiply(self, codes: Mapping[str, Any], rows: Rows | None, side: int) -> Tensor:
+        present = self.present(rows)
+        masks: list[Tensor | None] = []
+        posteriors: list[Posterior] = []
+        for m, code in codes.items():
+            x = code[side]
+            posteriors.append(x if isinstance(x, Posterior) else Posterior(x, x))
+            masks.append(None if present is None else present[m][side])
+        return product_of_experts(posteriors, masks, training=self.training).z

@@ -1,0 +1,96 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+
+
+class VBPR(Recommender):
+    r"""The multimodal form of `"VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback"
+    <https://arxiv.org/abs/1510.01784>`_ that is the usual baseline of multimodal recommendation:
+    no biases per item, one content map per modality,
+
+    .. math::
+        s(u, i) = \langle \mathbf{p}_u, \mathbf{e}_i \rangle + \langle \theta_u, \mathbf{c}_i
+        \rangle, \quad \mathbf{c}_i = \sum_m \mathbf{W}_m \mathbf{f}_{m,i} + \mathbf{b}
+
+    MRdIB encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`; users have no representation per modality
+    and score it by :math:`\theta_u`. Given the user, the score is a sum over modalities: it cannot
+    carry synergy.
+
+    Args:
+        data (HeteroData): The training graph with item features.
+        channels (int, optional): The width of the ID factors and of the content factors.
+            (default: :obj:`64`)
+        reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
+            embeddings of a batch over its size. (default: :obj:`1e-3`)
+        feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
+        mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+    """
+
+    user_codes = False
+
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int = 64,
+        reg_weight: float = 1e-3,
+        feature_scaling: str | None = None,
+        mrdib: None | Layer | Mapping[str, Any] = None,
+    ) -> None:
+        super().__init__(data, channels, mrdib, feature_scaling)
+        self.reg_weight = reg_weight
+        self.user_emb = nn.Embedding(self.num_users, 2 * channels)
+        self.item_emb = nn.Embedding(self.num_items, channels)
+        self.lins = nn.ModuleDict(
+            {m: nn.Linear(self.features(m).size(1), channels, bias=False) for m in self.modalities}
+        )
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.user_emb.weight)
+        nn.init.xavier_uniform_(self.item_emb.weight)
+        # The maps are one linear layer on the concatenated features: they share its fan-in.
+        fan_in = sum(self.features(m).size(1) for m in self.modalities)
+        for lin in self.lins.values():
+            assert isinstance(lin, nn.Linear)
+            nn.init.normal_(lin.weight, std=(2.0 / (fan_in + self.channels)) ** 0.5)
+        nn.init.zeros_(self.bias)
+
+    @property
+    def out_channels(self) -> int:
+        r"""The width of the embeddings: ID factors and content factors side by side."""
+        return 2 * self.channels
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        r"""The default weight of every term of the loss."""
+        return {'task': 1.0, 'reg': self.reg_weight}
+
+    def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
+        item = None if rows is None else rows.item
+        return {m: (None, self.lins[m](self.features(m, item))) for m in self.modalities}
+
+    def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
+        user, item = self.user_emb.weight, self.item_emb.weight
+        if rows is not None:
+            user, item = user[rows.user], item[rows.item]
+        content = self.sum_items(codes, rows) + self.bias
+        return Embeddings(user, torch.cat([item, content], dim=-1))
+
+    def unimodal(
+        self, codes: Mapping[str, Pair], embeddings: Embeddings
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        theta = embeddings.user[:, self.channels :]
+        return {name: (theta, item) for name, (_, item) in codes.items()}
+
+    def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
+        src, pos, neg = batch
+        rows = (embeddings.user[src], embeddings.item[pos], embeddings.item[neg])
+        return {'reg': torch.stack([x.norm() for x in rows]).sum() / src.numel()}

@@ -1,0 +1,301 @@
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck
+from mrdib_pyg.nn.codes import (
+    Codes,
+    Mask,
+    Rows,
+    Sides,
+    Triplet,
+    encode,
+    make_all_sides,
+    make_sides,
+    mean_bpr,
+    mean_over_batch,
+)
+from mrdib_pyg.nn.mutual_information import CLUB, MINE, NWJ, Gaussian, InfoNCE
+from mrdib_pyg.nn.pid_terms import PIDTerms
+
+ESTIMATORS: dict[str, Callable[..., nn.Module]] = {
+    'mine': MINE,
+    'nwj': NWJ,
+    'infonce': InfoNCE,
+    'club': CLUB,
+    'gaussian': Gaussian,
+}
+
+
+class MRdIB(nn.Module):
+    r"""The Multimodal Representation-disentangled Information Bottleneck from `"Multimodal
+    Representation-disentangled Information Bottleneck for Multimodal Recommendation"
+    <https://arxiv.org/abs/2509.20225>`_.
+
+    Each modality's representation passes a variational bottleneck. :meth:`loss` returns, by name
+    and unweighted, the rate of the bottlenecks, the *redundant* information that two codes share
+    (to be minimized), and the loss of *unique* decoders that see a single code each,
+
+    .. math::
+        \mathcal{L} = -\mathbb{E} \log p(y|z_1, \ldots, z_M)
+        + \beta \sum_m \mathrm{KL}(q(z_m|x_m) \,\|\, \mathcal{N}(0, I))
+        + \lambda_R \, \hat{I}(Z_1; Z_2)
+        - \lambda_U \sum_m \mathbb{E} \log p(y|z_m)
+
+    where the first term is the task loss of the model around it. The critics of the redundancy
+    learn by gradient reversal, so one backward pass and one optimizer train everything.
+
+    .. code-block:: python
+
+        mrdib = MRdIB({'image': 64, 'text': 64})
+        codes = mrdib({'image': (user_image, item_image), 'text': (user_text, item_text)})
+        terms = mrdib.loss(codes, src_index, dst_pos_index, dst_neg_index)
+        loss = bpr + terms.total(bottleneck=1e-3, redundant=5e-3, unique=5e-2)
+
+    Args:
+        channels (Dict[str, int]): The width of each modality's representation, by its name.
+        redundancy (str or Callable, optional): The estimator of :math:`I(Z_1; Z_2)`:
+            :obj:`"mine"`, :obj:`"nwj"`, :obj:`"infonce"`, :obj:`"club"`, :obj:`"gaussian"`, any
+            callable :obj:`(in_channels_1, in_channels_2, hidden_channels)` that returns a
+            :class:`~mrdib_pyg.nn.mutual_information.MutualInformation`, or :obj:`None` for a
+            redundancy of zero. (default: :obj:`"mine"`)
+        bottleneck (str, optional): Where the bottleneck sits, after `"Multimodal Information
+            Bottleneck" <https://arxiv.org/abs/2210.17444>`_: :obj:`"late"` (one per modality),
+            :obj:`"early"` (one after the fusion, see :meth:`encode_fused`) or :obj:`"complete"`
+            (both). (default: :obj:`"late"`)
+        fused_channels (int, optional): The width of the fused representation, needed by
+            :obj:`"early"` and :obj:`"complete"`. (default: :obj:`None`)
+        hidden_channels (int, optional): The width of the critics. (default: :obj:`64`)
+        user_codes (bool, optional): If set to :obj:`False`, the critics between user codes are
+            left out: for models in which only items have a representation per modality.
+            (default: :obj:`True`)
+
+    Raises:
+        ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
+            missing.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        redundancy: str | Callable[..., nn.Module] | None = 'mine',
+        bottleneck: str = 'late',
+        fused_channels: int | None = None,
+        hidden_channels: int = 64,
+        user_codes: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(channels) == 0:
+            raise ValueError("'channels' is empty; name at least one modality, e.g. {'image': 64}")
+        if bottleneck not in ('late', 'early', 'complete'):
+            raise ValueError(
+                f"'bottleneck' must be 'late', 'early' or 'complete' (got '{bottleneck}')"
+            )
+        if bottleneck != 'late' and fused_channels is None:
+            raise ValueError(
+                f"bottleneck='{bottleneck}' encodes the fusion: set 'fused_channels' to its width"
+            )
+        if isinstance(redundancy, str) and redundancy not in ESTIMATORS:
+            raise ValueError(
+                f"'redundancy' must be one of {sorted(ESTIMATORS)}, a callable or None "
+                f"(got '{redundancy}')"
+            )
+        self.channels = dict(channels)
+        self.redundancy = redundancy
+        self.bottleneck = bottleneck
+        self.fused_channels = fused_channels
+        self.hidden_channels = hidden_channels
+        self.user_codes = user_codes
+
+        self.bottlenecks = nn.ModuleDict()
+        if bottleneck in ('late', 'complete'):
+            for name, width in self.channels.items():
+                self.bottlenecks[_key(name)] = VariationalBottleneck(width)
+        self.fused_bottleneck: VariationalBottleneck | None = None
+        if bottleneck in ('early', 'complete'):
+            assert fused_channels is not None
+            self.fused_bottleneck = VariationalBottleneck(fused_channels)
+
+        self.critics = nn.ModuleDict()
+        if redundancy is not None:
+            make = ESTIMATORS[redundancy] if isinstance(redundancy, str) else redundancy
+            for side in ('user', 'item') if user_codes else ('item',):
+                for i, j in combinations(range(len(self.channels)), 2):
+                    widths = list(self.channels.values())
+                    self.critics[f'{side}_{i}_{j}'] = make(widths[i], widths[j], hidden_channels)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        r"""The settings as keyword arguments, so that ``MRdIB(**config)`` builds the layer anew."""
+        return {
+            'channels': dict(self.channels),
+            'redundancy': self.redundancy,
+            'bottleneck': self.bottleneck,
+            'fused_channels': self.fused_channels,
+            'hidden_channels': self.hidden_channels,
+            'user_codes': self.user_codes,
+        }
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        for module in [*self.bottlenecks.values(), *self.critics.values(), self.fused_bottleneck]:
+            if module is not None:
+                module.reset_parameters()  # type: ignore[operator]
+
+    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+        r"""Encodes every modality.
+
+        Args:
+            x (Dict[str, torch.Tensor or Tuple[torch.Tensor, torch.Tensor]]): Per modality one
+                tensor ``[N, C]`` (items, or users and items in one id space) or a pair
+                ``(x_user [U, C], x_item [I, C])``, in which the user may be :obj:`None`.
+
+        Returns:
+            Dict[str, Posterior or Tuple[Posterior, Posterior]]: The codes in the same form, a
+            sample in training and the mean in evaluation.
+
+        Raises:
+            ValueError: If the modalities are not those of :obj:`channels` or a width is wrong.
+        """
+        self._check_names(x)
+        return {name: encode(self._bottleneck(name), rows) for name, rows in x.items()}
+
+    def encode_fused(self, fused: Rows) -> Codes:
+        r"""Encodes the fused representation, for :obj:`bottleneck="early"` and
+        :obj:`"complete"`; a deterministic pass for :obj:`"late"`. Hand the result to :meth:`loss`
+        as :obj:`fused`.
+        """
+        return encode(self.fused_bottleneck, fused)
+
+    def loss(
+        self,
+        codes: Mapping[str, Codes],
+        src_index: Tensor,
+        dst_pos_index: Tensor,
+        dst_neg_index: Tensor,
+        user_embedding: Tensor | None = None,
+        fused: None | Codes | Rows = None,
+        *,
+        unimodal: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        present: Mapping[str, Mask] | None = None,
+    ) -> PIDTerms:
+        r"""Computes the loss terms over triplets of a user, an item the user has interacted with,
+        and an item drawn as a negative.
+
+        Args:
+            codes (Dict[str, Posterior or Tuple[Posterior, Posterior]]): The output of
+                :meth:`forward`.
+            src_index (torch.Tensor): The users of the triplets as rows of the user codes (or of
+                :obj:`user_embedding`, or of the one id space), ``[B]``.
+            dst_pos_index (torch.Tensor): The positive items as rows of the item codes, ``[B]``.
+            dst_neg_index (torch.Tensor): The negative items as rows of the item codes, ``[B]``.
+            user_embedding (torch.Tensor, optional): The model's own user embedding ``[U, C]``,
+                with which a unimodal decoder scores where users have no code.
+                (default: :obj:`None`)
+            fused (Tuple[torch.Tensor, torch.Tensor], optional): The fused users and items whose
+                inner product is the model's score, or the output of :meth:`encode_fused`; yields
+                :obj:`synergistic`. (default: :obj:`None`)
+            unimodal (Dict[str, Tuple[torch.Tensor, torch.Tensor]], optional): Per modality the
+                users and items whose inner product is the unimodal score, in place of the codes
+                themselves. (default: :obj:`None`)
+            present (Dict[str, torch.Tensor], optional): Per modality a boolean mask of the rows
+                (or a pair of masks for users and items) that have it; terms are averaged over the
+                rows that do. (default: :obj:`None`, all of them)
+
+        Returns:
+            PIDTerms: Scalars in nats; nothing is remembered between calls.
+
+        Raises:
+            ValueError: If users have neither codes nor a :obj:`user_embedding`, index tensors
+                differ in shape, or the modalities are not those of :obj:`channels`.
+            TypeError: If a mask is not boolean.
+            IndexError: If an index lies beyond the rows of the codes.
+        """
+        self._check_names(codes)
+        triplet = (src_index, dst_pos_index, dst_neg_index)
+        sides = make_all_sides(codes, user_embedding, present, triplet)
+        zero = next(iter(sides.values())).item.mu.new_zeros(())
+        rate, unique = zero, zero
+        for name, side in sides.items():
+            rate = rate + mean_over_batch(Posterior.kl, side, triplet)
+            if unimodal is None:
+                user, item = _users(side, user_embedding), side.item.z
+            else:
+                user, item = unimodal[name]
+            unique = unique + mean_bpr(user, item, side, triplet)
+
+        synergistic = None
+        if fused is not None:
+            side = make_sides('fused', fused, user_embedding)
+            rate = rate + mean_over_batch(Posterior.kl, side, triplet)
+            user, item = _users(side, user_embedding), side.item.z
+            synergistic = mean_bpr(user, item, side, triplet)
+        return PIDTerms(rate, self._redundant(sides, triplet, zero), unique, synergistic)
+
+    def _redundant(self, sides: dict[str, Sides], triplet: Triplet, zero: Tensor) -> Tensor:
+        if len(self.critics) == 0:
+            return zero
+        src, pos, neg = triplet
+        is_shared = next(iter(sides.values())).is_shared
+        # A node counts once, however often the batch repeats it.
+        users = torch.unique(src)
+        items = torch.unique(torch.cat([src, pos, neg] if is_shared else [pos, neg]))
+        values: list[Tensor] = []
+        for (i, name_1), (j, name_2) in combinations(enumerate(self.channels), 2):
+            side_1, side_2 = sides[name_1], sides[name_2]
+            pair = [self._estimate('item', i, j, side_1, side_2, items)]
+            has_users = side_1.user is not None and side_2.user is not None
+            if has_users and self.user_codes and not is_shared:
+                pair.append(self._estimate('user', i, j, side_1, side_2, users))
+            values.append(torch.stack(pair).mean())
+        return torch.stack(values).mean()
+
+    def _estimate(
+        self, kind: str, i: int, j: int, side_1: Sides, side_2: Sides, index: Tensor
+    ) -> Tensor:
+        codes = []
+        for side in (side_1, side_2):
+            code, mask = side.item, side.mask_item
+            if kind == 'user':
+                assert side.user is not None
+                code, mask = side.user, side.mask_user
+            codes.append(code.z)
+            if mask is not None:
+                index = index[mask[index]]
+        critic = self.critics[f'{kind}_{i}_{j}']
+        return critic.penalty(codes[0][index], codes[1][index])  # type: ignore[operator]
+
+    def drop_user_critics(self) -> None:
+        r"""Removes the critics between user codes, for a model in which users have none."""
+        for name in [name for name in self.critics if name.startswith('user_')]:
+            del self.critics[name]
+        self.user_codes = False
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        if set(given) != set(self.channels):
+            raise ValueError(
+                f'expected the modalities {sorted(self.channels)} (got {sorted(given)}); name them '
+                f"in 'channels' as they are passed here"
+            )
+
+    def _bottleneck(self, name: str) -> nn.Module | None:
+        return self.bottlenecks[_key(name)] if self.bottleneck != 'early' else None
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.channels}, redundancy={self.redundancy!r}, '
+            f'bottleneck={self.bottleneck!r})'
+        )
+
+
+def _key(name: str) -> str:
+    return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has
+
+
+def _users(side: Sides, user_embedding: Tensor | None) -> Tensor:
+    users = user_embedding if side.user is None else side.user.z
+    assert users is not None  # checked by `make_sides`
+    return users

@@ -1,0 +1,105 @@
+import torch
+from torch import Tensor, nn
+
+
+class MutualInformation(nn.Module):
+    r"""The interface of all estimators of the mutual information :math:`I(Z_1; Z_2)` between two
+    codes, from :math:`N` paired rows.
+
+    An estimator subclasses it and implements :meth:`forward`. The defaults of
+    :meth:`learning_loss` and :meth:`penalty` are those of a lower bound that a critic maximizes.
+
+    Args:
+        in_channels_1 (int): Size of each row of the first code.
+        in_channels_2 (int): Size of each row of the second code.
+        hidden_channels (int, optional): Size of the hidden layers of the critic. It is unused by
+            an estimator without one. (default: :obj:`64`)
+
+    Shapes:
+        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
+        - **output:** a scalar in nats, at least :obj:`torch.float32`
+
+    Rows are cast to the type of the parameters. With fewer than two rows nothing can be said, and
+    every method returns a zero that is connected to the inputs and the parameters.
+
+    Raises:
+        ValueError: If a size is not positive, or if the codes have the wrong rank or width, or
+            differ in their number of rows.
+    """
+
+    def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int = 64) -> None:
+        super().__init__()
+        for name, value in [
+            ('in_channels_1', in_channels_1),
+            ('in_channels_2', in_channels_2),
+            ('hidden_channels', hidden_channels),
+        ]:
+            if value < 1:
+                raise ValueError(f"'{name}' must be positive (got {value})")
+        self.in_channels_1 = in_channels_1
+        self.in_channels_2 = in_channels_2
+        self.hidden_channels = hidden_channels
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters and running statistics of the module."""
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        r"""Returns the estimate in nats. It is deterministic in evaluation mode; in training mode
+        it may draw from the global random number generator and update running statistics.
+
+        Args:
+            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
+            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``, row by row with
+                :obj:`z1`.
+        """
+        raise NotImplementedError
+
+    def learning_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        r"""Returns the scalar, in nats, that the parameters of the estimator minimize: for a lower
+        bound its negative.
+
+        Args:
+            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
+            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
+        """
+        return -self(z1, z2)
+
+    def penalty(self, z1: Tensor, z2: Tensor) -> Tensor:
+        r"""Returns the estimate as a loss for whoever produced the codes. Its value is that of
+        :meth:`forward`; its derivative with respect to the codes is that of :meth:`forward`, with
+        respect to the parameters of the estimator that of :meth:`learning_loss`. So one backward
+        pass and one optimizer train both sides, which is what gradient reversal does.
+
+        Args:
+            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
+            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
+        """
+        # `2 z - z` is `z` bit for bit, with the derivative -1: the sign is turned at the inputs,
+        # and turned once more, for codes and critic alike, by the loss itself.
+        loss = self.learning_loss(2 * z1.detach() - z1, 2 * z2.detach() - z2)
+        return loss - 2 * loss.detach()
+
+    def _check(self, z1: Tensor, z2: Tensor) -> None:
+        for name, z, channels in [('z1', z1, self.in_channels_1), ('z2', z2, self.in_channels_2)]:
+            if z.dim() != 2 or z.size(1) != channels:
+                raise ValueError(
+                    f"'{name}' must have shape [N, {channels}] (got {list(z.shape)}); set "
+                    f"'in_channels_{name[1]}' to the width of the code"
+                )
+        if z1.size(0) != z2.size(0):
+            raise ValueError(
+                f"'z1' and 'z2' must be paired row by row (got {z1.size(0)} and {z2.size(0)} rows)"
+            )
+
+    def _zero(self, z1: Tensor, z2: Tensor) -> Tensor:
+        # Connected to everything, so that a backward pass of a tiny batch finds a graph.
+        out = (z1.sum() + z2.sum()) * 0
+        for param in self.parameters():
+            out = out + param.sum() * 0
+        return out.to(torch.promote_types(out.dtype, torch.float32))
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.in_channels_1}, {self.in_channels_2}, '
+            f'hidden_channels={self.hidden_channels})'
+        )

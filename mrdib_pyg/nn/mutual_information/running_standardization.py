@@ -1,0 +1,59 @@
+import torch
+from torch import Tensor, nn
+
+from mrdib_pyg.nn.mutual_information.materialize import materialize
+
+
+class RunningStandardization(nn.Module):
+    r"""Standardizes each column by running statistics, which are constants to the gradient.
+
+    Mutual information does not change under such a map, but a network reads it only from inputs of
+    a common scale, and embeddings start near :math:`\pm 0.02`. Unlike batch normalization, the
+    output of a row depends on no other row of the batch, also in training.
+
+    Args:
+        channels (int): Size of each row.
+        momentum (float, optional): Weight of a new batch in the running statistics. The first
+            :obj:`1 / momentum` batches are averaged with equal weights. (default: :obj:`0.1`)
+
+    Shapes:
+        - **input:** rows :math:`(N, C)`
+        - **output:** rows :math:`(N, C)`
+    """
+
+    mean: Tensor
+    var: Tensor
+    num_batches: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer('mean', torch.zeros(channels))
+        self.register_buffer('var', torch.ones(channels))
+        self.register_buffer('num_batches', torch.zeros((), dtype=torch.long))
+
+    def reset_parameters(self) -> None:
+        r"""Forgets the running statistics."""
+        self.mean.zero_()
+        self.var.fill_(1.0)
+        self.num_batches.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""Returns the standardized rows; in training mode the statistics are updated first.
+
+        Args:
+            x (torch.Tensor): The rows, ``[N, channels]``.
+        """
+        if self.training and x.size(0) > 1:
+            with torch.no_grad():
+                self.num_batches += 1
+                weight = (1 / self.num_batches).clamp(min=self.momentum).to(self.mean.dtype)
+                mean = x.mean(dim=0)
+                # The spread around the running mean: a batch that moved is not cut down.
+                self.mean.lerp_(mean, weight)
+                self.var.lerp_((x - self.mean).square().mean(dim=0), weight)
+        mean, scale = materialize(self.mean), materialize((self.var + 1e-12).rsqrt())
+        return (x - mean) * scale
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.mean.numel()})'
