@@ -1,0 +1,168 @@
+import hashlib
+import http.client
+import os
+import os.path as osp
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+
+from mrdib_pyg.datasets.folder import InteractionFolder
+
+_DIFFMM = (
+    'https://raw.githubusercontent.com/HKUDS/DiffMM/'
+    '1337447834aee475c1b1a59d291087e9ded9771a/Datasets/tiktok'
+)
+_SEMHREC = (
+    'https://raw.githubusercontent.com/SciFiReal/SEMHRec/'
+    '6500d63fd9d8e65a541b862af706025afd7e4b7c/data/tiktok'
+)
+
+
+class TikTok(InteractionFolder):
+    r"""Short videos of TikTok watched to the end, with image and audio features, in the split of
+    the `"Multi-Modal Self-Supervised Learning for Recommendation"
+    <https://arxiv.org/abs/2302.10632>`_ and `"DiffMM: Multi-Modal Diffusion Model for
+    Recommendation" <https://arxiv.org/abs/2406.11781>`_ papers (whose text features are left out).
+
+    Three files are needed. They are read where they are if :obj:`root` holds them (it is not
+    written then), else from ``root/raw``, into which missing ones are downloaded. A file counts
+    only if its SHA-256 is the pinned one; a download is kept only once all files passed.
+
+    Args:
+        root (str): The folder with the files, or the one to put ``raw`` into.
+        transform (callable, optional): A transform of the :class:`HeteroData`, applied at every
+            access. (default: :obj:`None`)
+        pre_transform (callable, optional): A transform of the :class:`HeteroData`, applied once.
+            (default: :obj:`None`)
+        force_reload (bool, optional): Reads and transforms anew, whatever :obj:`cache_dir`
+            holds. (default: :obj:`False`)
+        url (str, optional): A mirror: the address of a folder with the three files. Without it,
+            the addresses in :attr:`urls` are used. (default: :obj:`None`)
+        modalities (sequence of str, optional): The modalities to read. (default:
+            :obj:`('image', 'audio')`)
+        cache_dir (str, optional): As in :class:`InteractionFolder`. (default: :obj:`None`)
+
+    Raises:
+        FileNotFoundError: If a file is missing and cannot be downloaded. The message says which
+            files to put where.
+        ValueError: If a file, found or downloaded, is not the pinned one.
+
+    **STATS:**
+
+    .. list-table::
+        :widths: 10 10 12 12 12 20 20
+        :header-rows: 1
+
+        * - #users
+          - #items
+          - #train
+          - #val
+          - #test
+          - Features
+          - Users without a train edge
+        * - 9,308
+          - 6,710
+          - 59,541
+          - 3,051
+          - 6,130
+          - image 128, audio 128
+          - 10
+    """
+
+    #: Where each file is downloaded from, unless :obj:`url` is given.
+    urls = {
+        'tiktok.inter': f'{_SEMHREC}/tiktok.inter',
+        'image_feat.npy': f'{_DIFFMM}/image_feat.npy',
+        'audio_feat.npy': f'{_DIFFMM}/audio_feat.npy',
+    }
+    #: The accepted SHA-256 of each file. The table circulates in two forms, with and without (all
+    #: zero) rating and timestamp columns, that hold the same interactions.
+    sha256 = {
+        'tiktok.inter': (
+            '00a70111460c6d2b290ff10abf929c0ac904bc72e4336c964e66d4b062f1e352',
+            '25cc7d592a596f626c9d0f32486b3480e1cd6feba623995f8311962a017b035b',
+        ),
+        'image_feat.npy': ('f6c1ec1726ed2aa80315411199ab2143bee6333821bf58c5f00bd3f5b462efc2',),
+        'audio_feat.npy': ('d45a44a9d462f578802de914c2feea5cfd45742b2922775a085b9bdc1beba26f',),
+    }
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        force_reload: bool = False,
+        *,
+        url: str | None = None,
+        modalities: Sequence[str] = ('image', 'audio'),
+        cache_dir: str | os.PathLike | None = None,
+    ) -> None:
+        if url is not None:
+            self.urls = {name: f'{url.rstrip("/")}/{name}' for name in self.sha256}
+        super().__init__(
+            root,
+            transform,
+            pre_transform,
+            force_reload,
+            modalities=modalities,
+            cache_dir=cache_dir,
+        )
+
+    @property
+    def raw_dir(self) -> str:
+        if any(osp.exists(osp.join(self.root, name)) for name in self.sha256):
+            return self.root
+        return osp.join(self.root, 'raw')
+
+    @property
+    def raw_file_names(self) -> list[str]:
+        return list(self.sha256)
+
+    def _download(self) -> None:
+        # The base class would create the folder before there is anything to put into it, and would
+        # trust whatever file has the right name.
+        missing = []
+        for name, path in zip(self.raw_file_names, self.raw_paths):
+            if not osp.exists(path):
+                missing.append(name)
+                continue
+            with open(path, 'rb') as f:
+                self._check(name, f.read(), f"'{path}'")
+        if missing:
+            self.download(missing)
+
+    def download(self, names: Sequence[str] | None = None) -> None:
+        r"""Downloads the files :obj:`names` (default: all) into ``raw_dir``, once all passed."""
+        contents = {}
+        for name in self.raw_file_names if names is None else names:
+            url = self.urls[name]
+            try:
+                with urllib.request.urlopen(url, timeout=30) as response:
+                    contents[name] = response.read()
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()  # it holds the connection
+                raise FileNotFoundError(
+                    f"'{name}' is not in '{self.raw_dir}' and could not be downloaded from {url} "
+                    f'({error!r}). {self._advice()}'
+                ) from error
+            self._check(name, contents[name], url)
+        raw_dir = self.raw_dir
+        os.makedirs(raw_dir, exist_ok=True)
+        for name, content in contents.items():
+            path = osp.join(raw_dir, name)
+            with open(f'{path}.part', 'wb') as f:
+                f.write(content)
+            os.replace(f'{path}.part', path)
+
+    def _check(self, name: str, content: bytes, where: str) -> None:
+        found = hashlib.sha256(content).hexdigest()
+        if found not in self.sha256[name]:
+            raise ValueError(
+                f'{where} is not the pinned {name!r} ({len(content)} bytes, SHA-256 {found}). '
+                f'{self._advice()}. To read other files, use `InteractionFolder`'
+            )
+
+    def _advice(self) -> str:
+        files = ', '.join(f'{name} (SHA-256 {sha[0]})' for name, sha in self.sha256.items())
+        return f"Please put these files into '{self.raw_dir}': {files}"

@@ -1,0 +1,45 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets.folder import SPLITS
+
+
+def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
+    r"""Writes :obj:`data` in the layout that :class:`InteractionFolder` reads.
+
+    Args:
+        data (HeteroData): The data of any dataset of this package.
+        folder (str): Where to. Created if needed; files of the same names are replaced.
+        name (str, optional): The table is called ``<name>.inter``. (default: ``data.name``)
+
+    Raises:
+        ValueError: If the folder holds another table already.
+    """
+    folder = Path(folder).expanduser()
+    table = folder / f'{data.name if name is None else name}.inter'
+    others = [path.name for path in folder.glob('*.inter') if path.name != table.name]
+    if others:
+        raise ValueError(f"'{folder}' holds {others} already, and would hold two tables")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    for key, value in data['item'].items():
+        prefix, _, modality = key.partition('_')
+        if prefix in ('x', 'has') and modality:
+            path = folder / f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'
+            with open(f'{path}.part', 'wb') as f:
+                np.save(f, value.cpu().numpy(), allow_pickle=False)
+            os.replace(f'{path}.part', path)
+    rows = []
+    for label, (_, relation) in enumerate(SPLITS):
+        key = 'edge_index' if label == 0 else 'edge_label_index'
+        index = data['user', relation, 'item'][key].cpu()
+        rows.append(torch.cat([index, torch.full_like(index[:1], label)]).t())
+    # The table comes last: without it, a folder is not taken for a data set.
+    with open(f'{table}.part', 'w', encoding='utf-8', newline='\n') as f:
+        f.write('userID\titemID\tx_label\n')
+        np.savetxt(f, torch.cat(rows).numpy(), fmt='%d', delimiter='\t')
+    os.replace(f'{table}.part', table)
