@@ -1,0 +1,119 @@
+import os
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERSION = 1
+
+
+class CheckpointError(ValueError):
+    r"""A checkpoint that cannot be read, or that belongs to something else."""
+
+
+def write_atomic(path: str | Path, content: bytes) -> None:
+    r"""Writes a file so that a reader, or a crash at any moment, finds the old content or the new,
+    never a part.
+
+    Args:
+        path (str or Path): The file; its folder must exist.
+        content (bytes): The new content.
+
+    Raises:
+        OSError: If it cannot be written, e.g. since the disk is full; the old file stays.
+    """
+    path = Path(path)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    try:
+        with os.fdopen(fd, 'wb') as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes files for the owner alone
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    r"""Saves tensors and plain values to a file that ``torch.load(path, weights_only=True)`` reads.
+    It is written atomically.
+
+    Args:
+        path (str or Path): The file.
+        state (Dict[str, Any]): Nested dictionaries and lists of tensors, numbers and strings.
+
+    Raises:
+        OSError: If it cannot be written; an older checkpoint stays as it was.
+    """
+    path = Path(path)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    os.close(fd)
+    try:
+        torch.save({'version': VERSION, **state}, name)
+        with open(name, 'rb') as f:
+            os.fsync(f.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except (OSError, RuntimeError) as e:  # a full disk is a RuntimeError of PyTorch's file writer
+        Path(name).unlink(missing_ok=True)
+        reason = (str(e).splitlines() or [''])[0]
+        raise OSError(
+            f"cannot write '{path}' ({reason}); if the disk is full, make room and continue with "
+            f'resume: an older checkpoint is as it was'
+        ) from e
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def remove_temporary_files(folder: str | Path) -> None:
+    r"""Removes what a process leaves behind that is killed while it writes a file of this module.
+
+    Args:
+        folder (str or Path): The folder of the files; it need not exist.
+    """
+    for path in Path(folder).glob('.*.tmp'):
+        if re.fullmatch(r'\.(\w+\.(?:pt|json|jsonl))\.\w+\.tmp', path.name):
+            path.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    r"""Loads what :func:`save_checkpoint` has saved, without running any code from the file.
+
+    Args:
+        path (str or Path): The file.
+
+    Returns:
+        Dict[str, Any]: The state, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is torn, not a checkpoint, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint '{path}'; train a model into this folder")
+    try:
+        with open(path, 'rb') as f, zipfile.ZipFile(f) as archive:
+            # A flipped bit in a tensor would pass unnoticed without the checksums.
+            torn = archive.testzip()
+        if torn is not None:
+            raise zipfile.BadZipFile(f"the checksum of '{torn}' is wrong")
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as e:  # bytes at random raise nearly anything in the two readers
+        raise CheckpointError(
+            f"the checkpoint '{path}' is torn or not a checkpoint of this package; restore it, or "
+            f'train again'
+        ) from e
+    if not isinstance(state, dict) or state.get('version') != VERSION:
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint of version {VERSION} of this package; train again"
+        )
+    return state

@@ -1,0 +1,61 @@
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets import data_hash
+from mrdib_pyg.nn.models import MODELS, Recommender
+from mrdib_pyg.training.checkpoint import CheckpointError, load_checkpoint
+
+
+def load_model(
+    path: str | Path, data: HeteroData, cls: type[Recommender] | None = None
+) -> tuple[Recommender, dict[str, Any]]:
+    r"""Builds the model of a checkpoint of :func:`fit`, in evaluation mode.
+
+    Args:
+        path (str or Path): The checkpoint, e.g. ``best.pt`` in the folder of a run.
+        data (HeteroData): The data the model was trained on.
+        cls (Type[Recommender], optional): The class of the model, needed where it is not one of
+            this package. (default: :obj:`None`)
+
+    Returns:
+        Tuple[Recommender, Dict[str, Any]]: The model, and what the checkpoint says of itself: the
+        epoch, the best metric, and the identity of the run.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        CheckpointError: If it is torn, or belongs to another model or other data.
+    """
+    state = load_checkpoint(path)
+    identity = state.get('identity')
+    if (
+        not isinstance(identity, dict)
+        or not {'model', 'config', 'data_hash'} <= set(identity)
+        or 'model' not in state
+    ):
+        raise CheckpointError(f"'{path}' is not a checkpoint of a training run; train again")
+    found = data_hash(data)
+    if identity['data_hash'] != found:
+        raise CheckpointError(
+            f"the model in '{path}' was trained on other data (hash {identity['data_hash'][:12]}, "
+            f'this data has {found[:12]}); pass the data set it was trained on'
+        )
+    name = str(identity['model'])
+    if cls is None:
+        cls = {model.__name__: model for model in MODELS.values()}.get(name)
+    if cls is None or cls.__name__ != name:
+        wanted = 'model of this package' if cls is None else cls.__name__
+        raise CheckpointError(
+            f"'{path}' holds a {name}, not a {wanted}; pass the class {name} as 'cls'"
+        )
+    try:
+        model = cls(data, **identity['config'])
+        model.load_state_dict(state['model'])
+    except (RuntimeError, TypeError) as e:  # a checkpoint of a version with other settings
+        raise CheckpointError(
+            f"the parameters in '{path}' do not fit the model {name}; train again"
+        ) from e
+    model.eval()
+    info = {key: value for key, value in state.items() if key != 'model'}
+    return model, info

@@ -1,0 +1,113 @@
+import inspect
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets import data_hash
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.training.checkpoint import write_atomic
+from mrdib_pyg.training.fit import fit, num_held_out
+from mrdib_pyg.training.provenance import provenance
+from mrdib_pyg.training.seed import seed_everything
+
+
+def run(
+    data: HeteroData,
+    model: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    mrdib: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    k: Sequence[int] = (5, 10, 20, 50),
+    test: bool = True,
+    out: None | str | Path = None,
+    device: str | torch.device = 'cpu',
+    dataset: str | None = None,
+    **fit_settings: Any,
+) -> dict[str, Any]:
+    r"""Trains a model by its name, evaluates its best epoch, and returns (and saves) everything a
+    result needs: settings, seed, metrics, hash of the data, versions and machine.
+
+    The test edges are read once, after training.
+
+    Args:
+        data (HeteroData): The data set.
+        model (str): A name in :obj:`mrdib_pyg.nn.models.MODELS`.
+        settings (Dict[str, Any], optional): Arguments of the model. (default: :obj:`None`)
+        mrdib (Dict[str, Any], optional): Settings of MRdIB (``{}`` for its defaults) or of a
+            control (``{'control': 'l2'}``, ``{'control': 'noise', 'noise_scale': 0.1}``).
+            (default: :obj:`None`, the plain model)
+        seed (int, optional): Seeds the initialization and all draws. (default: :obj:`0`)
+        k (Sequence[int], optional): The cut-offs of the metrics.
+            (default: :obj:`(5, 10, 20, 50)`; those beyond the number of items are left out)
+        test (bool, optional): If set to :obj:`False`, the test edges are not read.
+            (default: :obj:`True`)
+        out (str or Path, optional): A folder for ``config.json``, ``history.jsonl``, the
+            checkpoints and ``results.json``. (default: :obj:`None`)
+        device (str or torch.device, optional): Where to train. (default: ``'cpu'``)
+        dataset (str, optional): The name or folder of the data, to be recorded.
+            (default: :obj:`None`)
+        **fit_settings: Arguments of :func:`fit`.
+
+    Raises:
+        ValueError: If the model or a setting is unknown or out of range.
+    """
+    if model not in MODELS:
+        raise ValueError(f"there is no model '{model}'; known are {sorted(MODELS)}")
+    for split in ('val', 'test') if test else ('val',):
+        num_held_out(data, split)  # refused now rather than after the training
+    kwargs = dict(settings or {})
+    known = [name for name in inspect.signature(MODELS[model].__init__).parameters][2:]
+    unknown = sorted(set(kwargs) - set(known) | {'mrdib'} & set(kwargs))
+    if unknown:
+        raise ValueError(
+            f"the model '{model}' has no settings {unknown}; it has "
+            f'{[name for name in known if name != "mrdib"]}'
+        )
+    seed_everything(seed)
+    if mrdib is not None:
+        kwargs['mrdib'] = dict(mrdib)
+    try:
+        net = MODELS[model](data, **kwargs)
+    except TypeError as e:
+        raise ValueError(
+            f"'settings' {kwargs} do not suit the model '{model}' ({e}); see the defaults of "
+            f'{MODELS[model].__name__}'
+        ) from e
+    net = net.to(device)
+    config = {
+        'dataset': dataset or data.to_dict().get('name'),
+        'data_hash': data_hash(data),
+        'model': model,
+        'settings': kwargs,
+        'seed': seed,
+        'fit': {
+            key: value for key, value in fit_settings.items() if key not in ('resume', 'progress')
+        },
+    }
+    start = time.perf_counter()
+    fitted = fit(net, data, seed=seed, out=out, config={**config, **provenance()}, **fit_settings)
+    cutoffs = [n for n in k if n <= net.num_items] or [net.num_items]
+    results = {
+        **config,
+        **provenance(),
+        'num_parameters': sum(p.numel() for p in net.parameters()),
+        'num_epochs': len(fitted.history),
+        'best_epoch': fitted.best_epoch,
+        'epoch_seconds': sum(row['seconds'] for row in fitted.history) / len(fitted.history),
+        'seconds': time.perf_counter() - start,
+        'terms': fitted.history[fitted.best_epoch - 1]['train'],
+    }
+    for split in ('val', 'test') if test else ('val',):
+        if num_held_out(data, split) > 0:
+            results[split] = evaluate(net, data, split, k=cutoffs)
+    if out is not None:
+        text = json.dumps(results, indent=2) + '\n'
+        write_atomic(Path(out) / 'results.json', text.encode())
+    return results

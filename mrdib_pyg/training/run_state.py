@@ -1,0 +1,195 @@
+import copy
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets import data_hash
+from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.ops import encode_edges
+from mrdib_pyg.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    remove_temporary_files,
+    save_checkpoint,
+    write_atomic,
+)
+from mrdib_pyg.training.history import History
+
+RUN_FILES = ('config.json', 'history.jsonl', 'best.pt', 'last.pt', 'results.json')
+
+
+class RunState:
+    r"""The state of a training run between two epochs, and its files. Nothing is written before
+    :meth:`start`.
+
+    Args:
+        model (Recommender): The model to train.
+        data (HeteroData): Its data.
+        settings (Dict[str, Any]): What decides over the course of the training.
+        out (str or Path, optional): The folder of the files; :obj:`None` keeps none.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        data: HeteroData,
+        settings: dict[str, Any],
+        out: None | str | Path,
+    ) -> None:
+        self.model, self.settings = model, settings
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings['lr'], fused=True)
+        critics = getattr(model.mrdib, 'critics', None)
+        self.critics = [] if critics is None else list(critics.parameters())
+        self.critic_optimizer: torch.optim.Optimizer | None = None
+        if settings['critic_steps'] > 0 and len(self.critics) > 0:
+            self.critic_optimizer = torch.optim.Adam(self.critics, lr=settings['lr'], fused=True)
+        self.epoch, self.best_epoch, self.num_bad = 0, 0, 0
+        self.best_metric = math.nan
+        self.best_state: dict[str, Tensor] = {}
+
+        self.edge_index = model.train_edge_index
+        self.codes = encode_edges(self.edge_index, model.num_items)
+        self.candidates = torch.unique(self.edge_index[1])
+
+        self.out = None if out is None else Path(out)
+        self.identity: dict[str, Any] = {}
+        if self.out is not None:
+            self.identity = {
+                'model': type(model).__name__,
+                'config': _plain(model.config),
+                'data_hash': data_hash(data),
+                'settings': _plain(settings),
+            }
+        self.history = History(None if self.out is None else self.out / 'history.jsonl')
+
+    def start(self, resume: bool, config: Mapping[str, Any] | None) -> None:
+        r"""Makes the folder or, to resume, continues from what it holds; then writes
+        ``config.json``, if there is a :obj:`config`.
+
+        Raises:
+            ValueError: If the folder holds another run, or one that is not to be resumed.
+        """
+        if self.out is None:
+            if resume:
+                raise ValueError("'resume' needs 'out', the folder of the run to continue")
+            return
+        if resume:
+            self._restore(self.out)
+        elif any((self.out / name).exists() for name in RUN_FILES):
+            raise ValueError(
+                f"'out' ({self.out}) holds a run already; pass 'resume=True' to continue it, or "
+                f'name another folder'
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        if config is not None:
+            write_atomic(self.out / 'config.json', (json.dumps(config, indent=2) + '\n').encode())
+
+    def finish_epoch(self, row: dict[str, Any], improved: bool, metric: float) -> None:
+        r"""Records an epoch and saves the checkpoints.
+
+        A crash may fall between any two writes. ``last.pt`` is what counts: the history may run
+        ahead of it by an epoch, and ``best.pt`` may lag behind it by one, in which case
+        ``last.pt`` holds the same parameters.
+        """
+        self.num_bad = 0 if improved else self.num_bad + 1
+        if improved:
+            self.best_epoch, self.best_metric = self.epoch, metric
+            self.best_state = copy.deepcopy(self.model.state_dict())
+        self.history.append(row)
+        if self.out is None:
+            return
+        last = {
+            **self._common(),
+            'num_bad': self.num_bad,
+            'model': self.model.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+        }
+        if self.critic_optimizer is not None:
+            last['critic_optimizer'] = self.critic_optimizer.state_dict()
+        save_checkpoint(self.out / 'last.pt', last)
+        if improved:
+            self._save_best(self.out)
+
+    def load_best(self) -> None:
+        r"""Gives the model the parameters of its best epoch."""
+        if len(self.best_state) > 0:
+            self.model.load_state_dict(self.best_state)
+
+    def _restore(self, out: Path) -> None:
+        remove_temporary_files(out)  # of a process that was killed while it wrote
+        if not (out / 'last.pt').exists():  # stopped before the first epoch was done
+            if self.history.path is not None and self.history.path.exists():
+                self.history.restore(0)
+            return
+        state = load_checkpoint(out / 'last.pt')
+        missing = {'identity', 'num_bad', 'model', 'optimizer'} - set(state)
+        if missing:
+            raise CheckpointError(
+                f"'{out / 'last.pt'}' lacks {sorted(missing)}, so nothing can be continued from "
+                f'it; train into another folder'
+            )
+        difference = _difference(state['identity'], self.identity)
+        if difference is not None:
+            raise CheckpointError(
+                f"'{out / 'last.pt'}' was made with {difference}; use the same settings, or "
+                f'another folder'
+            )
+        if state['best_epoch'] == state['epoch']:
+            best = state['model']
+        else:
+            best = load_checkpoint(out / 'best.pt')['model']
+        self.history.restore(state['epoch'])
+        self.model.load_state_dict(state['model'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        if self.critic_optimizer is not None:
+            self.critic_optimizer.load_state_dict(state['critic_optimizer'])
+        self.epoch, self.best_epoch = state['epoch'], state['best_epoch']
+        self.num_bad, self.best_metric = state['num_bad'], state['best_metric']
+        self.best_state = best
+        if self.best_epoch == self.epoch and not self._has_best(out):
+            self._save_best(out)
+
+    def _has_best(self, out: Path) -> bool:
+        try:
+            return load_checkpoint(out / 'best.pt')['epoch'] == self.best_epoch
+        except (FileNotFoundError, CheckpointError):
+            return False
+
+    def _save_best(self, out: Path) -> None:
+        save_checkpoint(out / 'best.pt', {**self._common(), 'model': self.best_state})
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            'identity': self.identity,
+            'epoch': self.epoch,
+            'best_epoch': self.best_epoch,
+            'best_metric': self.best_metric,
+        }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    # As it will be read back, to be compared with that, and free of anything but plain values.
+    try:
+        return json.loads(json.dumps(values))
+    except TypeError as e:
+        raise ValueError(
+            f'{dict(values)} cannot be saved ({e}); pass plain numbers and names, e.g. '
+            f"'redundancy' by name, or leave 'out' away"
+        ) from e
+
+
+def _difference(found: Any, wanted: Any, name: str = '') -> str | None:
+    r"""Returns the first setting in which two nested dictionaries differ, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(key for key in found if key not in wanted)]:
+            inner = _difference(found.get(key), wanted.get(key), f'{name}.{key}' if name else key)
+            if inner is not None:
+                return inner
+        return None
+    return None if found == wanted else f'{name} {found!r} but this run has {wanted!r}'

@@ -1,0 +1,376 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mrdib_pyg.cli as cli
+from mrdib_pyg.cli import main
+from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.training import load_checkpoint, load_model
+
+TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
+COMMANDS = ['train', 'evaluate', 'recommend', 'demo', 'models', 'datasets']
+
+
+@pytest.fixture(scope='session')
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('cli') / 'small'
+    write_folder(Planted(num_users=40, num_items=50, num_interactions=10)[0], folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def finished(dataset):
+    folder = dataset.parent / 'finished'
+    assert main(['train', '--dataset', str(dataset), '--out', str(folder), '--mrdib', *TRAIN]) == 0
+    return folder
+
+
+def call(argv):
+    """The exit code, also where argparse exits by itself."""
+    try:
+        return main([str(arg) for arg in argv])
+    except SystemExit as e:
+        return e.code
+
+
+def refused(capsys, argv, message, code=2):
+    assert call(argv) == code
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert message in err
+    assert len(err.splitlines()) <= 3 and 'Traceback' not in err
+
+
+def process(*argv, **kwargs):
+    command = [sys.executable, '-m', 'mrdib_pyg.cli', *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=300, **kwargs)
+
+
+@pytest.mark.parametrize('command', [None, *COMMANDS])
+def test_help(capsys, command):
+    assert call(['--help'] if command is None else [command, '--help']) == 0
+    out, err = capsys.readouterr()
+    assert err == '' and 'usage: mrdib' in out
+    assert len(out.splitlines()) < 60 and max(map(len, out.splitlines())) <= 100
+    if command is None:
+        assert all(name in out for name in COMMANDS) and 'Exit codes: 0 done, 2' in out
+    else:
+        # Every option says what it does.
+        for line in out.splitlines():
+            if line.startswith('  --') and len(line.split()) <= 2:
+                raise AssertionError(f'no help for {line}')
+
+
+def test_help_does_not_import_torch():
+    script = (
+        'import sys\nfrom mrdib_pyg.cli import main\n'
+        "try:\n    main(['train', '--help'])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    out = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, env=ENV)
+    assert out.returncode == 0, out.stderr
+    assert '--dataset' in out.stdout and out.stderr == ''
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        ([], 'COMMAND'),
+        (['fly'], "invalid choice: 'fly'"),
+        (['train'], '--dataset'),
+        (['train', '--dataset', 'planted', '--epochs', 'many'], "invalid int value: 'many'"),
+        (['train', '--dataset', 'planted', '--nonsense'], '--nonsense'),
+        (['train', '--dataset', 'planted', '--control', 'none'], "invalid choice: 'none'"),
+        (['evaluate'], 'RUN'),
+        (['evaluate', 'x', '--split', 'train'], "invalid choice: 'train'"),
+    ],
+)
+def test_usage(capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, argv, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train(capsys, tmp_path, dataset):
+    out = tmp_path / 'a' / 'run'
+    assert main(['train', '--dataset', str(dataset), '--out', str(out), *TRAIN]) == 0
+    stdout, err = capsys.readouterr()
+    assert err == ''
+    lines = stdout.splitlines()
+    assert lines[0].split() == ['recall', 'ndcg', 'precision', 'map']
+    assert [line.split()[0] for line in lines[1:-1]] == [
+        f'{split}@{k}' for split in ('val', 'test') for k in (5, 10, 20, 50)
+    ]
+    assert lines[-1].startswith('best epoch ') and str(out) in lines[-1]
+    assert sorted(p.name for p in out.iterdir()) == [
+        'best.pt', 'config.json', 'history.jsonl', 'last.pt', 'results.json',
+    ]  # fmt: skip
+    results = json.loads((out / 'results.json').read_text())
+    shown = float(lines[1].split()[1])
+    assert shown == round(results['val']['recall@5'], 4)
+    assert results['dataset'] == str(dataset)
+
+
+def test_train_json(capsys, tmp_path, dataset):
+    argv = ['train', '--dataset', str(dataset), '--out', str(tmp_path), '--json', '--no-test']
+    assert main([*argv, *TRAIN]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / 'results.json').read_text())
+    assert 'test' not in json.loads(out) and err == ''
+
+
+def test_train_shows_a_progress_bar_on_stderr(capfd, tmp_path, dataset):
+    argv = ['train', '--dataset', str(dataset), '--out', str(tmp_path / 'run'), '--json']
+    assert main([*argv, *TRAIN[:-1]]) == 0
+    out, err = capfd.readouterr()
+    assert '2/2' in err and 'task=' in err
+    json.loads(out)
+
+
+def test_train_default_folder(capsys, tmp_path, dataset, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = os.path.relpath(dataset, tmp_path)
+    assert main(['train', '--dataset', relative, '--model', 'vbpr', *TRAIN]) == 0
+    assert [str(p) for p in Path('runs').iterdir()] == ['runs/small-vbpr']
+    monkeypatch.chdir('/')  # the folder of the data was given relatively
+    capsys.readouterr()
+    assert main(['evaluate', str(tmp_path / 'runs' / 'small-vbpr'), '--json']) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_name_wins_over_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'planted').mkdir()
+    assert cli._absolute('planted') == 'planted'
+    assert cli._absolute('./planted') == str(tmp_path / 'planted')
+
+
+@pytest.mark.parametrize(
+    ('argv', 'mrdib', 'weights'),
+    [
+        ([], None, {}),
+        (['--mrdib'], {'redundancy': 'mine'},
+         {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}),
+        (['--mrdib', '--redundancy', 'none', '--weights', 'unique=0.5, l2=0'],
+         {'redundancy': None}, {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 0.5, 'l2': 0.0}),
+        (['--mrdib', '--redundancy', 'club'], {'redundancy': 'club'}, None),
+        (['--control', 'l2', '--weights', 'bottleneck=1e-2'], {'control': 'l2'},
+         {'bottleneck': 1e-2}),
+        (['--control', 'noise', '--noise-scale', '0.3'],
+         {'control': 'noise', 'noise_scale': 0.3}, {}),
+        (['--control', 'noise'], {'control': 'noise', 'noise_scale': 0.1}, {}),
+    ],
+)  # fmt: skip
+def test_train_mrdib(capsys, tmp_path, dataset, argv, mrdib, weights):
+    argv = ['train', '--dataset', str(dataset), '--out', str(tmp_path / 'r'), '--json', *argv]
+    assert main([*argv, *TRAIN]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results['settings'].get('mrdib') == mrdib
+    if weights is not None:
+        assert results['fit']['weights'] == weights
+    assert ('bottleneck' in results['terms']) == (mrdib is not None)
+
+
+def test_train_settings(capsys, tmp_path, dataset):
+    text = 'channels=4,fusion=mlp,id_channel=False,num_layers=0,feature_scaling=None,l2_weight=1e-3'
+    argv = ['train', '--dataset', str(dataset), '--out', str(tmp_path / 'r'), '--json', '--set']
+    assert main([*argv, text, '--epochs', '1', '--quiet', '--seed', '5']) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results['seed'] == 5
+    assert results['settings'] == {
+        'channels': 4, 'fusion': 'mlp', 'id_channel': False, 'num_layers': 0,
+        'feature_scaling': None, 'l2_weight': 1e-3,
+    }  # fmt: skip
+
+
+def test_train_resume(capsys, tmp_path, dataset):
+    argv = ['train', '--dataset', str(dataset), '--mrdib', '--set', 'channels=8', '--batch-size',
+            '64', '--quiet']  # fmt: skip
+    assert main([*argv, '--out', str(tmp_path / 'a'), '--epochs', '4']) == 0
+    for epochs in ('1', '3', '4', '4'):
+        assert main([*argv, '--out', str(tmp_path / 'b'), '--resume', '--epochs', epochs]) == 0
+    a, b = (load_checkpoint(tmp_path / name / 'last.pt') for name in 'ab')
+    assert all(torch.equal(value, b['model'][name]) for name, value in a['model'].items())
+    a, b = (json.loads((tmp_path / name / 'results.json').read_text()) for name in 'ab')
+    assert a['test'] == b['test'] and a['best_epoch'] == b['best_epoch']
+
+
+def test_interrupt(capsys, tmp_path, dataset, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mrdib_pyg.training.run', interrupt)
+    argv = ['train', '--dataset', dataset, '--out', tmp_path / 'run', *TRAIN]
+    refused(capsys, argv, 'stopped; continue with --resume', code=1)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_evaluate_repeats_the_results(capsys, finished, split):
+    results = json.loads((finished / 'results.json').read_text())
+    assert main(['evaluate', str(finished), '--split', split, '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == results[split]
+    assert main(['evaluate', str(finished), '--split', split]) == 0
+    assert f'{results[split]["ndcg@10"]:.4f}' in capsys.readouterr().out
+
+
+def test_evaluate_options(capsys, finished, dataset):
+    argv = ['evaluate', str(finished), '--k', '3, 7', '--mask', 'train+val', '--json']
+    assert main(argv) == 0
+    data = InteractionFolder(dataset)[0]
+    model, _ = load_model(finished / 'best.pt', data)
+    expected = evaluate(model, data, 'test', k=(3, 7), mask='train+val')
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_evaluate_data_that_have_moved(capsys, tmp_path, dataset):
+    folder, moved = tmp_path / 'data', tmp_path / 'moved'
+    write_folder(InteractionFolder(dataset)[0], folder, name='other')
+    out = tmp_path / 'run'
+    assert main(['train', '--dataset', str(folder), '--out', str(out), *TRAIN]) == 0
+    folder.rename(moved)
+    capsys.readouterr()
+    refused(capsys, ['evaluate', out], 'have moved; name them by --dataset')
+    assert main(['evaluate', str(out), '--dataset', str(moved), '--json']) == 0
+
+
+def recommended(capsys, *argv):
+    assert main(['recommend', *map(str, argv)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ''
+    lines = out.splitlines()
+    assert lines[0] == 'userID,rank,itemID,score'
+    return [(int(u), int(r), int(i), float(s)) for u, r, i, s in
+            (line.split(',') for line in lines[1:])]  # fmt: skip
+
+
+def test_recommend_all_users(capsys, finished, dataset):
+    rows = recommended(capsys, finished, '--k', 5)
+    assert [row[:2] for row in rows] == [(u, r) for u in range(40) for r in range(1, 6)]
+    data = InteractionFolder(dataset)[0]
+    model, _ = load_model(finished / 'best.pt', data)
+    scores, items = model.recommend(k=5)
+    assert [row[2] for row in rows] == items.flatten().tolist()
+    assert [row[3] for row in rows] == pytest.approx(scores.flatten().tolist(), rel=1e-5)
+    train = set(map(tuple, data['user', 'rates', 'item'].edge_index.t().tolist()))
+    assert train.isdisjoint((u, i) for u, _, i, _ in rows)
+
+
+def test_recommend_users(capsys, tmp_path, finished):
+    everyone = recommended(capsys, finished, '--k', 3)
+    wanted = [row for u in (7, 0, 7) for row in everyone if row[0] == u]
+    assert recommended(capsys, finished, '--k', 3, '--users', '7,0,7') == wanted
+    (tmp_path / 'users.txt').write_text('7\n0\n7\n')
+    assert recommended(capsys, finished, '--k', 3, '--users', tmp_path / 'users.txt') == wanted
+    everyone_named = ','.join(map(str, range(40))) + ',0' * 200  # too long for the name of a file
+    assert recommended(capsys, finished, '--k', 3, '--users', everyone_named)[:120] == everyone
+    assert len(recommended(capsys, finished, '--users', '3')) == 20
+
+
+def test_recommend_seen(capsys, finished):
+    every = recommended(capsys, finished, '--users', '0', '--k', 50, '--include-seen')
+    assert sorted(row[2] for row in every) == list(range(50))
+    fewer = recommended(capsys, finished, '--users', '0', '--k', 50)
+    assert len(fewer) == 44  # six are seen; no pads are written
+
+
+def test_recommend_json(capsys, tmp_path, finished):
+    argv = ['recommend', str(finished), '--json', '--k', '4']
+    assert main(argv) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row['user'] for row in rows] == list(range(40))
+    assert all(len(row['item']) == len(row['score']) == 4 for row in rows)
+    assert main([*argv, '--out', str(tmp_path / 'x.jsonl')]) == 0
+    assert capsys.readouterr().out == ''
+    assert [json.loads(s) for s in (tmp_path / 'x.jsonl').read_text().splitlines()] == rows
+
+
+def test_models_and_datasets(capsys):
+    assert main(['models']) == 0
+    out = capsys.readouterr().out
+    assert 'multimodal_lightgcn (MultimodalLightGCN)' in out and 'fusion=sum' in out
+    assert 'vbpr (VBPR)' in out and 'mrdib=' not in out
+    assert main(['datasets']) == 0
+    out += capsys.readouterr().out
+    assert 'planted (Planted)' in out and 'tiktok' in out and 'FOLDER' in out
+    assert not any(mark in out for mark in (':class:', ':obj:', '`', '~'))
+
+
+def test_demo(capsys, tmp_path, monkeypatch):
+    import mrdib_pyg.demo as demo
+
+    small = Planted(num_users=40, num_items=50, num_interactions=10)[0]
+    monkeypatch.setattr(demo, 'load_dataset', lambda name: small)
+    monkeypatch.setattr(demo, 'FIT', {'epochs': 2, 'lr': 3e-3, 'batch_size': 64})
+    argv = ['demo', '--out', str(tmp_path), '--quiet']
+    assert main(argv) == 0
+    first, err = capsys.readouterr()
+    assert err == ''
+    for metric in ('recall', 'ndcg'):
+        for k in (5, 10, 20):
+            line = next(x for x in first.splitlines() if x.startswith(f'{metric}@{k} '))
+            values = [float(x) for x in line.split()[1:3]]
+            for name, shown in zip(('plain', 'mrdib'), values):
+                results = json.loads((tmp_path / name / 'results.json').read_text())
+                assert shown == round(results['test'][f'{metric}@{k}'], 4)
+    for term in ('task', 'bottleneck', 'redundant', 'unique'):
+        assert f'\n{term} ' in first
+    assert main(argv) == 0  # continues what is there, and finds it done
+    assert capsys.readouterr().out == first
+    assert main([*argv, '--seed', '1']) == 0
+    assert capsys.readouterr().out != first
+
+
+def test_disk_full(dataset, tmp_path):
+    run = ['train', '--dataset', dataset, '--out', tmp_path / 'run', '--set', 'channels=64',
+           '--quiet', '--resume', '--epochs']  # fmt: skip
+    assert call([*run, 1]) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / 'run').iterdir()}
+    script = (
+        'import resource, sys\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n'
+        'from mrdib_pyg.cli import main\n'
+        'sys.exit(main(sys.argv[1:]))'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', script, *map(str, run), '2'],
+        capture_output=True, text=True, env=ENV,
+    )  # fmt: skip
+    assert out.returncode == 1
+    assert out.stdout == '' and len(out.stderr.splitlines()) <= 3
+    assert 'an older checkpoint is as it was' in out.stderr and ".pt' (" in out.stderr
+    for name in ('last.pt', 'best.pt', 'results.json'):
+        assert (tmp_path / 'run' / name).read_bytes() == before[name]
+    assert {p.name for p in (tmp_path / 'run').iterdir()} == set(before)
+    assert call([*run, 2]) == 0
+    assert load_checkpoint(tmp_path / 'run' / 'last.pt')['epoch'] == 2
+
+
+def test_process(tmp_path, dataset):
+    out = process('train', '--dataset', dataset, '--out', tmp_path / 'run', '--json', *TRAIN)
+    assert (out.returncode, out.stderr) == (0, '')
+    json.loads(out.stdout)
+    out = process('recommend', tmp_path / 'run', '--k', '51', cwd=tmp_path)
+    assert (out.returncode, out.stdout) == (2, '')
+    assert len(out.stderr.splitlines()) == 1 and "'k'" in out.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ['run']
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path):
+    assert main(['evaluate', str(tmp_path / 'x'), '--debug']) == 2
+    err = capsys.readouterr().err
+    assert 'Traceback' in err and err.splitlines()[-1].startswith('mrdib: there is no run folder')
+
+
+def test_closed_pipe(finished):
+    command = [sys.executable, '-m', 'mrdib_pyg.cli', 'recommend', str(finished), '--k', '44']
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
+    process.stdout.close()
+    assert process.stderr.read() == b''
+    process.stderr.close()
+    assert process.wait() == 1

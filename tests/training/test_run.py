@@ -1,0 +1,107 @@
+import json
+
+import pytest
+import torch
+
+from mrdib_pyg.datasets import data_hash
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.training import CheckpointError, load_model, provenance, run
+
+FIT = {'epochs': 2, 'batch_size': 64, 'progress': False}
+
+
+def test_run(data, tmp_path):
+    mrdib, weights = {'redundancy': 'gaussian'}, {'unique': 0.1}
+    results = run(
+        data, 'multimodal_lightgcn', settings={'channels': 8}, mrdib=mrdib, seed=3,
+        weights=weights, out=tmp_path, dataset='small', **FIT,
+    )  # fmt: skip
+    assert json.loads((tmp_path / 'results.json').read_text()) == results
+    config = json.loads((tmp_path / 'config.json').read_text())
+    for name in ('dataset', 'data_hash', 'model', 'settings', 'seed', 'fit', 'versions', 'machine'):
+        assert config[name] == results[name], name
+    assert results['dataset'] == 'small' and results['data_hash'] == data_hash(data)
+    assert results['seed'] == 3 and results['settings'] == {'channels': 8, 'mrdib': mrdib}
+    assert results['fit'] == {'epochs': 2, 'batch_size': 64, 'weights': weights}
+    assert results['num_epochs'] == 2 and results['best_epoch'] in (1, 2)
+    assert {'task', 'bottleneck', 'redundant', 'unique', 'synergistic'} < set(results['terms'])
+    model, _ = load_model(tmp_path / 'best.pt', data)
+    for split in ('val', 'test'):
+        assert results[split] == evaluate(model, data, split, k=(5, 10, 20, 50))
+    assert results['num_parameters'] == sum(p.numel() for p in model.parameters())
+
+
+def test_run_is_reproducible(data):
+    runs = [run(data, 'vbpr', seed=seed, **FIT) for seed in (0, 0, 1)]
+    assert runs[0]['test'] == runs[1]['test'] != runs[2]['test']
+    assert runs[0]['terms'] == runs[1]['terms']
+
+
+def test_run_does_not_read_the_test_edges(data, monkeypatch):
+    del data['user', 'test', 'item']
+    assert 'test' not in run(data, 'vbpr', test=False, **FIT)
+    assert 'test' not in run(data, 'vbpr', **FIT)
+
+
+def test_run_without_held_out_edges(data):
+    del data['user', 'val', 'item'], data['user', 'test', 'item']
+    results = run(data, 'vbpr', **FIT)
+    assert results['best_epoch'] == 2 and 'val' not in results
+
+
+def test_run_in_a_small_catalogue(data):
+    results = run(data, 'vbpr', k=(5, 20, 100), **FIT)
+    assert {key.split('@')[1] for key in results['test']} == {'5', '20'}
+    results = run(data, 'vbpr', k=(100,), **FIT)
+    assert {key.split('@')[1] for key in results['test']} == {'50'}
+
+
+def test_run_resumed(data, tmp_path):
+    whole = run(data, 'vbpr', out=tmp_path / 'a', **{**FIT, 'epochs': 4})
+    run(data, 'vbpr', out=tmp_path / 'b', **FIT)
+    resumed = run(data, 'vbpr', out=tmp_path / 'b', resume=True, **{**FIT, 'epochs': 4})
+    for name in ('best_epoch', 'num_epochs', 'terms', 'val', 'test'):
+        assert whole[name] == resumed[name]
+    before = {p.name: p.read_bytes() for p in (tmp_path / 'b').iterdir()}
+    with pytest.raises(CheckpointError):
+        run(data, 'vbpr', out=tmp_path / 'b', resume=True, seed=1, **FIT)
+    assert {p.name: p.read_bytes() for p in (tmp_path / 'b').iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'model': 'nothing'}, r"no model 'nothing'; known are \['multimodal_lightgcn'"),
+        ({'settings': {'depth': 3}}, r"no settings \['depth'\]; it has \['channels'"),
+        ({'settings': {'mrdib': {}}}, r"no settings \['mrdib'\]"),
+        ({'settings': {'data': 1}}, r"no settings \['data'\]"),
+        ({'settings': {'channels': 'wide'}}, "do not suit the model 'vbpr'"),
+        ({'settings': {'channels': 0}}, "'channels' must be positive"),
+        ({'settings': {'reg_weight': 'much'}}, "weight 'reg' must be a number"),
+        ({'mrdib': {'strength': 1}}, "do not suit the model 'vbpr'"),
+        ({'mrdib': {'redundancy': 'shannon'}}, "'redundancy' must be one of"),
+        ({'seed': -1}, "'seed' must lie in"),
+        ({'epochs': 0}, "'epochs' must be at least 1"),
+    ],
+)
+def test_run_refuses(data, tmp_path, kwargs, message):
+    kwargs = {'model': 'vbpr', **FIT, **kwargs}
+    with pytest.raises(ValueError, match=message):
+        run(data, out=tmp_path / 'run', **kwargs)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_run_refuses_what_it_could_not_evaluate(data, tmp_path, split):
+    data['user'].num_nodes = 41
+    data['user', split, 'item'].edge_label_index = torch.tensor([[40], [0]])
+    with pytest.raises(ValueError, match=f"no user with held-out edges in split '{split}'"):
+        run(data, 'vbpr', out=tmp_path / 'run', **FIT)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_provenance():
+    out = provenance()
+    assert json.loads(json.dumps(out)) == out
+    assert out['versions']['torch'] == torch.__version__
+    assert out['machine']['threads'] == torch.get_num_threads()
