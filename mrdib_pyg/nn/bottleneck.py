@@ -4,7 +4,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-MIN_LOGSTD, MAX_LOGSTD = -10.0, 2.0
+from mrdib_pyg.nn.gaussian_rows import MAX_LOGSTD, MIN_LOGSTD, encode_rows, kl_of_rows
 
 
 class Posterior(NamedTuple):
@@ -31,7 +31,7 @@ class Posterior(NamedTuple):
         mu, logstd = self.mu, self.logstd
         if mu.dtype in (torch.float16, torch.bfloat16):  # a sum over C loses too many bits there
             mu, logstd = mu.float(), logstd.float()
-        return 0.5 * (mu.square() + (2 * logstd).expm1() - 2 * logstd).sum(dim=-1)
+        return kl_of_rows(mu, logstd)
 
 
 class VariationalBottleneck(nn.Module):
@@ -126,17 +126,18 @@ class VariationalBottleneck(nn.Module):
                 f"'x' must have the shape [N, {self.in_channels}] (got {list(x.shape)}); set "
                 f"'in_channels' to the width of the representation"
             )
-        mu, logstd = self.lin(x).chunk(2, dim=-1)
-        if self.in_channels == self.out_channels:
-            # Adam moves each weight by the learning rate, whatever the input: over its width, the
-            # head moves a code no farther in a step than the step moves the input itself. Without
-            # this it outruns the embedding tables below it, the bias (a popularity) first.
-            mu = x + mu / self.in_channels
+        noise_level = x.new_zeros(())
         if x.size(0) > 0:  # the RMS of no rows is undefined
-            logstd = logstd + self._initial_logstd(x)
-        logstd = logstd.clamp(MIN_LOGSTD, MAX_LOGSTD)
-        z = mu + logstd.exp() * torch.randn_like(mu) if self.training else mu
-        return Posterior(z, mu, logstd)
+            noise_level = self._initial_logstd(x)
+        noise = None
+        if self.training:
+            noise = torch.randn(x.size(0), self.out_channels, dtype=x.dtype, device=x.device)
+        # Adam moves each weight by the learning rate, whatever the input: over its width, the head
+        # moves a code no farther in a step than the step moves the input itself. Without this it
+        # outruns the embedding tables below it, the bias (a popularity) first.
+        residual = 1 / self.in_channels if self.in_channels == self.out_channels else None
+        out = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
+        return Posterior(*out)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels})'

@@ -72,6 +72,10 @@ class MRdIB(nn.Module):
         user_codes (bool, optional): If set to :obj:`False`, the critics between user codes are
             left out: for models in which only items have a representation per modality.
             (default: :obj:`True`)
+        num_critic_rows (int, optional): In training at most so many rows of the batch, drawn anew
+            in every call, pass an estimator, whose cost is proportional to them. :obj:`None` takes
+            all, and the Gaussian estimator, whose bias falls with their
+            number, always does. (default: :obj:`1024`)
 
     Raises:
         ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
@@ -86,6 +90,7 @@ class MRdIB(nn.Module):
         fused_channels: int | None = None,
         hidden_channels: int = 64,
         user_codes: bool = True,
+        num_critic_rows: int | None = 1024,
     ) -> None:
         super().__init__()
         if len(channels) == 0:
@@ -103,12 +108,17 @@ class MRdIB(nn.Module):
                 f"'redundancy' must be one of {sorted(ESTIMATORS)}, a callable or None "
                 f"(got '{redundancy}')"
             )
+        if num_critic_rows is not None and num_critic_rows < 2:
+            raise ValueError(
+                f"'num_critic_rows' must be at least 2 or None (got {num_critic_rows})"
+            )
         self.channels = dict(channels)
         self.redundancy = redundancy
         self.bottleneck = bottleneck
         self.fused_channels = fused_channels
         self.hidden_channels = hidden_channels
         self.user_codes = user_codes
+        self.num_critic_rows = num_critic_rows
 
         self.bottlenecks = nn.ModuleDict()
         if bottleneck in ('late', 'complete'):
@@ -137,6 +147,7 @@ class MRdIB(nn.Module):
             'fused_channels': self.fused_channels,
             'hidden_channels': self.hidden_channels,
             'user_codes': self.user_codes,
+            'num_critic_rows': self.num_critic_rows,
         }
 
     def reset_parameters(self) -> None:
@@ -266,7 +277,12 @@ class MRdIB(nn.Module):
             if mask is not None:
                 index = index[mask[index]]
         critic = self.critics[f'{kind}_{i}_{j}']
-        return critic.penalty(codes[0][index], codes[1][index])  # type: ignore[operator]
+        limit = self.num_critic_rows if getattr(critic, 'subsample', True) else None
+        if self.training and limit is not None and index.numel() > limit:
+            # Not `randperm`, whose use as an index torch 2.13 cannot compile.
+            index = index[torch.rand(index.numel(), device=index.device).argsort()[:limit]]
+        z1, z2 = (z.index_select(0, index) for z in codes)
+        return critic.penalty(z1, z2)  # type: ignore[operator]
 
     def drop_user_critics(self) -> None:
         r"""Removes the critics between user codes, for a model in which users have none."""

@@ -66,7 +66,7 @@ class ModalityFeatures(nn.Module):
     def forward(self, name: str, rows: Tensor | None = None) -> Tensor:
         r"""Returns the scaled features of a modality, or the rows asked for."""
         x = getattr(self, f'x_{name}')
-        return x if rows is None else x[rows]
+        return x if rows is None else x.index_select(0, rows)
 
     def present(self, rows: Rows | None = None, user_codes: bool = True) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every

@@ -8,6 +8,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.nn.bottleneck import Posterior, product_of_experts
 from mrdib_pyg.nn.conv import ModalityConv
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.ops import propagate_mean
 
 FUSIONS = ('sum', 'attention', 'mlp', 'product_of_experts')
@@ -134,10 +135,10 @@ class MultimodalLightGCN(Recommender):
             conv = self.convs[m]
             assert isinstance(conv, ModalityConv)
             if local is not None:
-                out[m] = (user[local.user], conv.lin(x))
+                out[m] = (user.index_select(0, local.user), conv.lin(x))
                 continue
             user, item = conv((user, x), self.adj)
-            out[m] = (user, item) if rows is None else (user[rows.user], item[rows.item])
+            out[m] = take_rows(user, item, rows)
         return out
 
     def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
@@ -158,10 +159,8 @@ class MultimodalLightGCN(Recommender):
         views = {}
         if self.id_channel:
             ego = (self.user_emb.weight, self.item_emb.weight)
-            id_user, id_item = propagate_mean(ego, self.adj, self.num_layers)
-            if rows is not None:
-                id_user, id_item = id_user[rows.user], id_item[rows.item]
-                ego = (ego[0][rows.user], ego[1][rows.item])
+            id_user, id_item = take_rows(*propagate_mean(ego, self.adj, self.num_layers), rows)
+            ego = take_rows(*ego, rows)
             user, item = id_user + user, id_item + item
             views['id'] = (id_user, id_item)
             views['ego'] = ego
@@ -173,8 +172,8 @@ class MultimodalLightGCN(Recommender):
         """
         user, item = embeddings.views.get('ego', (embeddings.user, embeddings.item))
         src, pos, neg = batch
-        total = user[src].square().sum() + item[pos].square().sum() + item[neg].square().sum()
-        return {'l2': 0.5 * total / src.numel()}
+        read = (user.index_select(0, src), item.index_select(0, pos), item.index_select(0, neg))
+        return {'l2': 0.5 * torch.stack([x.square().sum() for x in read]).sum() / src.numel()}
 
     def _attend(self, codes: Mapping[str, Pair], rows: Rows | None, side: int) -> Tensor:
         x = torch.stack([code[side] for code in codes.values()], dim=1)  # type: ignore[misc]

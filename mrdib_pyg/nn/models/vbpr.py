@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.types import take_rows
 
 
 class VBPR(Recommender):
@@ -78,9 +79,7 @@ class VBPR(Recommender):
         return {m: (None, self.lins[m](self.features(m, item))) for m in self.modalities}
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
-        user, item = self.user_emb.weight, self.item_emb.weight
-        if rows is not None:
-            user, item = user[rows.user], item[rows.item]
+        user, item = take_rows(self.user_emb.weight, self.item_emb.weight, rows)
         content = self.sum_items(codes, rows) + self.bias
         return Embeddings(user, torch.cat([item, content], dim=-1))
 
@@ -92,5 +91,6 @@ class VBPR(Recommender):
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         src, pos, neg = batch
-        rows = (embeddings.user[src], embeddings.item[pos], embeddings.item[neg])
+        user, item = embeddings.user, embeddings.item
+        rows = (x.index_select(0, i) for x, i in ((user, src), (item, pos), (item, neg)))
         return {'reg': torch.stack([x.norm() for x in rows]).sum() / src.numel()}

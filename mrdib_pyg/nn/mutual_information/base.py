@@ -27,6 +27,9 @@ class MutualInformation(nn.Module):
             differ in their number of rows.
     """
 
+    #: Whether the estimate of some of the rows is as good a sample of it as that of all.
+    subsample: bool = True
+
     def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int = 64) -> None:
         super().__init__()
         for name, value in [

@@ -64,31 +64,46 @@ class Critic(nn.Module):
 
     def forward(self, z1: Tensor, z2: Tensor, num_derangements: int) -> tuple[Tensor, Tensor]:
         r"""Returns the scores of the pairs ``[N]``, drawn from the joint distribution, and those of
-        re-paired rows ``[num_derangements, N]``, drawn from the product of the marginals.
+        re-paired rows, about ``[num_derangements * N]``, drawn from the product of the marginals.
 
-        Rows are re-paired by cyclic shifts, after a random permutation in training mode, so that
-        no row ever meets its own partner. The global random number generator is used.
+        The rows, in a random order in training mode, are cut into blocks of
+        :obj:`num_derangements + 1` or a few more, and each meets all others of its block: the
+        cyclic shifts of the block, so that no row ever meets its own partner. Fewer rows than
+        there are blocks may be left over, which meet none. The global random number
+        generator is used.
         """
         num_rows = z1.size(0)
         if self.training:
             # Not `randperm`, whose use as an index torch 2.13 cannot compile.
             index = torch.rand(num_rows, device=z1.device).argsort()
-            z1, z2 = z1[index], z2[index]
-        (g1, a), (g2, b) = self.encoder_1(z1), self.encoder_2(z2)
+            z1, z2 = z1.index_select(0, index), z2.index_select(0, index)
+        (g1, a), (g2, b) = self._encode(z1, z2)
+        joint = self.scale * (g1 * g2).sum(dim=-1) + a + b
 
-        def score(shift: int) -> Tensor:
-            distance = (g1 - g2.roll(shift, 0)).square().sum(dim=-1)
-            return a + b.roll(shift) - 0.5 * self.scale * distance
-
-        num = min(num_derangements, num_rows - 1)
-        shifts = [i * num_rows // (num + 1) for i in range(1, num + 1)]
-        return score(0), torch.stack([score(shift) for shift in shifts])
+        num_blocks = max(num_rows // (num_derangements + 1), 1)
+        size = num_rows // num_blocks
+        used = num_blocks * size
+        g1, g2 = (g[:used].view(num_blocks, size, -1) for g in (g1, g2))
+        scores = torch.baddbmm(
+            a[:used].view(num_blocks, size, 1) + b[:used].view(num_blocks, 1, size),
+            g1,
+            g2.transpose(1, 2),
+            alpha=self.scale,
+        )
+        # Without the first entry, the diagonal of each block is every (size + 1)-th.
+        product = scores.flatten(1)[:, 1:].view(num_blocks, size - 1, size + 1)[:, :, :-1]
+        return joint, product.flatten()
 
     def all_pairs(self, z1: Tensor, z2: Tensor) -> Tensor:
         r"""Returns the scores of all pairs ``[N, N]``; those of the joint distribution are on the
         diagonal.
         """
+        (g1, a), (g2, b) = self._encode(z1, z2)
+        return self.scale * g1 @ g2.t() + a.unsqueeze(1) + b
+
+    def _encode(self, z1: Tensor, z2: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        # The squared norms of the distance belong to one row each.
         (g1, a), (g2, b) = self.encoder_1(z1), self.encoder_2(z2)
         a = a - 0.5 * self.scale * g1.square().sum(dim=-1)
         b = b - 0.5 * self.scale * g2.square().sum(dim=-1)
-        return self.scale * g1 @ g2.t() + a.unsqueeze(1) + b
+        return (g1, a), (g2, b)

@@ -17,7 +17,7 @@ class MINE(MutualInformation):
         - \log \mathbb{E}_{p(\mathbf{z}_1) p(\mathbf{z}_2)} \exp f(\mathbf{z}_1, \mathbf{z}_2)
 
     with a learned critic :math:`f`. The product of the marginals is sampled by derangements of the
-    batch: cyclic shifts, along a random permutation in training mode.
+    batch: cyclic shifts of small blocks of rows, in a random order in training mode.
 
     In training mode the gradient of the second term is corrected as in the paper: its denominator
     is a moving average of :math:`\mathbb{E} \exp f` over batches, which takes away most of the
@@ -30,7 +30,7 @@ class MINE(MutualInformation):
         hidden_channels (int, optional): Size of the hidden layers of the critic.
             (default: :obj:`64`)
         num_derangements (int, optional): Number of derangements that sample the product of the
-            marginals; at most :math:`N - 1` are used. (default: :obj:`4`)
+            marginals; at most :math:`N - 1` are used. (default: :obj:`7`)
         momentum (float, optional): Weight of a new batch in the moving average.
             (default: :obj:`0.1`)
 
@@ -47,7 +47,7 @@ class MINE(MutualInformation):
         in_channels_1: int,
         in_channels_2: int,
         hidden_channels: int = 64,
-        num_derangements: int = 4,
+        num_derangements: int = 7,
         momentum: float = 0.1,
     ) -> None:
         super().__init__(in_channels_1, in_channels_2, hidden_channels)
@@ -73,7 +73,7 @@ class MINE(MutualInformation):
         if z1.size(0) < 2:
             return self._zero(z1, z2)
         joint, product = self.critic(z1, z2, self.num_derangements)
-        log_mean = torch.logsumexp(product.flatten(), dim=0) - math.log(product.numel())
+        log_mean = torch.logsumexp(product, dim=0) - math.log(product.numel())
         if self.training:
             # d log_mean becomes d (mean exp f) / average; the value stays.
             ratio = self._update(log_mean.detach())

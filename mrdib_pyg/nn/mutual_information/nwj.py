@@ -16,7 +16,7 @@ class NWJ(MutualInformation):
     with a learned critic :math:`f`, which is the usual one shifted by one nat. It is linear in both
     expectations: batches give unbiased values and gradients, at a higher variance than
     :class:`MINE`. The product of the marginals is sampled by derangements of the batch: cyclic
-    shifts, along a random permutation in training mode.
+    shifts of small blocks of rows, in a random order in training mode.
 
     Args:
         in_channels_1 (int): Size of each row of the first code.
@@ -24,7 +24,7 @@ class NWJ(MutualInformation):
         hidden_channels (int, optional): Size of the hidden layers of the critic.
             (default: :obj:`64`)
         num_derangements (int, optional): Number of derangements that sample the product of the
-            marginals; at most :math:`N - 1` are used. (default: :obj:`4`)
+            marginals; at most :math:`N - 1` are used. (default: :obj:`7`)
 
     Shapes:
         - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
@@ -36,7 +36,7 @@ class NWJ(MutualInformation):
         in_channels_1: int,
         in_channels_2: int,
         hidden_channels: int = 64,
-        num_derangements: int = 4,
+        num_derangements: int = 7,
     ) -> None:
         super().__init__(in_channels_1, in_channels_2, hidden_channels)
         if num_derangements < 1:

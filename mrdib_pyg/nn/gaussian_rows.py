@@ -1,0 +1,152 @@
+"""The row-wise mathematics of a Gaussian posterior. Each function has a backward pass of its own,
+because a chain of element-wise operations passes through memory several times as often, and a plain
+reference, which is what a compiled graph takes: the compiler fuses such a chain itself.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MIN_LOGSTD, MAX_LOGSTD = -10.0, 2.0
+
+
+def encode_rows(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    log_scale: Tensor,
+    noise: Tensor | None,
+    residual: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Computes the sample, the mean and the log standard deviation of Gaussian posteriors,
+
+    .. math::
+        \mu = \mathbf{x} + r (\mathbf{x} W_\mu + b_\mu), \quad \log \sigma = \mathrm{clamp}
+        (\mathbf{x} W_\sigma + b_\sigma + s), \quad \mathbf{z} = \mu + \sigma \odot \epsilon .
+
+    Args:
+        x (torch.Tensor): The rows, ``[N, C_in]``.
+        weight (torch.Tensor): Both linear maps, ``[2 C, C_in]``, that of the mean first.
+        bias (torch.Tensor): Their biases, ``[2 C]``.
+        log_scale (torch.Tensor): The offset :math:`s`, a scalar without a gradient.
+        noise (torch.Tensor, optional): The noise :math:`\epsilon`, ``[N, C]``; without it the
+            sample is the mean.
+        residual (float, optional): The factor :math:`r`. Without it the mean is the linear map
+            alone.
+    """
+    if torch.compiler.is_compiling():
+        return encode_rows_reference(x, weight, bias, log_scale, noise, residual)
+    z, mu, logstd = _Encode.apply(x, weight, bias, log_scale, noise, residual)
+    return (mu if noise is None else z), mu, logstd
+
+
+def encode_rows_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    log_scale: Tensor,
+    noise: Tensor | None,
+    residual: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The reference of :func:`encode_rows`."""
+    mu, logstd = F.linear(x, weight, bias).chunk(2, dim=-1)
+    mu = mu if residual is None else x + residual * mu
+    logstd = (logstd + log_scale.to(logstd.dtype)).clamp(MIN_LOGSTD, MAX_LOGSTD)
+    return (mu if noise is None else mu + logstd.exp() * noise), mu, logstd
+
+
+def kl_of_rows(mu: Tensor, logstd: Tensor) -> Tensor:
+    r"""Computes :math:`\mathrm{KL}(\mathcal{N}(\mu, \sigma^2) \,\|\, \mathcal{N}(0, I))` in nats,
+    summed over dimensions, ``[N, C]`` and ``[N, C]`` to ``[N]``.
+    """
+    if torch.compiler.is_compiling():
+        return kl_of_rows_reference(mu, logstd)
+    return _KL.apply(mu, logstd)
+
+
+def kl_of_rows_reference(mu: Tensor, logstd: Tensor) -> Tensor:
+    r"""The reference of :func:`kl_of_rows`."""
+    return 0.5 * (mu.square() + (2 * logstd).expm1() - 2 * logstd).sum(dim=-1)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        log_scale: Tensor,
+        noise: Tensor | None,
+        residual: float | None,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        heads = F.linear(x, weight, bias)
+        mu, logstd = heads.chunk(2, dim=-1)
+        mu = mu.contiguous() if residual is None else torch.add(x, mu, alpha=residual)
+        logstd = (logstd + log_scale.to(logstd.dtype)).clamp_(MIN_LOGSTD, MAX_LOGSTD)
+        z = shift = None
+        if noise is not None:
+            shift = logstd.exp().mul_(noise)
+            z = mu + shift
+        ctx.save_for_backward(x, weight, logstd, shift)
+        ctx.residual = residual
+        ctx.set_materialize_grads(False)
+        return z, mu, logstd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_z: Tensor | None, grad_mu: Tensor | None, grad: Tensor | None):
+        x, weight, logstd, shift = ctx.saved_tensors
+        channels = logstd.size(1)
+        heads = torch.empty(x.size(0), 2 * channels, dtype=x.dtype, device=x.device)
+        total = grad_z if grad_mu is None else grad_mu if grad_z is None else grad_z + grad_mu
+        scale = 1.0 if ctx.residual is None else ctx.residual
+        if total is None:
+            heads[:, :channels] = 0
+        else:
+            torch.mul(total, scale, out=heads[:, :channels])
+        slope = heads[:, channels:]
+        if grad_z is None or shift is None:
+            slope.zero_()
+        else:
+            torch.mul(grad_z, shift, out=slope)
+        if grad is not None:
+            slope += grad
+        if _may_be_clamped(logstd):  # a clamped value passes no gradient
+            slope.masked_fill_((logstd <= MIN_LOGSTD) | (logstd >= MAX_LOGSTD), 0)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = heads @ weight.to(heads.dtype)
+            if ctx.residual is not None and total is not None:
+                grad_x += total
+        if ctx.needs_input_grad[1]:
+            grad_weight = heads.t() @ x
+        if ctx.needs_input_grad[2]:
+            grad_bias = heads.sum(dim=0)
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+class _KL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, logstd: Tensor) -> Tensor:
+        excess = (2 * logstd).expm1_()  # of the variance over one
+        ctx.save_for_backward(mu, excess)
+        return 0.5 * (mu * mu + excess).sub_(logstd, alpha=2).sum(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        mu, excess = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        return mu * grad, excess * grad
+
+
+def _may_be_clamped(logstd: Tensor) -> bool:
+    # Rarely is any, and to look costs less than to mask; elsewhere looking would wait for the device.
+    if logstd.device.type != 'cpu' or logstd.numel() == 0:
+        return True
+    low, high = logstd.aminmax()
+    return not (MIN_LOGSTD < float(low) and float(high) < MAX_LOGSTD)
