@@ -145,7 +145,7 @@ class _KL(torch.autograd.Function):
 
 
 def _may_be_clamped(logstd: Tensor) -> bool:
-    # Rarely is any, and to look costs less than to mask; elsewhere looking would wait for the device.
+    # Rarely is any, and to look costs less than to mask; a GPU would have to be waited for.
     if logstd.device.type != 'cpu' or logstd.numel() == 0:
         return True
     low, high = logstd.aminmax()

@@ -1,9 +1,11 @@
 import torch
 from torch import Tensor
 
-# Scores that one chunk of users may hold: 16 MiB in float32 on CPU, 256 MiB elsewhere.
-_MAX_SCORES = {'cpu': 2**22}
+# Scores that one chunk of users may hold: 2 MiB in float32 on CPU, so that they stay in its cache,
+# 256 MiB elsewhere. A matrix product of fewer users than that is slow whatever the cache.
+_MAX_SCORES, _MIN_USERS = {'cpu': 2**19}, 32
 _MAX_SCORES_ACCELERATOR = 2**26
+_BLOCK = 32  # items
 
 
 @torch.no_grad()
@@ -54,7 +56,7 @@ def masked_topk(
         raise ValueError(f"'k' must be between 1 and the {num_items} items (got {k})")
     if chunk_size is None:
         budget = _MAX_SCORES.get(user.device.type, _MAX_SCORES_ACCELERATOR)
-        chunk_size = max(budget // num_items, 1)
+        chunk_size = max(budget // num_items, _MIN_USERS)
     elif chunk_size < 1:
         raise ValueError(f"'chunk_size' must be at least 1 (got {chunk_size})")
     chunk_size = min(chunk_size, max(num_users, 1))
@@ -63,13 +65,17 @@ def masked_topk(
 
     value = user.new_empty(num_users, k)
     index = torch.empty(num_users, k, dtype=torch.long, device=user.device)
-    buffer = user.new_empty(chunk_size, num_items)
+    # Items that fill the last block up score nothing.
+    num_columns = -(-num_items // _BLOCK) * _BLOCK
+    item = torch.cat([item, item.new_zeros(num_columns - num_items, item.size(1))])
+    buffer = user.new_empty(chunk_size, num_columns)
     for i, start in enumerate(starts):
         users = user[start : start + chunk_size]
         scores = buffer[: users.size(0)]
         torch.mm(users, item.t(), out=scores)
         part = slice(bounds[i], bounds[i + 1])
-        scores.view(-1)[(row[part] - start) * num_items + col[part]] = -torch.inf
+        scores[:, num_items:] = -torch.inf
+        scores.view(-1)[(row[part] - start) * num_columns + col[part]] = -torch.inf
         out = slice(start, start + users.size(0))
         value[out], index[out] = stable_topk(scores, k)
         if bool(value[out, 0].isnan().any()):
@@ -85,7 +91,7 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     A drop-in for :func:`torch.topk`, which leaves the order among equal values open. The order
     among values of :math:`-\infty` is left open here, too.
     """
-    value, index = torch.topk(scores, min(k + 1, scores.size(1)), dim=1)
+    value, index = _topk(scores, min(k + 1, scores.size(1)))
     # Ties are rare: only the rows that have one, the (k+1)-th place included, are looked at again.
     tied = (value[:, :-1] == value[:, 1:]) & (value[:, :-1] != -torch.inf)
     rows = tied.any(dim=1).nonzero().view(-1)
@@ -99,6 +105,22 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, order = values.sort(dim=1, descending=True, stable=True)
         value[rows], index[rows] = values, column.gather(1, order)
     return value, index
+
+
+def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    # On CPU `torch.topk` takes longer than the matrix product before it. At most k blocks of columns
+    # hold values above the k-th, namely those with the largest maxima: only they are looked into.
+    num_rows, num_columns = scores.size()
+    num_blocks = num_columns // _BLOCK
+    is_slow = scores.device.type == 'cpu' and scores.is_contiguous()
+    if not is_slow or num_columns % _BLOCK != 0 or 2 * k > num_blocks:
+        return torch.topk(scores, k, dim=1)
+    maxima = scores.view(num_rows, num_blocks, _BLOCK).amax(dim=2)
+    block = torch.topk(maxima, k, dim=1, sorted=False).indices
+    rows = torch.arange(num_rows, device=scores.device).unsqueeze(1) * num_blocks
+    candidates = scores.view(-1, _BLOCK).index_select(0, (rows + block).view(-1))
+    value, place = torch.topk(candidates.view(num_rows, k * _BLOCK), k, dim=1)
+    return value, block.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
 
 
 def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:

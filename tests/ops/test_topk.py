@@ -95,6 +95,26 @@ def test_mask_in_any_order_and_repeated():
         assert torch.equal(actual[1], expected[1])
 
 
+@pytest.mark.parametrize('num_items', [256, 300, 1000])
+@pytest.mark.parametrize('k', [1, 3, 4, 5])
+@pytest.mark.parametrize('num_values', [2, 50, None])
+def test_blocks_of_items_change_nothing(num_items, k, num_values):
+    # Many ties, or none, within blocks of columns and between them, and rows almost empty.
+    scores = torch.randn(64, num_items)
+    if num_values is not None:
+        scores = torch.randint(num_values, (64, num_items)).float()
+    scores[0] = -torch.inf
+    scores[1, 5:] = -torch.inf
+    width = -(-num_items // 32) * 32
+    padded = torch.full((64, width), -torch.inf)
+    padded[:, :num_items] = scores
+    value, index = stable_topk(padded, k)
+    order = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(value, order.values[:, :k])
+    known = value > -torch.inf
+    assert torch.equal(index[known], order.indices[:, :k][known])
+
+
 def test_no_users_and_no_gradient():
     item = torch.nn.Parameter(torch.randn(6, 4))
     value, index = masked_topk(torch.empty(0, 4), item, 3)
@@ -111,6 +131,7 @@ def test_scores_never_exist_as_a_whole(monkeypatch):
         lambda scores, k: (rows.append(scores.size(0)), stable_topk(scores, k))[1],
     )
     monkeypatch.setitem(topk._MAX_SCORES, 'cpu', 100)
+    monkeypatch.setattr(topk, '_MIN_USERS', 2)
     masked_topk(torch.randn(13, 4), torch.randn(20, 4), 3)
     assert rows == [5, 5, 3]
 
