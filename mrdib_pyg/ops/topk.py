@@ -108,8 +108,8 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    # On CPU `torch.topk` takes longer than the matrix product before it. At most k blocks of columns
-    # hold values above the k-th, namely those with the largest maxima: only they are looked into.
+    # On CPU `torch.topk` takes longer than the matrix product before it. At most k blocks of
+    # columns hold values above the k-th, those with the largest maxima: only they are looked into.
     num_rows, num_columns = scores.size()
     num_blocks = num_columns // _BLOCK
     is_slow = scores.device.type == 'cpu' and scores.is_contiguous()
