@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality.table import insert
+from benchmarks.markdown import insert
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.training import run
 

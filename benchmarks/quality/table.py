@@ -10,6 +10,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import insert
+
 VARIANTS = {
     'plain': 'plain',
     'l2': 'L2 on the codes',
@@ -77,16 +79,6 @@ def table(summary: dict[str, Any]) -> str:
     lines.append('| MRdIB against the best of the others | ' + ' | '.join(cells) + ' |')
     lines.append('| the same, seed by seed, in 1e-4 | ' + ' | '.join(per_seed) + ' |')
     return '\n'.join(lines)
-
-
-def insert(readme: Path, name: str, text: str) -> None:
-    """Replaces what stands between the marks of a table in a Markdown file."""
-    start, end = f'<!-- table: {name} -->', f'<!-- end of table: {name} -->'
-    content = readme.read_text()
-    if start not in content or end not in content:
-        raise SystemExit(f"'{readme}' has no marks '{start}' and '{end}'")
-    head, tail = content.split(start)[0], content.split(end)[1]
-    readme.write_text(f'{head}{start}\n{text}\n{end}{tail}')
 
 
 def main() -> None:

@@ -1,0 +1,129 @@
+r"""The user-item graphs of the benchmarks: real ones where they are there, and random ones."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.part import Part, find_data
+
+#: Users, items and training edges of two common data sets.
+BABY = (19_445, 7_050, 118_551)
+CLOTHING = (39_387, 23_033, 197_338)
+
+
+class Graph(NamedTuple):
+    r"""A user-item graph: distinct edges ``[2, E]``."""
+
+    name: str
+    edge_index: Tensor
+    num_users: int
+    num_items: int
+    skew: str
+
+    @property
+    def case(self) -> dict[str, str | int]:
+        return {
+            'graph': self.name,
+            'users': self.num_users,
+            'items': self.num_items,
+            'edges': self.edge_index.size(1),
+            'skew': self.skew,
+        }
+
+    @property
+    def num_nodes(self) -> int:
+        return self.num_users + self.num_items
+
+    def symmetric(self) -> Tensor:
+        r"""The edges of users and items in one id space, both ways."""
+        user, item = self.edge_index[0], self.edge_index[1] + self.num_users
+        return torch.stack([torch.cat([user, item]), torch.cat([item, user])])
+
+    def to(self, device: str) -> 'Graph':
+        return self._replace(edge_index=self.edge_index.to(device))
+
+
+def random_graph(
+    num_users: int,
+    num_items: int,
+    num_edges: int,
+    skew: str = 'uniform',
+    seed: int = 0,
+    name: str = 'random',
+) -> Graph:
+    r"""Draws distinct edges.
+
+    Args:
+        skew (str, optional): ``'uniform'``, or ``'power law'``: the weight of the :math:`r`-th
+            node of either side is :math:`r^{-0.8}`, under shuffled ids.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draw_user = _sampler(num_users, skew, generator)
+    draw_item = _sampler(num_items, skew, generator)
+    if num_edges > num_users * num_items // 2:
+        raise ValueError(f"'num_edges' is {num_edges}, too many for {num_users} x {num_items}")
+    codes = torch.empty(0, dtype=torch.long)
+    while codes.numel() < num_edges:
+        count = int(1.1 * (num_edges - codes.numel())) + 16
+        new = draw_user(count) * num_items + draw_item(count)
+        codes = torch.unique(torch.cat([codes, new]))
+    keep = torch.randperm(codes.numel(), generator=generator)[:num_edges]
+    codes = codes[keep].sort().values
+    edge_index = torch.stack([codes // num_items, codes % num_items])
+    return Graph(name, edge_index, num_users, num_items, skew)
+
+
+def _sampler(size: int, skew: str, generator: torch.Generator) -> Callable[[int], Tensor]:
+    if skew == 'uniform':
+        return lambda count: torch.randint(size, (count,), generator=generator)
+    if skew != 'power law':
+        raise ValueError(f"'skew' must be 'uniform' or 'power law' (got {skew!r})")
+    weight = torch.arange(1, size + 1, dtype=torch.float64).pow(-0.8)
+    bounds = weight.cumsum(0) / weight.sum()
+    ids = torch.randperm(size, generator=generator)
+
+    def draw(count: int) -> Tensor:
+        at = torch.rand(count, dtype=torch.float64, generator=generator)
+        return ids[torch.searchsorted(bounds, at).clamp_(max=size - 1)]
+
+    return draw
+
+
+def real_graph(folder: Path) -> Graph:
+    r"""The training edges of a data set."""
+    from mrdib_pyg.datasets import load_dataset
+
+    data = load_dataset(folder)
+    edge_index = data['user', 'rates', 'item'].edge_index
+    sizes = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    return Graph(folder.name, edge_index, *sizes, 'real')
+
+
+def graphs(part: Part) -> Iterator[Graph]:
+    r"""The graphs that suit the form of a run."""
+    if part.smallest:
+        yield random_graph(40, 30, 200, name='tiny')
+        return
+    folder = find_data('amazon-baby', part.data)
+    if folder is not None:
+        yield real_graph(folder)
+    else:
+        part.miss({'graph': 'amazon-baby'}, 'all', 'the data set is not there: see --data')
+    yield random_graph(*BABY, 'power law', name='Baby-sized')
+    if part.short:
+        return
+    yield random_graph(*BABY, name='Baby-sized')
+    yield random_graph(*CLOTHING, 'power law', name='Clothing-sized')
+    yield random_graph(*grown(10**6), 'power law', name='1e6')
+    yield random_graph(*grown(10**6), name='1e6')
+    if part.device == 'cuda' or part.full:
+        yield random_graph(*grown(10**7), 'power law', name='1e7')
+
+
+def grown(num_edges: int) -> tuple[int, int, int]:
+    r"""Users, items and edges of a size: the nodes grow with the edges."""
+    num_users = max(num_edges // 12, 4)
+    return num_users, max(num_users // 3, 4), num_edges

@@ -1,0 +1,294 @@
+r"""The strict form of every file in ``benchmarks/results``: no key more, none less, no NaN.
+
+A form is a dictionary of keys (:class:`Maybe` marks those that may be absent), a :class:`Each` for
+lists and for dictionaries with free keys, a type, a set of allowed values, or a function that
+raises :class:`ValueError`.
+
+    python -m benchmarks.schema benchmarks/results/*.json
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+VERSION = 'mrdib_pyg benchmark 1'
+
+
+class Maybe(NamedTuple):
+    r"""The form of a key that may be absent."""
+
+    form: Any
+
+
+class Each(NamedTuple):
+    r"""A list (or, with :obj:`keys` a type, a dictionary with keys of it) of values of a form."""
+
+    form: Any
+    keys: Any = None
+    at_least: int = 0
+
+
+class Or(NamedTuple):
+    r"""One of several forms."""
+
+    forms: tuple[Any, ...]
+
+
+def number(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f'{value!r} is no finite number')
+
+
+def not_negative(value: Any) -> None:
+    number(value)
+    if value < 0:
+        raise ValueError(f'{value!r} is negative')
+
+
+def positive(value: Any) -> None:
+    number(value)
+    if value <= 0:
+        raise ValueError(f'{value!r} is not positive')
+
+
+def text(value: Any) -> None:
+    if not isinstance(value, str) or value == '':
+        raise ValueError(f'{value!r} is no text')
+
+
+def scalar(value: Any) -> None:
+    if value is not None and not isinstance(value, (str, bool)):
+        number(value)
+
+
+def quantiles(value: Any) -> None:
+    check(value, _TIME, '')
+    if not value['min'] <= value['q1'] <= value['median'] <= value['q3']:
+        raise ValueError(f'minimum, quartiles and median are out of order: {value}')
+
+
+_TIME: dict[str, Any] = {
+    'clock': {'cpu', 'cuda'},
+    'median': not_negative,
+    'q1': not_negative,
+    'q3': not_negative,
+    'min': not_negative,
+    'wall': not_negative,
+    'runs': positive,
+}
+MACHINE: dict[str, Any] = {
+    'system': text,
+    'processor': text,
+    'cores': positive,
+    'threads': positive,
+    'cuda': Or((None, text)),
+}
+VERSIONS = Each(text, keys=str, at_least=3)
+ACCELERATOR: dict[str, Any] = {
+    'name': text,
+    'compute_capability': text,
+    'memory_bytes': positive,
+    'multiprocessors': positive,
+    'l2_cache_bytes': Or((None, positive)),
+    'cuda': Or((None, text)),
+    'driver': Or((None, text)),
+}
+CASE = Each(scalar, keys=str, at_least=1)
+MEMORY: dict[str, Any] = {'peak_bytes': positive, 'before_bytes': not_negative, 'how': text}
+ROOFLINE: dict[str, Any] = {
+    'requested_bytes': positive,
+    'compulsory_bytes': positive,
+    'copy_bytes_per_second': positive,
+    'requested_share': positive,
+    'compulsory_share': positive,
+}
+ROW: dict[str, Any] = {
+    'case': CASE,
+    'method': text,
+    'role': {'ours', 'baseline', 'rival'},
+    'time': Maybe(quantiles),
+    'memory': Maybe(MEMORY),
+    'roofline': Maybe(ROOFLINE),
+    'values': Maybe(Each(number, keys=str, at_least=1)),
+}
+SPEED: dict[str, Any] = {
+    'schema': {VERSION},
+    'benchmark': text,
+    'device': {'cpu', 'cuda'},
+    'short': bool,
+    'complete': bool,
+    'command': text,
+    'date': text,
+    'seconds': not_negative,
+    'settings': Each(scalar, keys=str),
+    'rows': Each(ROW),
+    'missing': Each({'case': CASE, 'method': text, 'why': text}),
+    'versions': VERSIONS,
+    'machine': {**MACHINE, 'architecture': text, 'accelerator': Or((None, ACCELERATOR))},
+}
+
+METRICS = Each(not_negative, keys=str, at_least=1)
+_SETTINGS: dict[str, Any] = {
+    'settings': Maybe(Each(scalar, keys=str)),
+    'lr': Maybe(positive),
+    'mrdib': Maybe(Each(scalar, keys=str)),
+    'weights': Maybe(Each(not_negative, keys=str)),
+    'epochs': Maybe(positive),
+    'patience': Maybe(not_negative),
+}
+VARIANT: dict[str, Any] = {
+    'chosen': _SETTINGS,
+    'trials': Each({**_SETTINGS, 'val': METRICS, 'seed': not_negative}, at_least=1),
+    'seeds': Each(not_negative, at_least=1),
+    'best_epoch': Each(positive, at_least=1),
+    'epoch_seconds': Each(positive, at_least=1),
+    'terms': Each(Each(number, keys=str)),
+    'val': Each(METRICS, at_least=1),
+    'test': Each(METRICS, at_least=1),
+}
+#: Plain, controls and MRdIB on one data set: ``benchmarks.quality.table``.
+COMPARISON: dict[str, Any] = {
+    'dataset': text,
+    'data_hash': text,
+    'model': text,
+    'variants': Each(VARIANT, keys=str, at_least=2),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
+_RUN: dict[str, Any] = {'data_hash': text, 'best_epoch': positive, 'val': METRICS, 'test': METRICS}
+#: ``benchmarks.quality.planted``.
+PLANTED: dict[str, Any] = {
+    'dataset': {'planted'},
+    'noise': positive,
+    'seeds': Each(not_negative, at_least=1),
+    'models': Each(
+        {
+            'settings': Each(scalar, keys=str),
+            'variants': Each(
+                {
+                    'mrdib': Maybe(Each(scalar, keys=str)),
+                    'weights': Maybe(Each(not_negative, keys=str)),
+                    'runs': Each(_RUN, at_least=1),
+                },
+                keys=str,
+                at_least=2,
+            ),
+        },
+        keys=str,
+        at_least=1,
+    ),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
+
+
+def validate(value: Any) -> str:
+    r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'`` or
+    ``'planted'``.
+
+    Raises:
+        ValueError: If it has another form, with the place.
+    """
+    if not isinstance(value, dict):
+        raise ValueError('a result is a dictionary')
+    if 'schema' in value:
+        check(value, SPEED, 'result')
+        _check_rows(value)
+        return 'speed'
+    if 'models' in value:
+        check(value, PLANTED, 'result')
+        return 'planted'
+    check(value, COMPARISON, 'result')
+    return 'comparison'
+
+
+def _check_rows(value: dict[str, Any]) -> None:
+    methods: set[tuple[str, str]] = set()
+    baselines: set[str] = set()
+    for i, row in enumerate(value['rows']):
+        case = json.dumps(row['case'], sort_keys=True)
+        if not {'time', 'memory', 'values'} & row.keys():
+            raise ValueError(f'result.rows[{i}] measures nothing')
+        if row.get('time', {}).get('clock', value['device']) != value['device']:
+            raise ValueError(f'result.rows[{i}].time.clock is not that of the device')
+        if (case, row['method']) in methods or (row['role'] == 'baseline' and case in baselines):
+            raise ValueError(f'result.rows[{i}]: {row["method"]!r} is there twice, for {case}')
+        methods.add((case, row['method']))
+        if row['role'] == 'baseline':
+            baselines.add(case)
+
+
+def check(value: Any, form: Any, place: str) -> None:
+    r"""Raises :class:`ValueError` unless :obj:`value` has the form."""
+    if isinstance(form, Or):
+        problems = []
+        for option in form.forms:
+            try:
+                return check(value, option, place)
+            except ValueError as e:
+                problems.append(str(e))
+        raise ValueError('; '.join(problems))
+    if isinstance(form, dict):
+        _check_keys(value, form, place)
+    elif isinstance(form, Each):
+        _check_each(value, form, place)
+    elif form is None:
+        if value is not None:
+            raise ValueError(f'{place}: {value!r} is not null')
+    elif isinstance(form, type):
+        if not isinstance(value, form):
+            raise ValueError(f'{place}: {value!r} is no {form.__name__}')
+    elif isinstance(form, set):
+        if not isinstance(value, str) or value not in form:
+            raise ValueError(f'{place}: {value!r} is none of {sorted(form)}')
+    else:
+        try:
+            form(value)
+        except ValueError as e:
+            raise ValueError(f'{place}: {e}') from None
+
+
+def _check_keys(value: Any, form: dict[str, Any], place: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f'{place} is no dictionary')
+    needed = {k for k, f in form.items() if not isinstance(f, Maybe)}
+    if not needed <= value.keys() <= form.keys():
+        raise ValueError(
+            f'{place}: missing keys {sorted(needed - value.keys())}, unknown keys '
+            f'{sorted(value.keys() - form.keys())}'
+        )
+    for key, entry in value.items():
+        inner = form[key]
+        check(entry, inner.form if isinstance(inner, Maybe) else inner, f'{place}.{key}')
+
+
+def _check_each(value: Any, form: Each, place: str) -> None:
+    if not isinstance(value, list if form.keys is None else dict):
+        raise ValueError(f'{place} is no {"list" if form.keys is None else "dictionary"}')
+    if len(value) < form.at_least:
+        raise ValueError(f'{place} has {len(value)} entries, fewer than {form.at_least}')
+    items = enumerate(value) if form.keys is None else value.items()
+    for key, entry in items:
+        if form.keys is not None and not isinstance(key, form.keys):
+            raise ValueError(f'{place}: the key {key!r} is no {form.keys.__name__}')
+        check(entry, form.form, f'{place}[{key!r}]')
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f'{name} is no JSON')
+
+
+def load(path: Path) -> Any:
+    r"""Reads strict JSON: NaN and Infinity, which Python would write and read, are refused."""
+    return json.loads(path.read_text(), parse_constant=_reject_constant)
+
+
+def main() -> None:
+    for name in sys.argv[1:]:
+        print(f'{name}: {validate(load(Path(name)))}')
+
+
+if __name__ == '__main__':
+    main()
