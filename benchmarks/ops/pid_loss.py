@@ -1,0 +1,208 @@
+r"""The PID loss over sampled triplets and over all edges of a graph, against gathers and autograd.
+
+    python -m benchmarks.ops.pid_loss --short
+
+The rival gathers the three rows of every triplet and leaves the rest to autograd, which keeps
+:math:`O(|\mathcal{E}| \cdot d)` numbers for the backward pass.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.graphs import BABY, CLOTHING, Graph, grown, random_graph
+from benchmarks.memory import in_process, peak_of
+from benchmarks.part import Part, main
+from benchmarks.roofline import copy_bandwidth, pid_loss_bytes
+from mrdib_pyg.ops import NormalizedAdjacency
+
+BASELINE = 'gathered rows'
+OURS = 'pid_loss'
+Pairs = dict[str, tuple[Tensor, Tensor]]
+#: Bytes that the rows of the rival may take.
+_MAX_ROWS = {'cpu': 6 * 2**30, 'cuda': 40 * 2**30}
+
+
+def gathered_pid_loss(
+    codes: Mapping[str, tuple[Tensor, Tensor]],
+    fused: tuple[Tensor, Tensor],
+    src: Tensor,
+    pos: Tensor,
+    neg: Tensor,
+) -> Tensor:
+    r"""The sum of the loss terms, as plain indexing writes it."""
+    total = fused[0].new_zeros(())
+    for user, item in (*codes.values(), fused):
+        score = (user[src] * item[pos]).sum(dim=-1) - (user[src] * item[neg]).sum(dim=-1)
+        total = total + F.softplus(-score).mean()
+    return total
+
+
+def load() -> Callable[..., Any] | None:
+    r"""Returns the operator, if this version of the package has it."""
+    try:
+        from mrdib_pyg.ops.pid_loss import pid_loss
+    except ImportError:
+        return None
+    return pid_loss
+
+
+def total_of(out: Any) -> Tensor:
+    r"""Returns the sum of the loss terms of the operator's output."""
+    unique = out.unique
+    terms = list(unique.values()) if isinstance(unique, Mapping) else [unique.sum()]
+    return torch.stack([*terms, out.synergistic]).sum()
+
+
+def sizes(part: Part) -> dict[str, tuple[int, int, int]]:
+    if part.smallest:
+        return {'tiny': (40, 30, 200)}
+    out = {'Baby-sized': BABY}
+    if not part.short:
+        out |= {'Clothing-sized': CLOTHING, '1e6': grown(10**6)}
+    if part.device == 'cuda':
+        out |= {'1e7': grown(10**7)}
+    return out
+
+
+def measure(part: Part) -> None:
+    bandwidth = copy_bandwidth(part.device, part.pick(2**28, 2**27, 2**20))
+    pid_loss = load()
+    if pid_loss is None:
+        part.miss({'op': OURS}, OURS, 'this version of mrdib_pyg.ops has no pid_loss')
+    for name, size in sizes(part).items():
+        graph = random_graph(*size, 'power law', name=name)
+        for channels, modalities in part.pick([(64, 2), (64, 3), (128, 2)], [(64, 2)], [(8, 2)]):
+            case: dict[str, Any] = {**graph.case, 'channels': channels, 'modalities': modalities}
+            run = functools.partial(_measure, part, graph, case, pid_loss, bandwidth)
+            part.attempt(case, run)
+        if pid_loss is not None and not part.smallest and (not part.quick or name == 'Baby-sized'):
+            case = {**graph.case, 'channels': 64, 'modalities': 2, 'task': 'memory of all edges'}
+            part.attempt(case, functools.partial(_memory, part, case, size))
+
+
+def make_inputs(
+    graph: Graph, channels: int, modalities: int, device: str
+) -> tuple[Pairs, tuple[Tensor, Tensor], Tensor]:
+    r"""Returns codes, fusion and one negative for each edge of the graph."""
+    generator = torch.Generator().manual_seed(0)
+
+    def pair() -> tuple[Tensor, Tensor]:
+        user = torch.randn(graph.num_users, channels, generator=generator)
+        item = torch.randn(graph.num_items, channels, generator=generator)
+        scale = channels**-0.5
+        return (
+            (scale * user).to(device).requires_grad_(),
+            (scale * item).to(device).requires_grad_(),
+        )
+
+    codes = {f'modality_{m}': pair() for m in range(modalities)}
+    neg = torch.randint(graph.num_items, (graph.edge_index.size(1),), generator=generator)
+    return codes, pair(), neg.to(device)
+
+
+def _measure(
+    part: Part,
+    graph: Graph,
+    case: dict[str, Any],
+    pid_loss: Callable[..., Any] | None,
+    bandwidth: float,
+) -> None:
+    channels, modalities = case['channels'], case['modalities']
+    codes, fused, neg = make_inputs(graph, channels, modalities, part.device)
+    src, pos = edge_index = graph.edge_index.to(part.device)
+    leaves = [x for pair in (*codes.values(), fused) for x in pair]
+    order = torch.randperm(src.numel())[: part.pick(2048, 2048, 64)].to(part.device)
+    tasks = {
+        'triplets of a batch': (src[order], pos[order], neg[order]),
+        'all edges': (src, pos, neg),
+    }
+    widths = [channels] * (modalities + 1)
+    adj = NormalizedAdjacency(
+        edge_index, num_nodes=(graph.num_users, graph.num_items), normalization=None
+    )
+    for task, triplets in tasks.items():
+        count = triplets[0].numel()
+        rivals: dict[str, Callable[[], Tensor]] = {}
+        extra: dict[str, Any] = {}
+        # Per score: user rows twice, two rows of items, two products.
+        needed = 6 * count * sum(widths) * 4
+        if needed > _MAX_ROWS.get(part.device, 0):
+            why = f'left out: would hold {needed / 2**30:.0f} GiB of rows'
+            part.miss({**case, 'task': task}, BASELINE, why)
+        else:
+            rivals[BASELINE] = functools.partial(gathered_pid_loss, codes, fused, *triplets)
+        if pid_loss is not None:
+            arguments = triplets if task != 'all edges' else (adj, neg)
+            rivals[OURS] = functools.partial(_total, pid_loss, codes, fused, arguments)
+            if len(rivals) == 2:
+                error = float((rivals[OURS]() - rivals[BASELINE]()).detach().abs())
+                extra = {OURS: {'values': {'error': error}}}
+        for step, backward in (('forward', False), ('forward+backward', True)):
+            entry = {**case, 'task': f'{task}, {step}'}
+            calls = {
+                name: functools.partial(_run, fn, leaves if backward else [])
+                for name, fn in rivals.items()
+            }
+            roles = {OURS: 'ours', BASELINE: 'baseline'}
+            part.time(entry, calls, roles, extra=extra, min_runs=5, min_seconds=0.2)
+            size = graph.num_users, graph.num_items, count, widths, 4, backward
+            if task == 'all edges':
+                part.add_rooflines(entry, pid_loss_bytes(*size), bandwidth)
+
+
+def _total(pid_loss: Callable[..., Any], codes: Pairs, fused: Any, arguments: Any) -> Tensor:
+    return total_of(pid_loss(codes, fused, *arguments))
+
+
+def _run(fn: Callable[[], Tensor], leaves: list[Tensor]) -> None:
+    if len(leaves) == 0:
+        with torch.no_grad():
+            fn()
+        return
+    for leaf in leaves:
+        leaf.grad = None
+    fn().backward()
+
+
+def _memory(part: Part, case: dict[str, Any], size: tuple[int, int, int]) -> None:
+    for method, role in ((OURS, 'ours'), (BASELINE, 'baseline')):
+        if part.device == 'cuda':
+            memory = measure_memory(method, size, 'cuda')
+        else:
+            memory = in_process('benchmarks.ops.pid_loss:measure_memory', method, size, 'cpu')
+        extra = memory['peak_bytes'] - memory['before_bytes']
+        # Codes of two modalities and the fusion: what is kept for a triplet, in numbers.
+        values = {'extra_numbers_per_edge': extra / 4 / size[2]}
+        part.add(case, method, role, memory=memory, values=values)
+    part.write()
+
+
+def measure_memory(method: str, size: tuple[int, int, int], device: str) -> dict[str, Any]:
+    r"""The peak memory of one forward and backward pass over all edges; the gradients, which any
+    method must return, are there before.
+    """
+    graph = random_graph(*size, 'power law')
+    pid_loss = load()
+    assert pid_loss is not None
+    codes, fused, neg = make_inputs(graph, 64, 2, device)
+    edge_index = graph.edge_index.to(device)
+    adj = NormalizedAdjacency(
+        edge_index, num_nodes=(graph.num_users, graph.num_items), normalization=None
+    )
+    leaves = [x for pair in (*codes.values(), fused) for x in pair]
+    if method == OURS:
+        fn = functools.partial(_total, pid_loss, codes, fused, (adj, neg))
+    else:
+        fn = functools.partial(gathered_pid_loss, codes, fused, *edge_index, neg)
+    for leaf in leaves:
+        leaf.grad = torch.zeros_like(leaf) + 0.0  # touched, so that it is resident
+    return peak_of(lambda: fn().backward(), device)
+
+
+if __name__ == '__main__':
+    main('pid_loss', measure)
