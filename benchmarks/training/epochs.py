@@ -1,0 +1,123 @@
+r"""An epoch and an evaluation of every model, its peak memory, and those of the common
+implementation and of models from elsewhere.
+
+    python -m benchmarks.training.epochs --short
+
+An epoch of this package is a call of :func:`~mrdib_pyg.training.fit`, its preparations included.
+*evaluation* is that of the validation edges. *evaluation after an epoch* is what each side does:
+the common implementation evaluates validation and test edges, this package the validation edges.
+"""
+
+import functools
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from benchmarks.memory import in_process, peak_of
+from benchmarks.part import Part, main
+from benchmarks.training.backbones import (
+    COMMON_NAME,
+    OURS,
+    OURS_MRDIB,
+    OURS_TRAINED,
+    ROLES,
+    Subject,
+    make_batches,
+    subjects,
+)
+from benchmarks.training.mrdib_cost import names
+from benchmarks.training.workload import case_of, describe_data, load, make_data
+
+#: Epochs of one timed call on CUDA, where an epoch is short and its preparations are not.
+_EPOCHS = {'cpu': 1, 'cuda': 3}
+
+
+def measure(part: Part) -> None:
+    epochs = 1 if part.smallest else _EPOCHS[part.device]
+    part.settings.update(batch_size=2048, channels=64, epochs_per_call=epochs)
+    data = load(part).to(part.device)
+    for name in names():
+        case: dict[str, Any] = {'model': name, **case_of(part)}
+        part.attempt(case, functools.partial(_measure, part, name, data, case, epochs))
+        if not part.short or part.smallest:
+            part.attempt(case, functools.partial(_memory, part, name, case))
+
+
+def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epochs: int) -> None:
+    makers, missing = subjects(name, data, part.device, epochs)
+    for method, why in missing.items():
+        part.miss(case, method, why)
+    made: dict[str, Subject] = {}
+    for method, make in makers.items():
+        try:
+            made[method] = make()
+        except Exception as e:
+            part.miss(case, method, f'{type(e).__name__}: {e}'[:300])
+    # An epoch takes long: each is warmed up by a single step.
+    batch = make_batches(data, count=1)[0]
+    for subject in made.values():
+        if subject.step is not None:
+            subject.step(batch)
+    rivals = {method: s.epoch for method, s in made.items() if s.epoch is not None}
+    if not part.short or part.smallest:
+        part.time(
+            {**case, 'task': 'epoch'},
+            rivals,
+            ROLES,
+            warmup=0,
+            min_runs=3,
+            min_seconds=0.0,
+            max_seconds=30.0 if part.device == 'cuda' else 300.0,
+            repeats=epochs,
+        )
+    rankers = {
+        method: made[method].evaluate
+        for method in (OURS, COMMON_NAME)
+        if method in made and made[method].evaluate is not None
+    }
+    settings: dict[str, Any] = {'warmup': 0, 'min_runs': 3, 'min_seconds': 0.0}
+    calls = {method: functools.partial(fn, 'val') for method, fn in rankers.items()}
+    part.time({**case, 'task': 'evaluation'}, calls, ROLES, **settings)
+    if not part.short or part.smallest:
+        calls[COMMON_NAME] = lambda: [rankers[COMMON_NAME](split) for split in ('val', 'test')]
+        if COMMON_NAME in rankers:
+            entry = {**case, 'task': 'evaluation after an epoch'}
+            part.time(entry, calls, ROLES, **settings)
+
+
+def _memory(part: Part, name: str, case: dict[str, Any]) -> None:
+    entry = {**case, 'task': 'memory'}
+    makers, _ = subjects(name, load(part), part.device)
+    for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON_NAME):
+        if method not in makers or part.out_of_time(entry, method):
+            continue
+        arguments = describe_data(part), name, method, part.device
+        try:
+            if part.device == 'cuda' or part.smallest:
+                memory = measure_memory(*arguments)
+            else:
+                memory = in_process('benchmarks.training.epochs:measure_memory', *arguments)
+        except RuntimeError as e:
+            part.miss(entry, method, str(e)[:300])
+            continue
+        part.add(entry, method, ROLES[method], memory=memory)
+    part.write()
+
+
+def measure_memory(description: Any, name: str, method: str, device: str) -> dict[str, Any]:
+    r"""The peak memory of some steps and one evaluation, for a process of its own."""
+    data = make_data(*description).to(device)
+    make = subjects(name, data, device)[0][method]
+
+    def work() -> None:
+        subject = make()
+        assert subject.step is not None and subject.evaluate is not None
+        for batch in make_batches(data, count=3):
+            subject.step(batch)
+        subject.evaluate('val')
+
+    return peak_of(work, device)
+
+
+if __name__ == '__main__':
+    main('training', measure)

@@ -1,0 +1,67 @@
+r"""One training step of every model, plain and with MRdIB, against the common implementation.
+
+    python -m benchmarks.training.mrdib_cost --short
+
+What MRdIB costs a step is the difference of two rows; its share is taken of the step of the common
+implementation, which is what published shares refer to.
+"""
+
+import functools
+import itertools
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from benchmarks.part import Part, main
+from benchmarks.training.backbones import (
+    BATCH_SIZE,
+    ROLES,
+    SETTINGS,
+    Batch,
+    make_batches,
+    subjects,
+)
+from benchmarks.training.workload import case_of, load
+from mrdib_pyg.nn.models import MODELS
+
+
+def names() -> list[str]:
+    r"""The models with a common implementation, and the others of this package."""
+    return [*SETTINGS, *(name for name in MODELS if name not in SETTINGS)]
+
+
+def measure(part: Part) -> None:
+    part.settings.update(batch_size=BATCH_SIZE, channels=64)
+    data = load(part).to(part.device)
+    batches = make_batches(data)
+    for name in names():
+        case: dict[str, Any] = {'model': name, **case_of(part), 'task': 'step'}
+        part.attempt(case, functools.partial(_measure, part, name, data, batches, case))
+
+
+def _measure(
+    part: Part, name: str, data: HeteroData, batches: list[Batch], case: dict[str, Any]
+) -> None:
+    makers, missing = subjects(name, data, part.device)
+    for method, why in missing.items():
+        if 'not in mrdib_pyg' in why:
+            part.miss(case, method, why)
+    rivals = {}
+    for method, make in makers.items():
+        try:
+            subject = make()
+        except Exception as e:
+            part.miss(case, method, f'{type(e).__name__}: {e}'[:300])
+            continue
+        if subject.step is not None:
+            turn = itertools.cycle(batches)
+            rivals[method] = functools.partial(_next, subject.step, turn)
+    part.time(case, rivals, ROLES, warmup=2, min_runs=5, min_seconds=0.3)
+
+
+def _next(step: Any, turn: Any) -> None:
+    step(next(turn))
+
+
+if __name__ == '__main__':
+    main('mrdib_cost', measure)
