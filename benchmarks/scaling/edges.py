@@ -1,0 +1,187 @@
+r"""Time and peak memory of propagation, and of the PID loss, over the number of edges.
+
+    python -m benchmarks.scaling.edges --short
+    python -m benchmarks.scaling.edges --full       # up to 1e8 edges
+
+The nodes grow with the edges: a user for every 12 edges, an item for every three users. On CPU each
+size runs in a process of its own. The slopes are those of log-log fits: of memory over all sizes,
+of time over the sizes from 1e7, below which caches bend it; one is linear.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.graphs import grown
+from benchmarks.memory import available_memory, in_process, peak_of
+from benchmarks.ops.pid_loss import load as load_pid_loss
+from benchmarks.ops.pid_loss import total_of
+from benchmarks.part import Part, main
+from benchmarks.timer import make_clock, summarize
+from mrdib_pyg.ops import NormalizedAdjacency, propagate_mean
+
+CHANNELS = 64
+NUM_LAYERS = 3
+MODALITIES = 2
+FROM_TIME = 10**7  # time is fitted from this size on
+WORK = ('propagation', 'pid_loss')
+
+
+def sizes(part: Part) -> list[int]:
+    if part.smallest:
+        return [2_000, 4_000]
+    if part.short:
+        return [10**5, 3 * 10**5, 10**6]
+    out = [10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7, 3 * 10**7]
+    # On a GPU the rounds are short enough to have the largest size in them.
+    return [*out, 10**8] if part.full or part.device == 'cuda' else out
+
+
+def measure(part: Part) -> None:
+    part.settings.update(channels=CHANNELS, num_layers=NUM_LAYERS, modalities=MODALITIES)
+    for work in WORK:
+        if work == 'pid_loss' and load_pid_loss() is None:
+            part.miss({'work': work}, work, 'this version of mrdib_pyg.ops has no pid_loss')
+            continue
+        done: list[tuple[int, dict[str, Any]]] = []
+        for num_edges in part.sizes or sizes(part):
+            users, items, _ = grown(num_edges)
+            case = {'work': work, 'edges': num_edges, 'users': users, 'items': items}
+            needed = max((_extra(out['memory']) / n for n, out in done), default=0) * num_edges
+            if part.device == 'cpu' and needed > available_memory():
+                part.miss(case, 'mrdib_pyg', f'left out: needs about {needed / 2**30:.0f} GiB')
+                continue
+            part.attempt(case, functools.partial(_measure, part, work, case, done))
+        _fit(part, work, done)
+
+
+def _measure(
+    part: Part, work: str, case: dict[str, Any], done: list[tuple[int, dict[str, Any]]]
+) -> None:
+    runs = 2 if part.quick else 3
+    arguments = work, case['edges'], part.device, runs
+    if part.device == 'cuda' or part.smallest:
+        out = measure_size(*arguments)
+    else:
+        out = in_process('benchmarks.scaling.edges:measure_size', *arguments)
+    for task, times in out['times'].items():
+        timing = summarize(times, 'cuda' if part.device == 'cuda' else 'cpu')
+        part.add({**case, 'task': task}, 'mrdib_pyg', 'ours', time=timing)
+        out[task] = timing.median
+    values = {'extra_bytes_per_edge': _extra(out['memory']) / case['edges']}
+    part.add({**case, 'task': 'memory'}, 'mrdib_pyg', 'ours', memory=out['memory'], values=values)
+    done.append((case['edges'], out))
+    part.log(f'{work} {case["edges"]:.0e}: {_extra(out["memory"]) / 2**30:.2f} GiB')
+    part.write()
+
+
+def _extra(memory: dict[str, Any]) -> int:
+    return max(memory['peak_bytes'] - memory['before_bytes'], 1)
+
+
+def _fit(part: Part, work: str, done: list[tuple[int, dict[str, Any]]]) -> None:
+    values: dict[str, float] = {}
+    if len(done) >= 2:
+        values['memory'] = slope([(n, _extra(out['memory'])) for n, out in done])
+    large = [(n, out) for n, out in done if n >= FROM_TIME]
+    for task in ('build', 'forward+backward'):
+        if len(large) >= 2:
+            values[f'time of {task}'] = slope([(n, out[task]) for n, out in large])
+    if len(values) > 0:
+        case = {'work': work, 'task': 'slope', 'from': done[0][0], 'to': done[-1][0]}
+        part.add(case, 'mrdib_pyg', 'ours', values=values)
+        part.log(f'{work}: slopes {values}')
+    part.write()
+
+
+def slope(points: list[tuple[int, float]]) -> float:
+    r"""The slope of the least-squares line through the logarithms of the points."""
+    x = [math.log(n) for n, _ in points]
+    y = [math.log(value) for _, value in points]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y))
+    return above / sum((a - mean_x) ** 2 for a in x)
+
+
+def measure_size(work: str, num_edges: int, device: str, runs: int) -> dict[str, Any]:
+    r"""Times and peak memory of one size, for a process of its own."""
+    make = {'propagation': _propagation, 'pid_loss': _pid_loss}[work]
+    clock = make_clock(device)
+    _run(make, 1_000, device, clock, 1)  # what the first call loads is not counted
+    times: dict[str, list[tuple[float, float]]] = {}
+    memory = peak_of(lambda: times.update(_run(make, num_edges, device, clock, runs)), device)
+    return {'times': times, 'memory': memory}
+
+
+def _run(
+    make: Callable[..., Any], num_edges: int, device: str, clock: Any, runs: int
+) -> dict[str, list[tuple[float, float]]]:
+    num_users, num_items, _ = grown(num_edges)
+    generator = torch.Generator(device).manual_seed(0)
+    # A repeated edge, of which there are few, is merged by the adjacency.
+    sizes = (num_users, num_items)
+    edges = [torch.randint(n, (num_edges,), generator=generator, device=device) for n in sizes]
+    edge_index, built = torch.stack(edges), []
+    edges.clear()
+    first = clock(lambda: built.append(NormalizedAdjacency(edge_index, num_nodes=sizes)))
+    edge_index = torch.empty(0)
+    forward, leaves = make(built[0], num_users, num_items, generator, device)
+
+    def both() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        forward()
+
+    both()
+    return {'build': [first], 'forward+backward': [clock(both) for _ in range(runs)]}
+
+
+def _leaf(num_rows: int, generator: torch.Generator, device: str) -> Tensor:
+    x = torch.randn(num_rows, CHANNELS, generator=generator, device=device)
+    return x.mul_(CHANNELS**-0.5).requires_grad_()
+
+
+def _propagation(
+    adj: NormalizedAdjacency,
+    num_users: int,
+    num_items: int,
+    generator: torch.Generator,
+    device: str,
+) -> tuple[Callable[[], None], list[Tensor]]:
+    user, item = (_leaf(n, generator, device) for n in (num_users, num_items))
+
+    def forward() -> None:
+        out = propagate_mean((user, item), adj, NUM_LAYERS)
+        (out[0].sum() + out[1].sum()).backward()
+
+    return forward, [user, item]
+
+
+def _pid_loss(
+    adj: NormalizedAdjacency,
+    num_users: int,
+    num_items: int,
+    generator: torch.Generator,
+    device: str,
+) -> tuple[Callable[[], None], list[Tensor]]:
+    pid_loss = load_pid_loss()
+    assert pid_loss is not None
+    pairs = [
+        (_leaf(num_users, generator, device), _leaf(num_items, generator, device))
+        for _ in range(MODALITIES + 1)
+    ]
+    codes = {f'modality_{m}': pair for m, pair in enumerate(pairs[:-1])}
+    neg = torch.randint(num_items, (adj.nnz,), generator=generator, device=device)
+
+    def forward() -> None:
+        total_of(pid_loss(codes, pairs[-1], adj, neg)).backward()
+
+    return forward, [x for pair in pairs for x in pair]
+
+
+if __name__ == '__main__':
+    main('scaling', measure)
