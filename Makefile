@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 python := $(VENV)/bin/python
 # Stamps say what is installed. The one of torch carries its setting in its name.
@@ -17,13 +18,15 @@ torch := $(VENV)/.torch-$(firstword $(shell printf '%s' '$(TORCH)' | cksum))
 package := $(VENV)/.package
 test := $(VENV)/.package-test
 dev := $(VENV)/.package-dev
+report := $(VENV)/.package-report
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo 'make demo   install into $(VENV), train with and without MRdIB on planted data'
 	@echo 'make test   install into $(VENV), run the tests (PYTEST_ARGS=... are passed on)'
 	@echo 'make lint   install into $(VENV), run ruff and mypy'
+	@echo 'make bench  install into $(VENV), run the short form of the benchmarks (BENCH_ARGS=...)'
 	@echo 'make clean  remove $(VENV) and the caches of the tools'
 
 demo: $(package)
@@ -36,6 +39,9 @@ lint: $(dev)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+
+bench: $(report)
+	OMP_NUM_THREADS=1 $(python) -m benchmarks.run --short $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -55,6 +61,10 @@ $(package): $(torch) setup.py
 
 $(test): $(torch) setup.py
 	$(python) -m pip install --editable '.[test]'
+	@touch $@ $(package)
+
+$(report): $(torch) setup.py
+	$(python) -m pip install --editable '.[report]'
 	@touch $@ $(package)
 
 $(dev): $(torch) setup.py

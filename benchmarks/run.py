@@ -1,0 +1,143 @@
+r"""Runs the suite: each part in a process of its own, on one thread, then tables and plots.
+
+    python -m benchmarks.run --short                     the short form, under five minutes
+    python -m benchmarks.run                             everything on CPU
+    python -m benchmarks.run --only propagation,training some parts
+    python -m benchmarks.run --resume                    the parts that are not complete yet
+    python -m benchmarks.run --device cuda               everything on a GPU, within ten minutes
+
+A part that fails, or runs out of its time, costs no other part anything: what it measured before is
+in its file already, and what went wrong is noted there.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import schema, tables
+from benchmarks.part import RESULTS, Part, add_arguments
+
+
+class Entry(NamedTuple):
+    r"""A part: its module, and its wall seconds in the short form and on CUDA."""
+
+    module: str
+    short: float
+    cuda: float
+
+
+PARTS: dict[str, Entry] = {
+    'propagation': Entry('benchmarks.ops.propagation', 45, 75),
+    'pid_loss': Entry('benchmarks.ops.pid_loss', 30, 60),
+    'topk': Entry('benchmarks.ops.topk', 25, 40),
+    'knn': Entry('benchmarks.ops.knn', 15, 20),
+    'negative_sampling': Entry('benchmarks.ops.negative_sampling', 8, 10),
+    'mutual_information': Entry('benchmarks.ops.mutual_information', 10, 15),
+    'mrdib_cost': Entry('benchmarks.training.mrdib_cost', 60, 75),
+    'training': Entry('benchmarks.training.epochs', 60, 150),
+    'scaling': Entry('benchmarks.scaling.edges', 25, 60),
+}
+#: Wall seconds for the suite as a whole.
+LIMITS = {'short': 285.0, 'cuda': 570.0}
+#: Wall seconds after its time that a part may take to come to an end.
+GRACE = 20.0
+
+
+def budget(name: str, args: argparse.Namespace, left: float) -> tuple[float, float]:
+    r"""Returns the seconds in which a part may begin new cases, and after which it is stopped."""
+    if args.device == 'cpu' and not args.short:
+        return float('inf'), float('inf')
+    entry = PARTS[name]
+    soft = min(entry.cuda if args.device == 'cuda' else entry.short, left - GRACE / 2)
+    return soft, min(soft + GRACE, left)
+
+
+def run_part(name: str, args: argparse.Namespace, out: Path, left: float) -> str | None:
+    r"""Runs a part and returns what went wrong, if anything did."""
+    soft, hard = budget(name, args, left)
+    if soft < 2:
+        return 'left out: the time of the suite was over'
+    command = [sys.executable, '-m', PARTS[name].module, '--device', args.device]
+    command += ['--out', str(out), '--seconds', str(soft)]
+    command += [f'--{flag}' for flag in ('short', 'full') if getattr(args, flag)]
+    if args.data is not None:
+        command += ['--data', str(args.data)]
+    if args.sizes:
+        command += ['--sizes', *map(str, args.sizes)]
+    root = Path(__file__).resolve().parent.parent
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get('PYTHONPATH')])])
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONPATH': path}
+    try:
+        code = subprocess.run(
+            command, env=env, timeout=None if hard == float('inf') else hard
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return f'stopped after {hard:.0f} s'
+    return None if code == 0 else f'ended with the exit code {code}'
+
+
+def note(name: str, args: argparse.Namespace, out: Path, why: str) -> None:
+    r"""Notes in the file of a part what became of it."""
+    part = Part(name, args.device, args.short, args.full, out)
+    if part.path.exists():  # what it had measured by then
+        before: dict[str, Any] = schema.load(part.path)
+        part.rows, part.missing = before['rows'], before['missing']
+        part.settings = before['settings']
+    part.miss({'part': name}, 'all', why)
+
+
+def is_complete(name: str, args: argparse.Namespace, out: Path) -> bool:
+    path = out / f'{name}-{args.device}.json'
+    return path.exists() and schema.load(path)['complete']
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description='Run the benchmarks.',
+        epilog=f'Parts: {", ".join(PARTS)}.',
+    )
+    add_arguments(parser)
+    parser.add_argument('--only', help='parts, separated by commas (default: all)')
+    parser.add_argument('--resume', action='store_true', help='leave out what is complete')
+    args = parser.parse_args(argv)
+    names = args.only.split(',') if args.only else list(PARTS)
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        parser.error(f"--only: there is no part '{unknown[0]}'; parts are {', '.join(PARTS)}")
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device; use '--device cpu'")
+    out = args.out or (Path('runs/bench') if args.short else RESULTS)
+    out = out.resolve()
+    form = 'cuda' if args.device == 'cuda' else 'short' if args.short else 'full'
+    end = time.monotonic() + LIMITS.get(form, float('inf'))
+    failed = []
+    for name in names:
+        if args.resume and is_complete(name, args, out):
+            print(f'[{name}] is complete', flush=True)
+            continue
+        (out / f'{name}-{args.device}.json').unlink(missing_ok=True)
+        why = run_part(name, args, out, end - time.monotonic())
+        if why is not None:
+            print(f'[{name}] {why}', flush=True)
+            note(name, args, out, why)
+            failed.append(name)
+    try:
+        from benchmarks import plot
+
+        plot.write(out)
+    except ImportError as e:
+        print(f"no plots: {e}; pip install '.[report]'")
+    tables.write(out)
+    if failed:
+        print(f'not complete: {", ".join(failed)}', file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,193 @@
+r"""The targets of this suite, and what the result files say of each."""
+
+import statistics
+from typing import Any
+
+from benchmarks.markdown import make_table
+from benchmarks.training.backbones import (
+    COMMON_FROZEN,
+    COMMON_NAME,
+    OURS,
+    OURS_MRDIB,
+    OURS_TRAINED,
+)
+
+Result = dict[str, Any]
+NOT_MEASURED = 'not measured'
+#: How many times faster an epoch is to be than that of the common implementation. The second
+#: number, where there is one, is for frozen features against trained ones.
+EPOCH = {
+    'lightgcn': (5.0, None),
+    'vbpr': (3.0, None),
+    'freedom': (2.5, 6.0),
+    'bm3': (3.0, None),
+    'mgcn': (3.0, 6.0),
+    'mmgcn': (20.0, None),
+}
+EVALUATION = 4.0
+MRDIB_SECONDS, MRDIB_SHARE = 0.015, 0.025
+PROPAGATION = 0.20
+PID_SPEED, PID_SHARE = 4.0, 0.7
+SLOPE_MEMORY, SLOPE_TIME = 0.05, 0.1
+
+
+def medians(result: Result | None, **case: Any) -> dict[str, float]:
+    r"""The median times by method of the rows whose case holds these entries."""
+    rows = [] if result is None else result['rows']
+    return {
+        row['method']: row['time']['median']
+        for row in rows
+        if 'time' in row and case.items() <= row['case'].items()
+    }
+
+
+def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
+    r"""By model the step without and with MRdIB, the difference, and its share of the step of the
+    common implementation.
+    """
+    out: dict[str, dict[str, float | None]] = {}
+    for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
+        times = medians(result, model=model, task='step')
+        if OURS not in times or OURS_MRDIB not in times:
+            continue
+        added = times[OURS_MRDIB] - times[OURS]
+        common = times.get(COMMON_NAME)
+        out[str(model)] = {
+            'plain': times[OURS],
+            'with': times[OURS_MRDIB],
+            'added': added,
+            'common': common,
+            'share': None if common is None else added / common,
+        }
+    return out
+
+
+def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, bool | None]]:
+    r"""Returns what is asked, the target, what was measured, and whether it is met."""
+    get = lambda part: results.get(f'{part}-{device}')  # noqa: E731
+    out: list[tuple[str, str, str, bool | None]] = []
+
+    def add(what: str, target: str, value: float | None, text: str, met: bool) -> None:
+        missing = value is None
+        out.append((what, target, NOT_MEASURED if missing else text, None if missing else met))
+
+    training = get('training')
+    for model, (trained, frozen) in EPOCH.items():
+        times = medians(training, model=model, task='epoch')
+        common = times.get(COMMON_NAME)
+        same = times.get(OURS_TRAINED) if frozen is not None else times.get(OURS)
+        speed = None if common is None or same is None else common / same
+        note = ''
+        if model == 'bm3':  # ours has frozen features only; so are those of its rival
+            fair = times.get(COMMON_FROZEN)
+            ours = times.get(OURS)
+            if fair is not None and ours is not None:
+                note = f' ({fair / ours:.1f} x against frozen features)'
+        text = '' if speed is None else f'{speed:.1f} x{note}'
+        add(f'epoch, {model}', f'>= {trained:g} x', speed, text, (speed or 0) >= trained)
+        if frozen is not None:
+            ours = times.get(OURS)
+            speed = None if common is None or ours is None else common / ours
+            text = '' if speed is None else f'{speed:.1f} x'
+            what = f'epoch, {model}, features frozen'
+            add(what, f'>= {frozen:g} x', speed, text, (speed or 0) >= frozen)
+
+    speeds = []
+    for model in EPOCH:
+        times = medians(training, model=model, task='evaluation')
+        if OURS in times and COMMON_NAME in times:
+            speeds.append(times[COMMON_NAME] / times[OURS])
+    least = min(speeds) if speeds else None
+    text = '' if least is None else f'{least:.1f} to {max(speeds):.1f} x'
+    add('evaluation', f'>= {EVALUATION:g} x', least, text, (least or 0) >= EVALUATION)
+
+    cost = get('mrdib_cost')
+    for model, entry in mrdib_costs(cost).items() if cost is not None else ():
+        added, share = entry['added'], entry['share']
+        assert added is not None
+        target = f'<= {1e3 * MRDIB_SECONDS:g} ms'
+        met = added <= MRDIB_SECONDS
+        add(f'MRdIB in a step, {model}', target, added, f'{1e3 * added:.1f} ms', met)
+        if share is not None:
+            what = f'MRdIB in a step, {model}, share of the common step'
+            text = f'{100 * share:.1f} %'
+            add(what, f'<= {100 * MRDIB_SHARE:g} %', share, text, share <= MRDIB_SHARE)
+
+    ratios = _propagation_ratios(get('propagation'))
+    median = statistics.median(ratios) if ratios else None
+    text = '' if median is None else f'{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
+    target = f'<= {PROPAGATION:g} of COO'
+    met = (median or 1.0) <= PROPAGATION
+    add('propagation, forward+backward, d = 64, float32', target, median, text, met)
+    out.extend(_pid_rows(get('pid_loss')))
+    out.extend(_scaling_rows(get('scaling')))
+    return out
+
+
+def _propagation_ratios(result: Result | None) -> list[float]:
+    out = []
+    wanted = {'task': 'forward+backward', 'dtype': 'float32', 'channels': 64}
+    for row in [] if result is None else result['rows']:
+        if row['role'] == 'baseline' and wanted.items() <= row['case'].items():
+            times = medians(result, **row['case'])
+            if 'propagate_mean' in times:
+                out.append(times['propagate_mean'] / times[row['method']])
+    return out
+
+
+def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+    speeds, shares = [], []
+    found = [] if result is None else result['rows']
+    for row in found:
+        if row['case'].get('task') != 'all edges, forward+backward' or 'time' not in row:
+            continue
+        times = medians(result, **row['case'])
+        if row['role'] == 'ours' and 'gathered rows' in times:
+            speeds.append(times['gathered rows'] / times[row['method']])
+        if row['role'] == 'ours' and 'roofline' in row:
+            shares.append(row['roofline']['requested_share'])
+    numbers = [
+        row['values']['extra_numbers_per_edge']
+        for row in found
+        if row['role'] == 'ours' and 'extra_numbers_per_edge' in row.get('values', {})
+    ]
+    out: list[tuple[str, str, str, bool | None]] = []
+    # The speed is asked of CUDA; on CPU it is shown without a verdict.
+    judged = result is not None and result['device'] == 'cuda'
+    for what, target, values, bound, unit in (
+        ('PID loss over all edges, against gathers', '>= 4 x on CUDA', speeds, PID_SPEED, ' x'),
+        ('PID loss, requested bytes over copy bandwidth', '>= 70 % on CUDA', shares, PID_SHARE, ''),
+    ):
+        if len(values) == 0:
+            out.append((what, target, NOT_MEASURED, None))
+            continue
+        text = f'{min(values):.2f} to {max(values):.2f}{unit}'
+        out.append((what, target, text, min(values) >= bound if judged else None))
+    what, target = 'PID loss, extra memory, numbers an edge', 'O(M), no [E, d] tensor'
+    text = f'{min(numbers):.1f} to {max(numbers):.1f}' if numbers else NOT_MEASURED
+    out.append((what, target, text, max(numbers) < 64 if numbers else None))
+    return out
+
+
+def _scaling_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+    out: list[tuple[str, str, str, bool | None]] = []
+    for row in [] if result is None else result['rows']:
+        if row['case']['task'] != 'slope':
+            continue
+        for name, value in row['values'].items():
+            bound = SLOPE_MEMORY if name == 'memory' else SLOPE_TIME
+            span = f'{row["case"]["from"]:.0e} to {row["case"]["to"]:.0e}'.replace('e+0', 'e')
+            what = f'slope of {name}, {row["case"]["work"]}, {span} edges'
+            out.append((what, f'1 +- {bound:g}', f'{value:.3f}', abs(value - 1) <= bound))
+    if len(out) == 0:
+        out.append(('slopes of memory and time', '1 +- 0.05 and 0.1', NOT_MEASURED, None))
+    return out
+
+
+def table(results: dict[str, Result], device: str) -> str:
+    r"""The targets as a table."""
+    if not any(name.endswith(f'-{device}') for name in results):
+        return 'Not measured yet.'
+    words = {True: 'met', False: 'missed', None: ''}
+    lines = [[what, target, text, words[met]] for what, target, text, met in rows(results, device)]
+    return make_table(['', 'target', 'measured', ''], lines)

@@ -1,0 +1,130 @@
+import pytest
+
+from benchmarks import tables, targets
+from benchmarks.markdown import make_table
+from benchmarks.part import RESULTS
+from benchmarks.timer import Timing
+
+
+def timing(median, runs=3):
+    return Timing('cpu', median, median, median, median, median, runs)
+
+
+def step(part, model, **times):
+    names = {'plain': targets.OURS, 'mrdib': targets.OURS_MRDIB, 'common': targets.COMMON_NAME}
+    roles = {'plain': 'ours', 'mrdib': 'ours', 'common': 'baseline'}
+    for key, value in times.items():
+        part.add({'model': model, 'task': 'step'}, names[key], roles[key], time=timing(value))
+
+
+def result_of(part):
+    part.write(complete=True)
+    return tables.schema.load(part.path)
+
+
+def test_readme_shows_the_committed_results():
+    readme = tables.README.read_text()
+    for name, text in tables.generate(RESULTS).items():
+        start, end = f'<!-- table: {name} -->', f'<!-- end of table: {name} -->'
+        assert f'{start}\n{text}\n{end}' in readme, f'{name}: run python -m benchmarks.tables'
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (2.0, '2 s'),
+        (1234.5, '1234 s'),
+        (0.0123, '12.3 ms'),
+        (1.5e-6, '1.5 µs'),
+        (0.9999, '1e+03 ms'),
+    ],
+)
+def test_times_in_words(value, text):
+    assert tables.seconds(value) in (text, '1000 ms')
+
+
+def test_one_line_a_case_with_ratios_and_the_fastest_in_bold(make_part):
+    part = make_part()
+    for n, ours in ((1, 0.001), (2, 0.004)):
+        case = {'graph': 'toy', 'edges': n, 'channels': n, 'task': 'x'}
+        part.add(case, 'base', 'baseline', time=timing(0.002))
+        part.add(case, 'ours', 'ours', time=timing(ours, runs=1))
+    part.miss({'graph': 'toy'}, 'other', 'not installed')
+    text = tables.pivot(result_of(part))
+    assert text == (
+        make_table(
+            ['', 'ours', 'base'],
+            [
+                ['toy, d = 1, x', '**1 ms** 0.50', '2 ms [2 ms, 2 ms]'],
+                ['toy, d = 2, x', '4 ms 2.00', '**2 ms** [2 ms, 2 ms]'],
+            ],
+        )
+        + '\n\nNot measured: other: not installed.'
+    )
+
+
+def test_costs_of_mrdib(make_part):
+    part = make_part('mrdib_cost')
+    step(part, 'vbpr', plain=0.010, mrdib=0.012, common=0.2)
+    step(part, 'other', plain=0.010, mrdib=0.040)
+    step(part, 'broken', plain=0.010)
+    costs = targets.mrdib_costs(result_of(part))
+    assert list(costs) == ['vbpr', 'other']
+    assert costs['vbpr']['added'] == pytest.approx(0.002)
+    assert costs['vbpr']['share'] == pytest.approx(0.01)
+    assert costs['other']['share'] is None
+    assert '| vbpr | 10 ms | 12 ms | 2.0 ms | 200 ms | 1.0 % |' in tables.mrdib_cost(
+        result_of(part)
+    )
+
+
+def test_targets_are_judged_both_ways(make_part):
+    part = make_part('mrdib_cost')
+    step(part, 'vbpr', plain=0.010, mrdib=0.012, common=0.2)
+    step(part, 'mgcn', plain=0.010, mrdib=0.040, common=0.2)
+    found = {
+        what: met for what, _, _, met in targets.rows({'mrdib_cost-cpu': result_of(part)}, 'cpu')
+    }
+    assert found['MRdIB in a step, vbpr'] is True
+    assert found['MRdIB in a step, mgcn'] is False
+    assert found['MRdIB in a step, vbpr, share of the common step'] is True
+    assert found['MRdIB in a step, mgcn, share of the common step'] is False
+    assert found['epoch, vbpr'] is None  # not measured
+
+
+def test_targets_of_epochs_compare_like_with_like(make_part):
+    part = make_part('training')
+    case = {'model': 'freedom', 'task': 'epoch'}
+    for method, seconds in (
+        (targets.OURS, 1.0),
+        (targets.OURS_TRAINED, 5.0),
+        (targets.COMMON_NAME, 10.0),
+    ):
+        part.add(case, method, 'rival', time=timing(seconds))
+    rows = targets.rows({'training-cpu': result_of(part)}, 'cpu')
+    found = {what: (text, met) for what, _, text, met in rows}
+    assert found['epoch, freedom'] == ('2.0 x', False)
+    assert found['epoch, freedom, features frozen'] == ('10.0 x', True)
+
+
+def test_target_of_propagation(make_part):
+    part = make_part('propagation')
+    for channels in (16, 64):
+        case = {'channels': channels, 'dtype': 'float32', 'task': 'forward+backward'}
+        part.add(case, 'propagate_mean', 'ours', time=timing(0.1 if channels == 64 else 0.9))
+        part.add(case, 'torch COO sparse.mm', 'baseline', time=timing(1.0))
+    rows = targets.rows({'propagation-cpu': result_of(part)}, 'cpu')
+    found = {what: (text, met) for what, _, text, met in rows}
+    what = 'propagation, forward+backward, d = 64, float32'
+    assert found[what] == ('0.10 (0.10 to 0.10)', True)
+
+
+def test_target_of_slopes(make_part):
+    part = make_part('scaling')
+    case = {'work': 'propagation', 'task': 'slope', 'from': 100_000, 'to': 100_000_000}
+    values = {'memory': 1.06, 'time of build': 1.06}
+    part.add(case, 'mrdib_pyg', 'ours', values=values)
+    rows = targets.rows({'scaling-cpu': result_of(part)}, 'cpu')
+    found = {what: met for what, _, _, met in rows}
+    assert found['slope of memory, propagation, 1e5 to 1e8 edges'] is False
+    assert found['slope of time of build, propagation, 1e5 to 1e8 edges'] is True
