@@ -190,6 +190,7 @@ class Part:
 
     def _command(self) -> str:
         flags = ' --short' if self.short else ' --full' if self.full else ''
+        flags += f' --sizes {" ".join(map(str, self.sizes))}' if self.sizes else ''
         return f'python -m benchmarks.run --only {self.name} --device {self.device}{flags}'
 
 

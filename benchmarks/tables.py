@@ -218,6 +218,8 @@ def write(folder: Path) -> None:
             insert(README, name, text)
         print(f'wrote the tables of {README}')
         return
+    for device in ('cpu', 'cuda'):
+        tables.pop(f'plots-{device}')  # they lie beside
     parts = [f'## {name}\n\n{text}\n' for name, text in tables.items() if text != NOT_MEASURED]
     path = folder / 'tables.md'
     path.write_text('\n'.join(parts))
