@@ -127,6 +127,22 @@ class NormalizedAdjacency:
         out._rowptr_t, out._col_t, out._value_t = self.rowptr, self.col, self.value
         return out
 
+    def select(self, rows: Tensor) -> 'NormalizedAdjacency':
+        r"""Returns the matrix of the rows with the given ids, in their order."""
+        start = self.rowptr[rows]
+        count = self.rowptr[rows + 1] - start
+        out = self._like()
+        out.is_symmetric = False
+        out._size = (rows.numel(), self._size[1])
+        out.rowptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        row = torch.repeat_interleave(count)
+        entry = torch.arange(row.numel(), device=row.device) + (start - out.rowptr[:-1])[row]
+        out.col, out.value = self.col[entry], self.value[entry]
+        perm = torch.argsort(out.col, stable=True)
+        out._rowptr_t = _to_rowptr(out.col[perm], self._size[1])
+        out._col_t, out._value_t = row[perm], out.value[perm]
+        return out
+
     def to(self, *args: Any, **kwargs: Any) -> 'NormalizedAdjacency':
         r"""Moves or casts the matrix; takes the arguments of :meth:`torch.Tensor.to`. A data
         type applies to :attr:`value` alone.

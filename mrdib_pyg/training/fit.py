@@ -65,7 +65,8 @@ def fit(
             ``data['user', 'val', 'item'].edge_label_index``; without any, all epochs are run.
         epochs (int, optional): The largest number of epochs. (default: :obj:`500`)
         batch_size (int, optional): The number of triplets per step. (default: :obj:`2048`)
-        lr (float, optional): The learning rate. (default: :obj:`1e-3`)
+        lr (float, optional): The learning rate, multiplied by :attr:`Recommender.lr_decay` of the
+            model after each epoch. (default: :obj:`1e-3`)
         weights (Dict[str, float], optional): Weights of named loss terms, see
             :class:`LossWeights`. (default: :obj:`None`)
         critic_steps (int, optional): Further steps per step in which only the critics of the
@@ -133,6 +134,7 @@ def fit(
     with bar, torch.random.fork_rng(devices=devices):
         while run.epoch < epochs and run.num_bad <= patience:
             start = time.perf_counter()
+            run.set_lr(lr * model.lr_decay**run.epoch)
             terms = _train_epoch(run, weighting, batch_size, seed, critic_steps)
             row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
             row['train'] = terms

@@ -90,6 +90,12 @@ class RunState:
         if config is not None:
             write_atomic(self.out / 'config.json', (json.dumps(config, indent=2) + '\n').encode())
 
+    def set_lr(self, lr: float) -> None:
+        r"""Sets the learning rate of the optimizers."""
+        for optimizer in (self.optimizer, self.critic_optimizer):
+            for group in [] if optimizer is None else optimizer.param_groups:
+                group['lr'] = lr
+
     def finish_epoch(self, row: dict[str, Any], improved: bool, metric: float) -> None:
         r"""Records an epoch and saves the checkpoints.
 

@@ -52,6 +52,10 @@ class Recommender(Ranker):
     fuse_posteriors: bool = False
     #: Whether the model reads item features at all.
     multimodal: bool = True
+    #: What the learning rate is multiplied by after each epoch of :func:`~mrdib_pyg.training.fit`.
+    lr_decay: float = 1.0
+    #: The settings published as the best, by the name of the data set.
+    presets: dict[str, dict[str, Any]] = {}
 
     train_edge_index: Tensor
 

@@ -1,0 +1,148 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.feature_maps import FeatureMaps
+from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, propagate, propagate_mean
+
+
+class MultiView(Recommender):
+    r"""What :class:`MGCN` and :class:`SOIL` share: a behavior view of the user-item graph, a view
+    of an item graph per modality, and the contrast of their fusion with the behavior view.
+
+    A subclass calls :meth:`set_graphs` and implements :meth:`side`.
+
+    Args:
+        data (HeteroData): The training graph with item features.
+        channels (int): The width of every representation.
+        num_layers (int): The number of layers over the user-item graph.
+        temperature (float): The temperature of the contrast.
+        trainable_features (bool): Whether features are parameters.
+        feature_scaling (str, optional): See :class:`Recommender`.
+        mrdib (MRdIB, optional): See :class:`Recommender`.
+    """
+
+    lr_decay = 0.96 ** (1 / 50)
+
+    user_item_adj: NormalizedAdjacency
+
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int,
+        num_layers: int,
+        temperature: float,
+        trainable_features: bool,
+        feature_scaling: str | None,
+        mrdib: None | Layer | Mapping[str, Any],
+    ) -> None:
+        if not temperature > 0:
+            raise ValueError(f"'temperature' must be positive (got {temperature})")
+        super().__init__(data, channels, mrdib, feature_scaling)
+        self.num_layers = num_layers
+        self.temperature = temperature
+        self.trainable_features = trainable_features
+        self.user_emb = nn.Embedding(self.num_users, channels)
+        self.item_emb = nn.Embedding(self.num_items, channels)
+        self.maps = FeatureMaps(self.item_features, channels, trainable=trainable_features)
+        self.purifiers = nn.ModuleList(nn.Linear(channels, channels) for _ in self.modalities)
+        self.attention = nn.Sequential(
+            nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, 1, bias=False)
+        )
+
+    def set_graphs(
+        self, user_item: NormalizedAdjacency, items: Mapping[str, NormalizedAdjacency]
+    ) -> None:
+        r"""Sets the graph between users and items, and that of the items of each modality."""
+        self.user_item_adj = user_item
+        for name, adj in items.items():
+            setattr(self, f'item_adj_{name}', adj)
+
+    def side(self, x: list[Tensor], behavior: Tensor, masks: list[Tensor] | None) -> Tensor:
+        r"""Fuses the codes of some rows, one tensor per modality; the masks tell which rows have
+        it.
+        """
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.user_emb.weight)
+        nn.init.xavier_uniform_(self.item_emb.weight)
+        self.maps.reset_parameters(self.item_features)
+        for layer in [*self.purifiers, self.attention[0], self.attention[2]]:
+            layer.reset_parameters()
+
+    def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
+        present = self.present()
+        to_user = self.user_item_adj if rows is None else self.user_item_adj.select(rows.user)
+        out: dict[str, Pair] = {}
+        for m, purifier in zip(self.modalities, self.purifiers):
+            # Nothing lies between projection and gate: they are one map, and an item's
+            # projection need not exist.
+            lin = self.maps.lin(m)
+            assert isinstance(purifier, nn.Linear)
+            weight, bias = purifier.weight @ lin.weight, purifier.weight @ lin.bias + purifier.bias
+            gate = F.linear(self.maps.table(m, self.item_features), weight, bias).sigmoid()
+            x = self.item_emb.weight * gate
+            if present is not None:
+                x = x * present[m][1].unsqueeze(-1)
+            x = propagate(x, getattr(self, f'item_adj_{m}'))
+            out[m] = (propagate(x, to_user), x if rows is None else x.index_select(0, rows.item))
+        return out
+
+    def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
+        ego = (self.user_emb.weight, self.item_emb.weight)
+        user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
+        if rows is not None:
+            user = user.index_select(0, rows.user)
+            item = item.index_select(0, rows.item)
+        present = self.present(rows)
+        sides = []
+        for i, behavior in enumerate((user, item)):
+            x = [code[i] for code in codes.values()]
+            masks = None if present is None else [present[m][i] for m in codes]
+            sides.append(self.side(x, behavior, masks))  # type: ignore[arg-type]
+        views = {'behavior': (user, item), 'side': (sides[0], sides[1])}
+        return Embeddings(user + sides[0], item + sides[1], views)
+
+    def attend(self, x: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+        r"""Returns the attention over the modalities that each row has, ``[M, N, 1]``; zeros where
+        there is none.
+        """
+        logit = self.attention(torch.stack(x))
+        if masks is None:
+            return logit.softmax(dim=0)
+        mask = torch.stack(masks).unsqueeze(-1)
+        # A row without any modality would be a softmax over nothing.
+        logit = logit.masked_fill(~mask, float('-inf')).masked_fill(~mask.any(dim=0), 0.0)
+        return logit.softmax(dim=0) * mask
+
+    def divisor(self, x: list[Tensor], masks: list[Tensor] | None) -> float | Tensor:
+        r"""Returns one more than the number of modalities that each row has."""
+        if masks is None:
+            return len(x) + 1.0
+        return 1.0 + torch.stack(masks).sum(dim=0).unsqueeze(-1)
+
+    def contrast(
+        self, anchor: Tensor, candidate: Tensor, anchor_index: Tensor, candidate_index: Tensor
+    ) -> Tensor:
+        r"""Contrasts rows by their cosine similarity, see
+        :func:`~mrdib_pyg.ops.contrastive_loss`.
+        """
+        rows, anchor_index = torch.unique(anchor_index, return_inverse=True)
+        anchor = F.normalize(anchor.index_select(0, rows), dim=-1)
+        rows, candidate_index = torch.unique(candidate_index, return_inverse=True)
+        candidate = F.normalize(candidate.index_select(0, rows), dim=-1)
+        return contrastive_loss(anchor, candidate, anchor_index, candidate_index, self.temperature)
+
+    def contrast_sides(self, embeddings: Embeddings, batch: Triplets) -> Tensor:
+        r"""Contrasts the fused codes of users and of positive items with their behavior view."""
+        side, behavior = embeddings.views['side'], embeddings.views['behavior']
+        pairs = zip(side, behavior, batch[:2])
+        return torch.stack([self.contrast(x, y, index, index) for x, y, index in pairs]).sum()

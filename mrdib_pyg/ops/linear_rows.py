@@ -1,0 +1,58 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Entries of gathered rows that one chunk may hold: 1 MiB in float32.
+_MAX_GATHERED = 2**18
+
+
+def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    r"""Computes :math:`\mathbf{X}_{rows} \mathbf{W}^{\top}`, a linear map of some rows of a wide
+    matrix.
+
+    On CPU the rows are gathered a chunk at a time into one small buffer, in the backward pass
+    again: allocating all of them would take longer than copying them.
+
+    Args:
+        x (Tensor): The matrix.
+        rows (Tensor): The ids of the rows.
+        weight (Tensor): The weight of the map.
+
+    Shapes:
+        - **input:** matrix :math:`(N, F)`, ids :math:`(n)`, weight :math:`(C, F)`
+        - **output:** :math:`(n, C)`
+    """
+    if x.device.type != 'cpu' or x.requires_grad:
+        return F.linear(F.embedding(rows, x), weight)
+    return _LinearRows.apply(x, rows, weight)
+
+
+class _LinearRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, rows, weight):
+        ctx.save_for_backward(x, rows)
+        out = x.new_empty(rows.numel(), weight.size(0))
+        for part, gathered in _chunks(x, rows):
+            torch.mm(gathered, weight.t(), out=out[part])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, rows = ctx.saved_tensors
+        grad_weight = None
+        if ctx.needs_input_grad[2]:
+            grad_weight = x.new_zeros(grad.size(1), x.size(1))
+            for part, gathered in _chunks(x, rows):
+                grad_weight.addmm_(grad[part].t(), gathered)
+        return None, None, grad_weight
+
+
+def _chunks(x, rows):
+    size = max(_MAX_GATHERED // max(x.size(1), 1), 1)
+    buffer = x.new_empty(min(size, rows.numel()), x.size(1))
+    for start in range(0, rows.numel(), size):
+        part = slice(start, start + size)
+        ids = rows[part]
+        yield part, torch.index_select(x, 0, ids, out=buffer[: ids.numel()])
