@@ -334,3 +334,28 @@ def test_errors(error, message, adj, kwargs):
 def test_negative_weights_without_normalization():
     adj = NormalizedAdjacency(EDGE_INDEX, -EDGE_WEIGHT, num_nodes=(3, 4), normalization=None)
     assert adj.value.tolist() == [-1] * 7
+
+
+@pytest.mark.parametrize('size', [(6, 9), 8])
+def test_select(size):
+    rows, cols = (size, size) if isinstance(size, int) else size
+    dense = torch.rand(rows, cols) * (torch.rand(rows, cols) < 0.4)
+    if isinstance(size, int):
+        dense = dense + dense.t()
+    dense[2] = 0.0
+    if isinstance(size, int):
+        dense[:, 2] = 0.0
+    adj = NormalizedAdjacency(dense.nonzero().t(), dense[dense != 0], num_nodes=size)
+    for ids in ([5, 0, 2, 5], [2], [], list(range(rows))):
+        index = torch.tensor(ids, dtype=torch.long)
+        part = adj.select(index)
+        assert part.size() == (len(ids), cols) and not part.is_symmetric
+        assert torch.equal(part.to_dense(), adj.to_dense()[index])
+        assert torch.equal(part.t().to_dense(), adj.to_dense()[index].t())
+        x = torch.randn(cols, 3, requires_grad=True)
+        grad = torch.randn(len(ids), 3)
+        actual, expected = propagate(x, part), propagate(x, adj)[index]
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(out, x, grad)[0] for out in (actual, expected))
+        )

@@ -279,6 +279,25 @@ def test_progress_bar(data, capfd):
     assert all(f'{name}=' in err for name in TERMS)
 
 
+def test_lr_decay(data, monkeypatch):
+    rates = []
+    epoch = fit_module._train_epoch
+
+    def spy(run, *args):
+        optimizers = (run.optimizer, run.critic_optimizer)
+        rates.append([group['lr'] for opt in optimizers for group in opt.param_groups])
+        return epoch(run, *args)
+
+    monkeypatch.setattr(fit_module, '_train_epoch', spy)
+    train(data, critic_steps=1)
+    assert rates == [[0.01, 0.01]] * 3
+    rates.clear()
+    model = build(data)
+    model.lr_decay = 0.5
+    train(data, model=model, critic_steps=1)
+    assert rates == [[0.01, 0.01], [0.005, 0.005], [0.0025, 0.0025]]
+
+
 @pytest.mark.parametrize('name', ['task', 'redundant'])
 @pytest.mark.parametrize('value', [math.nan, -math.inf])
 def test_loss_that_is_not_finite(data, tmp_path, name, value):

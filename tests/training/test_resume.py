@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrdib_pyg.nn.models import VBPR, MultimodalLightGCN
+from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
 
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[2])}
@@ -74,12 +74,14 @@ def test_resume_after_any_epoch(data, tmp_path, redundancy):
     'kwargs',
     [
         {'cls': VBPR},
+        {'cls': FREEDOM},  # draws a graph in each epoch
+        {'cls': MGCN, 'critic_steps': 1},  # whose learning rate decays
         {'critic_steps': 2},
         {'mrdib': {'control': 'noise'}},
         {'mrdib': {'bottleneck': 'complete'}},
         {'patience': 1},
     ],
-    ids=['vbpr', 'critic_steps', 'noise', 'complete', 'patience'],
+    ids=['vbpr', 'freedom', 'mgcn', 'critic_steps', 'noise', 'complete', 'patience'],
 )
 def test_resume_epoch_by_epoch(data, tmp_path, kwargs):
     if kwargs.get('mrdib', {}).get('control'):

@@ -1,0 +1,34 @@
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.transforms import PruneEdges
+
+EDGE = ('user', 'rates', 'item')
+
+
+def make_data():
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = 30, 20
+    data[EDGE].edge_index = (torch.rand(30, 20) < 0.5).nonzero().t()
+    return data
+
+
+def test_edges_are_dropped():
+    data = make_data()
+    edge_index = data[EDGE].edge_index
+    kept = PruneEdges(0.8, seed=1)(data)[EDGE].edge_index
+    assert kept.size(1) == edge_index.size(1) // 5
+    code = kept[0] * 20 + kept[1]
+    assert torch.isin(code, edge_index[0] * 20 + edge_index[1]).all()
+    assert torch.equal(data[EDGE].edge_index, edge_index)
+    assert torch.equal(PruneEdges(0.8, seed=1)(data)[EDGE].edge_index, kept)
+    assert not torch.equal(PruneEdges(0.8, seed=2)(data)[EDGE].edge_index, kept)
+    transform = PruneEdges(0.8)
+    assert not torch.equal(transform(data)[EDGE].edge_index, transform(data)[EDGE].edge_index)
+
+
+def test_repr_and_errors():
+    assert repr(PruneEdges(0.9)) == 'PruneEdges(ratio=0.9, seed=None)'
+    with pytest.raises(ValueError, match=r"'ratio' must lie in \[0, 1\) \(got 1\)"):
+        PruneEdges(1)
