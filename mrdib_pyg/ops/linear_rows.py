@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +25,7 @@ def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         - **input:** matrix :math:`(N, F)`, ids :math:`(n)`, weight :math:`(C, F)`
         - **output:** :math:`(n, C)`
     """
-    if x.device.type != 'cpu' or x.requires_grad:
+    if x.device.type != 'cpu':
         return F.linear(F.embedding(rows, x), weight)
     return _LinearRows.apply(x, rows, weight)
 
@@ -31,7 +33,7 @@ def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 class _LinearRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, rows, weight):
-        ctx.save_for_backward(x, rows)
+        ctx.save_for_backward(x, rows, weight)
         out = x.new_empty(rows.numel(), weight.size(0))
         for part, gathered in _chunks(x, rows):
             torch.mm(gathered, weight.t(), out=out[part])
@@ -40,19 +42,28 @@ class _LinearRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, rows = ctx.saved_tensors
-        grad_weight = None
+        x, rows, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[2]:
-            grad_weight = x.new_zeros(grad.size(1), x.size(1))
+            grad_weight = torch.zeros_like(weight)
             for part, gathered in _chunks(x, rows):
                 grad_weight.addmm_(grad[part].t(), gathered)
-        return None, None, grad_weight
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.zeros_like(x)
+            for part, ids in _parts(x, rows):
+                grad_x.index_add_(0, ids, grad[part] @ weight)
+        return grad_x, None, grad_weight
 
 
-def _chunks(x, rows):
+def _parts(x: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     size = max(_MAX_GATHERED // max(x.size(1), 1), 1)
-    buffer = x.new_empty(min(size, rows.numel()), x.size(1))
     for start in range(0, rows.numel(), size):
         part = slice(start, start + size)
-        ids = rows[part]
-        yield part, torch.index_select(x, 0, ids, out=buffer[: ids.numel()])
+        yield part, rows[part]
+
+
+def _chunks(x: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    size = max(_MAX_GATHERED // max(x.size(1), 1), 1)
+    buffer = x.detach().new_empty(min(size, rows.numel()), x.size(1))
+    for part, ids in _parts(x, rows):
+        yield part, torch.index_select(x.detach(), 0, ids, out=buffer[: ids.numel()])

@@ -27,10 +27,12 @@ def test_against_linear(budget, trainable, monkeypatch):
 
 
 def test_gradcheck():
-    x = torch.randn(6, 4, dtype=torch.float64)
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     rows = torch.tensor([1, 5, 1])
-    assert torch.autograd.gradcheck(lambda weight: linear_rows(x, rows, weight), weight)
+    assert torch.autograd.gradcheck(lambda x, weight: linear_rows(x, rows, weight), (x, weight))
+    frozen = x.detach()
+    assert torch.autograd.gradcheck(lambda weight: linear_rows(frozen, rows, weight), weight)
 
 
 def test_no_rows():
