@@ -71,7 +71,7 @@ def test_run_resumed(data, tmp_path):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'model': 'nothing'}, r"no model 'nothing'; known are \['multimodal_lightgcn'"),
+        ({'model': 'nothing'}, r"no model 'nothing'; known are "),
         ({'settings': {'depth': 3}}, r"no settings \['depth'\]; it has \['channels'"),
         ({'settings': {'mrdib': {}}}, r"no settings \['mrdib'\]"),
         ({'settings': {'data': 1}}, r"no settings \['data'\]"),
