@@ -202,6 +202,9 @@ def _models(args: argparse.Namespace) -> None:
         for setting in list(inspect.signature(cls.__init__).parameters.values())[2:]:
             if setting.name != 'mrdib':
                 print(f'    {setting.name}={setting.default}')
+        for dataset, preset in cls.presets.items():
+            text = ','.join(f'{name}={value}' for name, value in preset.items())
+            print(f'    published for {dataset}: {text}')
 
 
 def _datasets(args: argparse.Namespace) -> None:
@@ -217,6 +220,7 @@ def _datasets(args: argparse.Namespace) -> None:
 def _describe(name: str, cls: type) -> None:
     r"""Prints a name and the first paragraph of its documentation, without its markup."""
     text = ' '.join((inspect.getdoc(cls) or '').split('\n\n')[0].split()).rstrip(',')
+    text = re.sub(r' :math:`[^`]*`', '', text)  # formulas need more than a terminal
     text = re.sub(r':\w+:`~?(?:[\w.]+\.)?(\w+)`', r'\1', text)
     text = re.sub(r'`([^`<]+?)\s*<[^>]*>`_', r'\1', text)
     print(f'{name} ({cls.__name__})')

@@ -177,6 +177,13 @@ def test_train_mrdib(capsys, tmp_path, dataset, argv, mrdib, weights):
     assert ('bottleneck' in results['terms']) == (mrdib is not None)
 
 
+def test_train_refuses_mrdib_without_a_modality(capsys, tmp_path, dataset):
+    for option in (['--mrdib'], ['--control', 'l2']):
+        argv = ['train', '--dataset', dataset, '--model', 'lightgcn', *option, *TRAIN]
+        refused(capsys, [*argv, '--out', tmp_path / 'r'], 'LightGCN reads no modality')
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_train_settings(capsys, tmp_path, dataset):
     text = 'channels=4,fusion=mlp,id_channel=False,num_layers=0,feature_scaling=None,l2_weight=1e-3'
     argv = ['train', '--dataset', str(dataset), '--out', str(tmp_path / 'r'), '--json', '--set']
@@ -295,6 +302,7 @@ def test_models_and_datasets(capsys):
     out = capsys.readouterr().out
     assert 'multimodal_lightgcn (MultimodalLightGCN)' in out and 'fusion=sum' in out
     assert 'vbpr (VBPR)' in out and 'mrdib=' not in out
+    assert 'published for sports: num_layers=1,dropout=0.5,reg_weight=0.01' in out  # of bm3
     assert main(['datasets']) == 0
     out += capsys.readouterr().out
     assert 'planted (Planted)' in out and 'tiktok' in out and 'FOLDER' in out

@@ -2,6 +2,7 @@ r"""Pure functions on tensors: sparse propagation, top-k, negative sampling, gra
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
 from mrdib_pyg.ops.contrastive_loss import contrastive_loss
+from mrdib_pyg.ops.cooccurrence import cooccurrence_graph
 from mrdib_pyg.ops.edge_cosine import edge_cosine
 from mrdib_pyg.ops.interest_counts import interest_counts
 from mrdib_pyg.ops.knn import knn_graph
@@ -17,6 +18,7 @@ __all__ = [
     'NormalizedAdjacency',
     'contrastive_loss',
     'edge_cosine',
+    'cooccurrence_graph',
     'encode_edges',
     'interest_counts',
     'knn_graph',

@@ -5,6 +5,7 @@ from mrdib_pyg.transforms.item_graph_union import ItemGraphUnion
 from mrdib_pyg.transforms.item_knn import ItemKNN
 from mrdib_pyg.transforms.prune_edges import PruneEdges
 from mrdib_pyg.transforms.second_order_graph import SecondOrderGraph
+from mrdib_pyg.transforms.user_cooccurrence import UserCooccurrence
 
 __all__ = [
     'InterestGraph',
@@ -12,4 +13,5 @@ __all__ = [
     'ItemKNN',
     'PruneEdges',
     'SecondOrderGraph',
+    'UserCooccurrence',
 ]

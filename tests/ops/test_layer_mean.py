@@ -61,3 +61,42 @@ def test_isolated_nodes_keep_a_share_of_themselves():
 def test_negative_number_of_layers():
     with pytest.raises(ValueError, match=r"'num_layers' must not be negative \(got -1\)"):
         propagate_mean(torch.ones(3, 1), bipartite(), -1)
+
+
+@pytest.mark.parametrize('num_layers', [0, 1, 2, 3])
+def test_rows(num_layers):
+    """The mean of some rows is that of all, and so is its gradient."""
+    rows = (torch.tensor([2, 0]), torch.tensor([3, 0, 3]))  # any order, and with repeats
+    x = [torch.randn(n, 2, dtype=torch.float64, requires_grad=True) for n in (3, 4)]
+    full = propagate_mean(tuple(x), bipartite(), num_layers)
+    expected = [table[index] for table, index in zip(full, rows)]
+    actual = propagate_mean(tuple(x), bipartite(), num_layers, rows)
+    weights = [torch.randn_like(table) for table in expected]
+    grads = []
+    for tables in (expected, actual):
+        total = sum((table * weight).sum() for table, weight in zip(tables, weights))
+        grads.append(torch.autograd.grad(total, x))
+    for a, b in [*zip(actual, expected), *zip(*grads)]:
+        torch.testing.assert_close(a, b)
+    assert gradcheck(lambda *x: propagate_mean(x, bipartite(), num_layers, rows), x)
+
+
+def test_rows_with_learnable_weights():
+    edge_index = torch.tensor([[0, 0, 1], [0, 1, 1]])
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    rows = (torch.tensor([1]), torch.tensor([0]))
+    x = (torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64))
+
+    def mean(weight, rows):
+        adj = NormalizedAdjacency(edge_index, weight, num_nodes=(2, 2))
+        return propagate_mean(x, adj, 2, rows)
+
+    some, full = mean(weight, rows), mean(weight, None)
+    assert torch.equal(some[0], full[0][1:]) and torch.equal(some[1], full[1][:1])
+    assert torch.autograd.grad(some[0].sum(), weight)[0].abs().max() > 0
+
+
+def test_rows_of_one_tensor_are_refused():
+    adj = NormalizedAdjacency(torch.tensor([[0], [1]]), num_nodes=2)
+    with pytest.raises(ValueError, match="'rows' go with a pair"):
+        propagate_mean(torch.ones(2, 1), adj, 1, (torch.tensor([0]), torch.tensor([0])))

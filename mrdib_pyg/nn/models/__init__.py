@@ -1,6 +1,10 @@
 from mrdib_pyg.nn.models.base import Recommender
+from mrdib_pyg.nn.models.bm3 import BM3
+from mrdib_pyg.nn.models.dualgnn import DualGNN
 from mrdib_pyg.nn.models.freedom import FREEDOM
+from mrdib_pyg.nn.models.lightgcn import LightGCN
 from mrdib_pyg.nn.models.mgcn import MGCN
+from mrdib_pyg.nn.models.mmgcn import MMGCN
 from mrdib_pyg.nn.models.multimodal_lightgcn import MultimodalLightGCN
 from mrdib_pyg.nn.models.soil import SOIL
 from mrdib_pyg.nn.models.types import Embeddings, Rows, Triplets
@@ -10,6 +14,10 @@ from mrdib_pyg.nn.models.vbpr import VBPR
 MODELS: dict[str, type[Recommender]] = {
     'freedom': FREEDOM,
     'mgcn': MGCN,
+    'bm3': BM3,
+    'dualgnn': DualGNN,
+    'lightgcn': LightGCN,
+    'mmgcn': MMGCN,
     'multimodal_lightgcn': MultimodalLightGCN,
     'soil': SOIL,
     'vbpr': VBPR,
@@ -18,6 +26,10 @@ MODELS: dict[str, type[Recommender]] = {
 __all__ = [
     'FREEDOM',
     'MGCN',
+    'BM3',
+    'DualGNN',
+    'LightGCN',
+    'MMGCN',
     'MODELS',
     'Embeddings',
     'MultimodalLightGCN',

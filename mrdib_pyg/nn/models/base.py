@@ -54,7 +54,7 @@ class Recommender(Ranker):
     multimodal: bool = True
     #: What the learning rate is multiplied by after each epoch of :func:`~mrdib_pyg.training.fit`.
     lr_decay: float = 1.0
-    #: The settings published as the best, by the name of the data set.
+    #: The best published settings, by data set; what they leave out stays at its default.
     presets: dict[str, dict[str, Any]] = {}
 
     train_edge_index: Tensor
@@ -127,6 +127,14 @@ class Recommender(Ranker):
             name: (embeddings.user if user is None else user, item)
             for name, (user, item) in codes.items()
         }
+
+    def joint(
+        self, codes: Mapping[str, Pair], embeddings: Embeddings, rows: Rows | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the users and items whose inner product scores with all modalities together, for
+        the synergistic term: by default those of the ranking score.
+        """
+        return embeddings.user, embeddings.item
 
     def task_loss(self, embeddings: Embeddings, batch: Triplets) -> Tensor:
         r"""The task loss, by default the Bayesian personalized ranking loss of
@@ -228,7 +236,7 @@ class Recommender(Ranker):
             # Where the task is BPR on the fused score, that is the synergistic term: not twice.
             is_bpr = fused is None and type(self).task_loss is Recommender.task_loss
             if fused is None and not is_bpr:
-                fused = (embeddings.user, embeddings.item)
+                fused = self.joint(codes, embeddings, rows)
             pid = self.mrdib.loss(
                 posteriors,
                 *local,

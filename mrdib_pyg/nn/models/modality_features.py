@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,6 +86,15 @@ class ModalityFeatures(nn.Module):
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.names}, scaling={self.scaling!r})'
+
+
+def available(present: Mapping[str, Pair], side: int) -> Tensor:
+    r"""Returns which modalities are to represent each user (side 0) or item (side 1), a boolean
+    ``[N, M]``: those that are there or, for a row without any, all: their codes then hold what its
+    neighbors say.
+    """
+    mask = torch.stack([pair[side] for pair in present.values()], dim=1)  # type: ignore[misc]
+    return mask | ~mask.any(dim=1, keepdim=True)
 
 
 def _scale(x: Tensor, has: Tensor, scaling: str | None) -> Tensor:

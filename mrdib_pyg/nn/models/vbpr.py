@@ -33,6 +33,11 @@ class VBPR(Recommender):
     """
 
     user_codes = False
+    presets = {
+        'baby': {'reg_weight': 1.0},
+        'sports': {'reg_weight': 1.0},
+        'clothing': {'reg_weight': 0.1},
+    }
 
     def __init__(
         self,

@@ -121,6 +121,10 @@ class RecommenderContract:
     settings: dict = {}
     #: Parameters that cannot change a ranking and hence get no gradient from it.
     without_gradient: tuple = ()
+    #: Whether the task is BPR on the fused score, so that it is the synergistic term, too.
+    task_is_bpr: bool = True
+    #: Whether the plain model draws random numbers in training.
+    is_random: bool = False
 
     def make(self, data, layer='plain', seed=0, **settings):
         cls = MODELS[self.name]
@@ -147,7 +151,9 @@ class RecommenderContract:
         terms = model.loss(make_batch(data))
         expected = set(model.loss_weights)
         if layer != 'plain':
-            expected |= {'bottleneck', 'redundant', 'unique', 'synergistic'}
+            expected |= {'bottleneck', 'redundant', 'unique'}
+        if layer != 'plain' and self.task_is_bpr:
+            expected |= {'synergistic'}
             assert not terms['synergistic'].requires_grad  # the task, which is there already
             assert torch.equal(terms['synergistic'], terms['task'])
         assert set(terms) == expected
@@ -187,7 +193,7 @@ class RecommenderContract:
 
     def test_identity_layer_changes_no_bit(self, data):
         """With a layer that changes nothing, scores and losses are those of the plain model."""
-        layers = [('l2', True), ('noise', False)]
+        layers = [('l2', not self.is_random), ('noise', False)]
         if not MODELS[self.name].fuse_posteriors and not self.settings_fuse_posteriors():
             layers.append(('mrdib', False))
         plain = moved(self.make(data))
@@ -520,6 +526,11 @@ class RecommenderContract:
         with pytest.raises(ValueError, match=r"'fused_channels' of 'mrdib' is 5 but the fusion"):
             channels = {'image': CHANNELS, 'text': CHANNELS}
             self.make(data, MRdIB(channels, bottleneck='early', fused_channels=5))
+
+    def test_presets_are_settings(self, data):
+        for preset in MODELS[self.name].presets.values():
+            model = self.make(data, **preset)
+            assert preset.items() <= model.config.items()
 
     def test_repr(self, data, layer):
         text = repr(self.make(data, layer))

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from contract import RecommenderContract, make_batch, make_data, moved, same, scores
-from toy import BATCH, ITEMS, USERS, WEIGHTS, close, toy
+from toy import BATCH, IMAGE, ITEM, TEXT, USER, WEIGHTS, close, toy
 
 from mrdib_pyg.nn.models import FREEDOM, Triplets
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
@@ -21,9 +21,11 @@ class TestFREEDOMProjection(RecommenderContract):
 
 @torch.no_grad()
 def make_toy(data=None, **settings):
-    model = FREEDOM(toy() if data is None else data, channels=2, k=2, **settings)
-    model.user_emb.weight.copy_(USERS)
-    model.item_emb.weight.copy_(ITEMS)
+    model = FREEDOM(
+        toy(image=IMAGE, text=TEXT) if data is None else data, channels=2, k=2, **settings
+    )
+    model.user_emb.weight.copy_(USER)
+    model.item_emb.weight.copy_(ITEM)
     for m in ('image', 'text'):
         model.maps.lin(m).weight.copy_(WEIGHTS[m])
     return model
@@ -50,7 +52,7 @@ def test_worked_example(slot, mrdib):
 @pytest.mark.parametrize('trainable', [False, True])
 def test_content_of_each_modality(trainable):
     for m, expected in (('image', 0.6939), ('text', 0.8381)):
-        data = toy()
+        data = toy(image=IMAGE, text=TEXT)
         other = 'text' if m == 'image' else 'image'
         model = make_toy(trainable_features=trainable)
         close(model.eval().loss(BATCH)['content'], 0.6939 + 0.8381)
@@ -67,7 +69,7 @@ def test_item_view_of_the_worked_example():
 
 
 def test_content_runs_over_triplets_whose_items_both_have_the_modality():
-    data = toy()
+    data = toy(image=IMAGE, text=TEXT)
     data['item'].has_image = torch.tensor([True, True, True, False])
     model = make_toy(data).eval()
     user, t = model.embed().user, {}
@@ -86,7 +88,7 @@ def test_content_runs_over_triplets_whose_items_both_have_the_modality():
 
 
 def test_items_without_a_modality_share_its_weight():
-    data = toy()
+    data = toy(image=IMAGE, text=TEXT)
     data['item'].has_image = torch.tensor([True, True, True, False])
     s = torch.tensor(
         [[0.5, 0.45, 0.05, 0], [0.45, 0.5, 0.05, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5]]
@@ -94,7 +96,7 @@ def test_items_without_a_modality_share_its_weight():
     behavior = make_toy().eval().embed()
     item = behavior.item - torch.tensor([[0.55, 1.4], [0.55, 1.4], [1.0, 0.5], [1.0, 0.5]])
     for slot in ('graph', 'projection'):
-        close(make_toy(data, slot=slot).embed().item - item, s @ ITEMS)
+        close(make_toy(data, slot=slot).embed().item - item, s @ ITEM)
     data['item'].has_text = torch.tensor([True, True, True, False])
     for slot in ('graph', 'projection'):  # without any, an item is its ID
         close((make_toy(data, slot=slot).embed().item - item)[3], torch.zeros(2))

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contract import RecommenderContract, make_batch, make_data, moved, scores
-from toy import BATCH, BEHAVIOR_ITEM, BEHAVIOR_USER, BIASES, ITEMS, USERS, WEIGHTS, close, toy
+from toy import BATCH, BIASES, IMAGE, ITEM, MEAN_ITEM, MEAN_USER, TEXT, USER, WEIGHTS, close, toy
 
 from mrdib_pyg.nn.models import MGCN
 from mrdib_pyg.transforms import ItemKNN
@@ -25,8 +25,8 @@ class TestMGCN(RecommenderContract):
 @torch.no_grad()
 def set_toy(model):
     """The parameters of the worked example: identity gates, a query of (1, -1)."""
-    model.user_emb.weight.copy_(USERS)
-    model.item_emb.weight.copy_(ITEMS)
+    model.user_emb.weight.copy_(USER)
+    model.item_emb.weight.copy_(ITEM)
     for m, purifier in zip(('image', 'text'), model.purifiers):
         model.maps.lin(m).weight.copy_(WEIGHTS[m])
         model.maps.lin(m).bias.copy_(BIASES[m])
@@ -40,7 +40,9 @@ def set_toy(model):
 
 @torch.no_grad()
 def make_toy(data=None, **settings):
-    model = set_toy(MGCN(toy() if data is None else data, channels=2, k=2, **settings))
+    model = set_toy(
+        MGCN(toy(image=IMAGE, text=TEXT) if data is None else data, channels=2, k=2, **settings)
+    )
     for sign, gate in zip((1.0, -1.0), model.gates):
         gate.weight.copy_(sign * torch.eye(2))
         gate.bias.zero_()
@@ -55,12 +57,12 @@ def test_worked_example(trainable, mrdib):
         close(user, H_USER[m])
         close(item, H[m])
     emb = model.embed()
-    close(emb.views['behavior'][0], BEHAVIOR_USER)
-    close(emb.views['behavior'][1], BEHAVIOR_ITEM)
+    close(emb.views['behavior'][0], MEAN_USER)
+    close(emb.views['behavior'][1], MEAN_ITEM)
     close(emb.views['side'][0], [[0.2232, 0.1533], [0.0832, 0.1185], [0.3082, 0.1018]])
     side = [[0.2026, 0.1230], [0.1200, 0.1613], [0.2176, 0.0597], [0.2288, 0.0290]]
     close(emb.views['side'][1], side)
-    close(emb.item, BEHAVIOR_ITEM + torch.tensor(side))
+    close(emb.item, MEAN_ITEM + torch.tensor(side))
     terms = model.loss(BATCH)
     close(terms['contrastive'], 0.5974 + 0.8658)
     src, pos, neg = BATCH
@@ -113,13 +115,13 @@ def test_repeated_pairs_are_each_others_negatives():
 
 @pytest.mark.parametrize('has', [[True, True, True, False], [False] * 4])
 def test_missing_modalities(has):
-    data = toy()
+    data = toy(image=IMAGE, text=TEXT)
     data['item'].has_image = torch.tensor(has)
     model = make_toy(data).eval()
     codes, emb = model.modality_embeddings(), model.embed()
     if not any(has):  # as if there was no image, but for the weights of the sum
         assert (codes['image'][0] == 0).all() and (codes['image'][1] == 0).all()
-        lone = toy()
+        lone = toy(image=IMAGE, text=TEXT)
         del lone['item'].x_image
         other = MGCN(lone, channels=2, k=2)
         state = model.state_dict()

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from contract import RecommenderContract, make_batch, make_data, moved, permute_items, scores
 from test_mgcn import H_USER, H, set_toy
-from toy import BATCH, BEHAVIOR_ITEM, BEHAVIOR_USER, close, toy
+from toy import BATCH, IMAGE, MEAN_ITEM, MEAN_USER, TEXT, close, toy
 
 from mrdib_pyg.nn.models import MGCN, SOIL
 from mrdib_pyg.transforms import InterestGraph, SecondOrderGraph
@@ -25,7 +25,7 @@ class TestSOIL(RecommenderContract):
 
 @torch.no_grad()
 def make_toy(data=None, **settings):
-    data = toy() if data is None else data
+    data = toy(image=IMAGE, text=TEXT) if data is None else data
     return set_toy(SOIL(data, channels=2, **{**SETTINGS, **settings}))
 
 
@@ -55,9 +55,9 @@ def test_losses_of_the_worked_example(mrdib):
     # The fusion and the behavior view of MGCN's example.
     model = make_toy(mrdib=mrdib).eval()
     side = [torch.tensor(x) for x in SIDE]
-    user = BEHAVIOR_USER + side[0]
+    user = MEAN_USER + side[0]
     src, pos, _ = BATCH
-    close(model.contrast(user, BEHAVIOR_ITEM, src, pos), 0.6450)
+    close(model.contrast(user, MEAN_ITEM, src, pos), 0.6450)
     close(model.contrast(user, side[1], src, pos), 0.6605)
     # And of its own.
     emb = model.embed()

@@ -1,0 +1,187 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.types import take_rows
+from mrdib_pyg.nn.models.unit_rows import unit_rows
+from mrdib_pyg.nn.mrdib import MRdIB
+from mrdib_pyg.ops import propagate_mean
+
+
+class BM3(Recommender):
+    r"""The model of `"Bootstrap Latent Representations for Multi-modal Recommendation"
+    <https://arxiv.org/abs/2207.05969>`_, which learns from positive pairs alone: a predictor maps
+    one view of a user or an item towards another, perturbed one.
+
+    .. math::
+        [\mathbf{P}_0; \tilde{\mathbf{Q}}] &= \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
+        [\mathbf{E}_U; \mathbf{E}_I], \quad \mathbf{Q}_0 = \tilde{\mathbf{Q}} + \mathbf{E}_I \\
+        \mathcal{L} &= \mathcal{C}(\mathcal{P}(\mathbf{p}_u), \hat{\mathbf{q}}_i) +
+        \mathcal{C}(\mathcal{P}(\mathbf{q}_i), \hat{\mathbf{p}}_u) + \lambda_c \sum_m
+        [\mathcal{C}(\mathcal{P}(\mathbf{t}_{m,i}), \hat{\mathbf{q}}_i) +
+        \mathcal{C}(\mathcal{P}(\mathbf{t}_{m,i}), \hat{\mathbf{t}}_{m,i})] \\
+        s(u, i) &= \langle \mathcal{P}(\mathbf{p}_u), \mathcal{P}(\mathbf{q}_i) \rangle
+
+    where :math:`\mathcal{P}` is the predictor, a linear layer, :math:`\mathcal{C}` one minus the
+    mean cosine over the batch, :math:`\mathbf{t}_m` a linear map of the features, and the hat stops
+    the gradient and drops entries.
+
+    MRdIB encodes :math:`\mathbf{t}_m`, of items alone. **Its codes never reach the ranking score**:
+    they shape the ID tables through the loss. Therefore :obj:`synergistic` is a term of its own
+    here, the loss of a joint predictor
+    :math:`\langle \mathcal{P}(\mathbf{p}_u), \mathcal{P}(\mathbf{q}_i + \frac{1}{M} \sum_m
+    \mathbf{z}_{m,i}) \rangle`, with a weight of zero unless one is given. The negatives of a batch
+    are read by MRdIB's terms only.
+
+    Where this differs from public code: features are frozen (there, trained) and only the rows of
+    a batch are mapped and dropped from, which is the same in distribution. As there, the
+    regularizer takes the norms of the whole propagated tables over the number of items.
+
+    Where a modality is missing, the terms of :math:`\mathbf{t}_m` are means over the items that
+    have it.
+
+    Args:
+        data (HeteroData): The training graph with item features.
+        channels (int, optional): The width of the embeddings. (default: :obj:`64`)
+        num_layers (int, optional): The number of propagation layers :math:`L`.
+            (default: :obj:`1`)
+        dropout (float, optional): The share of entries that the targets lose.
+            (default: :obj:`0.5`)
+        reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
+            propagated tables over the number of items. (default: :obj:`0.1`)
+        content_weight (float, optional): The default weight :math:`\lambda_c` of :obj:`content`.
+            (default: :obj:`2.0`)
+        feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
+        mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    user_codes = False
+    presets = {
+        'baby': {'num_layers': 1, 'dropout': 0.5, 'reg_weight': 0.1},
+        'sports': {'num_layers': 1, 'dropout': 0.5, 'reg_weight': 0.01},
+        'electronics': {'num_layers': 2, 'dropout': 0.3, 'reg_weight': 0.1},
+        'clothing': {'num_layers': 1, 'dropout': 0.3, 'reg_weight': 0.0},
+    }
+
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.5,
+        reg_weight: float = 0.1,
+        content_weight: float = 2.0,
+        feature_scaling: str | None = None,
+        mrdib: None | Layer | Mapping[str, Any] = None,
+    ) -> None:
+        if num_layers < 0:
+            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
+        super().__init__(data, channels, mrdib, feature_scaling)
+        self.num_layers = num_layers
+        self.dropout = dropout
+        self.reg_weight = reg_weight
+        self.content_weight = content_weight
+        self.user_emb = nn.Embedding(self.num_users, channels)
+        self.item_emb = nn.Embedding(self.num_items, channels)
+        self.lins = nn.ModuleDict(
+            {m: nn.Linear(self.features(m).size(1), channels) for m in self.modalities}
+        )
+        self.predictor = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.user_emb.weight)
+        nn.init.xavier_uniform_(self.item_emb.weight)
+        for lin in (*self.lins.values(), self.predictor):
+            assert isinstance(lin, nn.Linear)
+            lin.reset_parameters()
+            nn.init.xavier_normal_(lin.weight)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        r"""The default weight of every term of the loss."""
+        weights = {'task': 1.0, 'content': self.content_weight, 'reg': self.reg_weight}
+        if isinstance(self.mrdib, MRdIB):
+            weights['synergistic'] = 0.0
+        return weights
+
+    def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
+        item = None if rows is None else rows.item
+        return {m: (None, self.lins[m](self.features(m, item))) for m in self.modalities}
+
+    def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
+        ego = (self.user_emb.weight, self.item_emb.weight)
+        user, item = propagate_mean(ego, self.adj, self.num_layers)
+        item = item + self.item_emb.weight
+        views = {'tables': (user, item)}
+        user, item = take_rows(user, item, rows)
+        views['propagated'] = (user, item)
+        if rows is not None or torch.is_grad_enabled():  # a loss may follow
+            views['targets'] = target = (self._perturb(user), self._perturb(item))
+            present = self.present(rows)
+            for m, (_, z) in codes.items():
+                online = unit_rows(self.predictor(z))
+                both = target[1] + self._perturb(z)
+                has = None if present is None else present[m][1]
+                mask = z.new_ones(z.size(0)) if has is None else has.to(z.dtype)
+                views[f'content_{m}'] = (2.0 - (online * both).sum(dim=-1), mask)
+        return Embeddings(self.predictor(user), self.predictor(item), views)
+
+    def unimodal(
+        self, codes: Mapping[str, Pair], embeddings: Embeddings
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        return {m: (embeddings.user, self.predictor(z)) for m, (_, z) in codes.items()}
+
+    def joint(
+        self, codes: Mapping[str, Pair], embeddings: Embeddings, rows: Rows | None = None
+    ) -> tuple[Tensor, Tensor]:
+        item, masks = embeddings.views['propagated'][1], self.present(rows)
+        total = self.sum_items(codes, rows)
+        if masks is None:
+            mean = total / len(codes)
+        else:
+            count = torch.stack([has for _, has in masks.values()]).sum(dim=0)
+            mean = total / count.clamp(min=1).unsqueeze(-1)
+        return embeddings.user, self.predictor(item + mean)
+
+    def task_loss(self, embeddings: Embeddings, batch: Triplets) -> Tensor:
+        r"""One minus the mean cosine, from users to items and back; no negative is read."""
+        src, pos, _ = batch
+        user, item = (unit_rows(x) for x in embeddings[:2])
+        user_target, item_target = embeddings.views['targets']
+        to_item = user.index_select(0, src) * item_target.index_select(0, pos)
+        to_user = item.index_select(0, pos) * user_target.index_select(0, src)
+        return 2.0 - (to_item + to_user).sum(dim=-1).mean()
+
+    def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
+        pos, content = batch.dst_pos_index, []
+        for m in self.modalities:
+            value, mask = (x[pos] for x in embeddings.views[f'content_{m}'])
+            content.append((value * mask).sum() / mask.sum().clamp(min=1))
+        user, item = embeddings.views['tables']
+        reg = (user.norm() + item.norm()) / self.num_items
+        return {'content': torch.stack(content).sum(), 'reg': reg}
+
+    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+        r"""As :meth:`Recommender.loss`; without MRdIB or a control, negatives are not even
+        mapped.
+        """
+        if self.mrdib is None:
+            batch = batch._replace(dst_neg_index=batch.dst_pos_index)
+        return super().loss(batch)
+
+    def _perturb(self, x: Tensor) -> Tensor:
+        # A target: a constant that lacks some entries, of unit norm.
+        return unit_rows(F.dropout(x.detach(), self.dropout, self.training))

@@ -1,0 +1,87 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.types import take_rows
+from mrdib_pyg.ops import propagate_mean
+
+
+class LightGCN(Recommender):
+    r"""The ID-only model of `"LightGCN: Simplifying and Powering Graph Convolution Network for
+    Recommendation" <https://arxiv.org/abs/2002.02126>`_: what the interactions alone explain.
+
+    .. math::
+        [\mathbf{P}; \mathbf{Q}] = \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
+        [\mathbf{E}_U; \mathbf{E}_I], \quad s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
+
+    It reads no item features, so there is nothing for MRdIB to encode.
+
+    The regularizer takes the *unsquared* norms of a batch's rows of the two tables, as toolboxes of
+    multimodal recommendation do; the paper squares them, which needs other weights.
+
+    Args:
+        data (HeteroData): The training graph.
+        channels (int, optional): The width of the embeddings. (default: :obj:`64`)
+        num_layers (int, optional): The number of propagation layers :math:`L`; 0 is matrix
+            factorization. (default: :obj:`3`)
+        reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
+            embeddings of a batch before propagation, over its size. (default: :obj:`1e-4`)
+        mrdib (optional): Refused: the model has no modality. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If :obj:`num_layers` is negative or :obj:`mrdib` is given.
+    """
+
+    multimodal = False
+    user_codes = False
+    presets = {
+        'baby': {'num_layers': 3},
+        'sports': {'num_layers': 2},
+        'clothing': {'num_layers': 3},
+    }
+
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int = 64,
+        num_layers: int = 3,
+        reg_weight: float = 1e-4,
+        mrdib: None | Layer | Mapping[str, Any] = None,
+    ) -> None:
+        if num_layers < 0:
+            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
+        super().__init__(data, channels, mrdib)
+        self.num_layers = num_layers
+        self.reg_weight = reg_weight
+        self.user_emb = nn.Embedding(self.num_users, channels)
+        self.item_emb = nn.Embedding(self.num_items, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.user_emb.weight)
+        nn.init.xavier_uniform_(self.item_emb.weight)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        r"""The default weight of every term of the loss."""
+        return {'task': 1.0, 'reg': self.reg_weight}
+
+    def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
+        return {}
+
+    def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
+        ego = (self.user_emb.weight, self.item_emb.weight)
+        user, item = propagate_mean(ego, self.adj, self.num_layers, rows)
+        return Embeddings(user, item, {'ego': take_rows(*ego, rows)})
+
+    def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
+        src, pos, neg = batch
+        user, item = embeddings.views['ego']
+        rows = (x.index_select(0, i) for x, i in ((user, src), (item, pos), (item, neg)))
+        return {'reg': torch.stack([x.norm() for x in rows]).sum() / src.numel()}
