@@ -1,4 +1,4 @@
-r"""Pure functions on tensors: sparse propagation, top-k, negative sampling, graphs of items."""
+r"""Pure functions on tensors: sparse propagation, PID loss, top-k, sampling, graphs of items."""
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
 from mrdib_pyg.ops.contrastive_loss import contrastive_loss
@@ -9,6 +9,7 @@ from mrdib_pyg.ops.knn import knn_graph
 from mrdib_pyg.ops.layer_mean import propagate_mean
 from mrdib_pyg.ops.linear_rows import linear_rows
 from mrdib_pyg.ops.negative_sampling import encode_edges, sample_negatives
+from mrdib_pyg.ops.pid_loss import PIDLoss, pid_loss
 from mrdib_pyg.ops.propagate import propagate
 from mrdib_pyg.ops.prune_edges import prune_edges
 from mrdib_pyg.ops.second_order_edges import second_order_edges
@@ -19,11 +20,13 @@ __all__ = [
     'contrastive_loss',
     'edge_cosine',
     'cooccurrence_graph',
+    'PIDLoss',
     'encode_edges',
     'interest_counts',
     'knn_graph',
     'linear_rows',
     'masked_topk',
+    'pid_loss',
     'propagate',
     'propagate_mean',
     'prune_edges',

@@ -1,0 +1,230 @@
+"""The differentiable core of :func:`pid_loss`: ranking losses of several pairs of tables."""
+
+import warnings
+from collections.abc import Iterator
+from math import log
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch_geometric.index import index2ptr
+
+# Triplets that the indices and weights of one step of the CPU path are laid out for at a time.
+_MAX_TRIPLETS = 2**20
+# Entries of gathered rows that may exist at a time, where scores are computed from gathered rows.
+_MAX_GATHERED = {'cpu': 2**18}
+_MAX_GATHERED_ACCELERATOR = 2**24
+
+
+class Triplets(NamedTuple):
+    r"""Users, positive and negative items, sorted by user.
+
+    The triplets of user ``u`` are those from ``rowptr[u]`` to ``rowptr[u + 1]``. ``src`` lists
+    the users, and may be left out where no index can be out of range.
+    """
+
+    rowptr: Tensor
+    src: Tensor | None
+    pos: Tensor
+    neg: Tensor
+
+    def users(self) -> Tensor:
+        r"""Returns the user of each triplet."""
+        if self.src is not None:
+            return self.src
+        return torch.repeat_interleave(self.rowptr.diff(), output_size=self.pos.numel())
+
+
+def bpr_terms(
+    triplets: Triplets,
+    pairs: list[tuple[Tensor, Tensor]],
+    keep: Tensor | None = None,
+    *,
+    deterministic: bool = True,
+    use_kernels: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""Returns the ranking loss of each pair of tables, ``[K]``, and the pointwise information
+    gains ``[K, n]``, which carry no gradient. ``keep`` tells which triplets count, ``[K, n]``.
+
+    Half precision is computed in single precision and returned so; only gradients are rounded.
+    """
+    tables = [table.contiguous() for pair in pairs for table in pair]
+    return _BPRTerms.apply(*triplets, keep, deterministic, use_kernels, *tables)
+
+
+class _BPRTerms(torch.autograd.Function):
+    # What is kept for the backward pass is one score a triplet and pair, besides what was given.
+    @staticmethod
+    def forward(ctx, rowptr, src, pos, neg, keep, deterministic, use_kernels, *tables):
+        triplets = Triplets(rowptr, src, pos, neg)
+        if use_kernels:
+            from mrdib_pyg.ops.kernels.pid_loss import score_differences
+
+            scores = score_differences(triplets, tables)
+        else:
+            scores = _score_differences(triplets, tables)
+        ctx.save_for_backward(rowptr, src, pos, neg, keep, scores, *tables)
+        ctx.deterministic, ctx.use_kernels = deterministic, use_kernels
+
+        loss = -F.logsigmoid(scores)
+        gains = log(2.0) - loss
+        if keep is None:
+            terms = loss.mean(dim=1) if loss.size(1) > 0 else loss.sum(dim=1)
+        else:
+            gains = gains.masked_fill_(~keep, 0.0)
+            terms = loss.masked_fill_(~keep, 0.0).sum(dim=1) / keep.sum(dim=1).clamp_(min=1)
+        ctx.mark_non_differentiable(gains)
+        return terms, gains
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        rowptr, src, pos, neg, keep, scores, *tables = ctx.saved_tensors
+        triplets = Triplets(rowptr, src, pos, neg)
+        if keep is None:
+            grad = grad / max(scores.size(1), 1)
+        else:
+            grad = grad / keep.sum(dim=1).clamp_(min=1)
+        weight = torch.sigmoid(-scores).mul_(-grad.view(-1, 1))  # The gradient of the scores.
+        if keep is not None:
+            weight.masked_fill_(~keep, 0.0)
+
+        needs = ctx.needs_input_grad[-len(tables) :]
+        if ctx.use_kernels:
+            from mrdib_pyg.ops.kernels.pid_loss import table_gradients
+
+            grads = table_gradients(triplets, weight, tables, needs, ctx.deterministic)
+        else:
+            grads = _table_gradients(triplets, weight, tables, needs)
+        return (None,) * 7 + tuple(grads)
+
+
+def _score_differences(triplets: Triplets, tables: tuple[Tensor, ...]) -> Tensor:
+    tables = tuple(_widen(table) for table in tables)
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tables) else torch.float32
+    scores = tables[0].new_empty(len(tables) // 2, triplets.pos.numel(), dtype=dtype)
+    num_items = tables[1].size(0)
+    # Sparse tensors cannot enter a compiled graph, which fuses the gathers by itself.
+    has_csr = scores.device.type == 'cpu' and not torch.compiler.is_compiling()
+    with warnings.catch_warnings():  # CSR tensors announce once that they are in beta.
+        warnings.simplefilter('ignore')
+        for rows, edges in _blocks(triplets, num_items):
+            rowptr, col = _interleave(triplets, rows, edges)
+            # torch refuses matrices with more entries, repeated ones, than places.
+            is_sparse = has_csr and col.numel() <= (rows.stop - rows.start) * num_items
+            for i in range(scores.size(0)):
+                user, item, out = tables[2 * i][rows], tables[2 * i + 1], scores[i, edges]
+                if is_sparse:
+                    _sample_scores(user, item, rowptr, col, out)
+                else:
+                    _gather_scores(user, item, _users(rowptr, triplets, rows, edges), col, out)
+    return scores
+
+
+def _sample_scores(user: Tensor, item: Tensor, rowptr: Tensor, col: Tensor, out: Tensor) -> None:
+    matrix = torch.sparse_csr_tensor(
+        rowptr,
+        col,
+        user.new_zeros(col.numel()),
+        (user.size(0), item.size(0)),
+        check_invariants=False,
+    )
+    torch.sparse.sampled_addmm(matrix, user, item.t(), beta=0.0, out=matrix)
+    score = matrix.values()
+    torch.sub(score[0::2], score[1::2], out=out)
+
+
+def _gather_scores(user: Tensor, item: Tensor, src: Tensor, col: Tensor, out: Tensor) -> None:
+    budget = _MAX_GATHERED.get(user.device.type, _MAX_GATHERED_ACCELERATOR)
+    chunk = max(budget // max(user.size(1), 1), 1)
+    if torch.compiler.is_compiling():
+        chunk = max(src.numel(), 1)
+    pos, neg = col[0::2], col[1::2]
+    for start in range(0, src.numel(), chunk):
+        part = slice(start, start + chunk)
+        rows = item.index_select(0, pos[part]) - item.index_select(0, neg[part])
+        out[part] = (rows * user.index_select(0, src[part])).sum(dim=1)
+
+
+def _table_gradients(
+    triplets: Triplets, weight: Tensor, tables: list[Tensor], needs: tuple[bool, ...]
+) -> list[Tensor | None]:
+    # Both sides are sums of weighted rows, over indices that are sorted by the row of the result
+    # once for all tables: several times faster than adding one row at a time.
+    wide = [_widen(table) for table in tables]
+    out: list[Tensor | None] = [None] * len(tables)
+    blocks = list(_blocks(triplets, wide[1].size(0)))
+    for rows, edges in blocks:
+        rowptr, col = _interleave(triplets, rows, edges)
+        if any(needs[1::2]):
+            col_sorted, perm = col.sort(stable=True)
+            rowptr_t = to_rowptr(col_sorted, wide[1].size(0))
+            col_t = _users(rowptr, triplets, rows, edges).index_select(0, perm // 2)
+        for i in range(weight.size(0)):
+            user, item = wide[2 * i][rows], wide[2 * i + 1]
+            value = weight[i, edges].to(user.dtype)
+            value = torch.stack([value, -value], dim=1).view(-1)
+            if needs[2 * i]:
+                part = _sum_rows(rowptr, col, value, item)
+                if len(blocks) == 1:
+                    out[2 * i] = part
+                else:
+                    grad = out[2 * i]
+                    out[2 * i] = grad = torch.empty_like(wide[2 * i]) if grad is None else grad
+                    grad[rows] = part
+            if needs[2 * i + 1]:
+                part = _sum_rows(rowptr_t, col_t, value.index_select(0, perm), user)
+                grad = out[2 * i + 1]
+                out[2 * i + 1] = part if grad is None else grad.add_(part)
+    return [None if grad is None else grad.to(table.dtype) for grad, table in zip(out, tables)]
+
+
+def _blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]:
+    # Users and their triplets, in blocks of bounded size; a user is never split. Blocks are large
+    # against the number of items, because each adds to the gradients of all of them.
+    num_users, num_triplets = triplets.rowptr.numel() - 1, triplets.pos.numel()
+    size = max(_MAX_TRIPLETS, 4 * num_items)
+    if num_triplets <= size or torch.compiler.is_compiling():
+        yield slice(0, num_users), slice(0, num_triplets)
+        return
+    row = edge = 0
+    while row < num_users:
+        end = int(torch.searchsorted(triplets.rowptr, edge + size, right=True)) - 1
+        end = min(max(end, row + 1), num_users)
+        next_edge = int(triplets.rowptr[end])
+        yield slice(row, end), slice(edge, next_edge)
+        row, edge = end, next_edge
+
+
+def _interleave(triplets: Triplets, rows: slice, edges: slice) -> tuple[Tensor, Tensor]:
+    # A matrix of users times items in CSR format: each triplet is two entries, positive and
+    # negative.
+    rowptr = (triplets.rowptr[rows.start : rows.stop + 1] - edges.start) * 2
+    return rowptr, torch.stack([triplets.pos[edges], triplets.neg[edges]], dim=1).view(-1)
+
+
+def _users(rowptr: Tensor, triplets: Triplets, rows: slice, edges: slice) -> Tensor:
+    # The users of a block, counted from its first.
+    if triplets.src is not None:
+        return triplets.src[edges] - rows.start
+    return torch.repeat_interleave(rowptr.diff() // 2, output_size=edges.stop - edges.start)
+
+
+def _sum_rows(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    return F.embedding_bag(
+        col, x, rowptr, mode='sum', per_sample_weights=value, include_last_offset=True
+    )
+
+
+def to_rowptr(index: Tensor, num_rows: int) -> Tensor:
+    r"""Returns where each row begins among sorted indices, ``[num_rows + 1]``."""
+    if index.device.type == 'cpu' and not torch.compiler.is_compiling():
+        return index2ptr(index, num_rows)
+    # Not confused by an index out of range, which is not looked for on an accelerator.
+    return torch.searchsorted(index, torch.arange(num_rows + 1, device=index.device))
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.float() if x.element_size() < 4 else x
