@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mrdib_pyg.nn.bottleneck import Posterior
@@ -125,36 +124,8 @@ def mean_over_batch(value: Callable[[Posterior], Tensor], side: Sides, triplet: 
     return total / num_rows.clamp(min=1)
 
 
-def mean_bpr(user: Tensor, item: Tensor, side: Sides, triplet: Triplet) -> Tensor:
-    r"""Returns the Bayesian personalized ranking loss, a mean over the triplets of which all three
-    rows have the modality.
-    """
-    if user.size(-1) != item.size(-1):
-        raise ValueError(
-            f'users of width {user.size(-1)} cannot be scored with items of width {item.size(-1)} '
-            f"by an inner product; pass a 'user_embedding', or pairs as 'unimodal', of one width"
-        )
-    src, pos, neg = triplet
-    # Not `item[neg]`: on CPU, indexing takes many times as long as `index_select`.
-    difference = item.index_select(0, neg) - item.index_select(0, pos)
-    difference = (user.index_select(0, src) * difference).sum(dim=-1)
-    mask = None
-    if side.mask_item is not None:
-        mask = side.mask_item[pos] & side.mask_item[neg]
-    if side.mask_user is not None:
-        mask_user = side.mask_user[src]
-        mask = mask_user if mask is None else mask & mask_user
-    return _masked_mean(F.softplus(difference), mask)
-
-
 def _wrap(code: Posterior | Tensor) -> Posterior:
     return code if isinstance(code, Posterior) else Posterior(code, code)
-
-
-def _masked_mean(value: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return value.mean() if value.numel() > 0 else value.sum()
-    return (value * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _counting(dtype: torch.dtype) -> torch.dtype:

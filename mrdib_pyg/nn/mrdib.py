@@ -15,11 +15,11 @@ from mrdib_pyg.nn.codes import (
     encode,
     make_all_sides,
     make_sides,
-    mean_bpr,
     mean_over_batch,
 )
 from mrdib_pyg.nn.mutual_information import CLUB, MINE, NWJ, Gaussian, InfoNCE
 from mrdib_pyg.nn.pid_terms import PIDTerms
+from mrdib_pyg.ops import pid_loss
 
 ESTIMATORS: dict[str, Callable[..., nn.Module]] = {
     'mine': MINE,
@@ -75,7 +75,7 @@ class MRdIB(nn.Module):
         num_critic_rows (int, optional): In training at most so many rows of the batch, drawn anew
             in every call, pass an estimator, whose cost is proportional to them. :obj:`None` takes
             all, and the Gaussian estimator, whose bias falls with their
-            number, always does. (default: :obj:`1024`)
+            number, always does. (default: :obj:`512`)
 
     Raises:
         ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
@@ -90,7 +90,7 @@ class MRdIB(nn.Module):
         fused_channels: int | None = None,
         hidden_channels: int = 64,
         user_codes: bool = True,
-        num_critic_rows: int | None = 1024,
+        num_critic_rows: int | None = 512,
     ) -> None:
         super().__init__()
         if len(channels) == 0:
@@ -229,22 +229,21 @@ class MRdIB(nn.Module):
         triplet = (src_index, dst_pos_index, dst_neg_index)
         sides = make_all_sides(codes, user_embedding, present, triplet)
         zero = next(iter(sides.values())).item.mu.new_zeros(())
-        rate, unique = zero, zero
+        rate, pairs, masks = zero, {}, {}
         for name, side in sides.items():
             rate = rate + mean_over_batch(Posterior.kl, side, triplet)
-            if unimodal is None:
-                user, item = _users(side, user_embedding), side.item.z
-            else:
-                user, item = unimodal[name]
-            unique = unique + mean_bpr(user, item, side, triplet)
-
-        synergistic = None
+            pairs[name] = _scored(
+                side, user_embedding, None if unimodal is None else unimodal[name]
+            )
+            masks[name] = (side.mask_user, side.mask_item)
+        fused_pair = None
         if fused is not None:
             side = make_sides('fused', fused, user_embedding)
             rate = rate + mean_over_batch(Posterior.kl, side, triplet)
-            user, item = _users(side, user_embedding), side.item.z
-            synergistic = mean_bpr(user, item, side, triplet)
-        return PIDTerms(rate, self._redundant(sides, triplet, zero), unique, synergistic)
+            fused_pair = _scored(side, user_embedding, None)
+        decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
+        redundant = self._redundant(sides, triplet, zero)
+        return PIDTerms(rate, redundant, decoded.unique.sum(), decoded.synergistic)
 
     def _redundant(self, sides: dict[str, Sides], triplet: Triplet, zero: Tensor) -> Tensor:
         if len(self.critics) == 0:
@@ -311,7 +310,19 @@ def _key(name: str) -> str:
     return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has
 
 
-def _users(side: Sides, user_embedding: Tensor | None) -> Tensor:
-    users = user_embedding if side.user is None else side.user.z
-    assert users is not None  # checked by `make_sides`
-    return users
+def _scored(
+    side: Sides, user_embedding: Tensor | None, unimodal: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    # The users and items whose inner product is the score.
+    user = user_embedding if side.user is None else side.user.z
+    item = side.item.z
+    if unimodal is not None:
+        user, item = unimodal
+    assert user is not None  # checked by `make_sides`
+    if user.size(-1) != item.size(-1):
+        raise ValueError(
+            f'users of width {user.size(-1)} cannot be scored with items of width {item.size(-1)} '
+            f"by an inner product; pass a 'user_embedding', or pairs as 'unimodal', of one width"
+        )
+    dtype = torch.promote_types(user.dtype, item.dtype)  # they differ under autocast
+    return user.to(dtype), item.to(dtype)

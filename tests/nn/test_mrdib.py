@@ -626,6 +626,7 @@ def test_repr():
 
 # torch reads the gradient of a tensor between two graphs.
 @pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor:UserWarning')
+@pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
 @pytest.mark.parametrize('redundancy, fullgraph', [(None, True), ('mine', False)])
 def test_step_compiles(redundancy, fullgraph):
     # The unique rows of a batch, which the critics read, have a size that only the data tell.

@@ -81,7 +81,7 @@ def test_unique_of_the_worked_example():
     terms = make_example({'redundancy': None}).eval().loss(BATCH)
     src, pos, neg = BATCH
     expected = 0.0
-    for part in (IMAGE, TEXT):
+    for part in (torch.tensor(IMAGE), torch.tensor(TEXT)):
         expected += torch.nn.functional.softplus(part[src, neg] - part[src, pos]).mean()
     close(terms['unique'], expected)
 
