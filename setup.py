@@ -28,7 +28,7 @@ report = ['matplotlib>=3.8']
 pid = ['scipy>=1.11']
 text = ['sentence-transformers>=3.0']
 serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
-test = ['pytest>=8.0', 'hypothesis>=6.100']
+test = ['pytest>=8.0', 'hypothesis>=6.100', "triton>=3.4; platform_system == 'Linux'"]
 dev = [*test, 'ruff>=0.17.6,<0.18', 'mypy>=2.4,<3', 'types-tqdm', 'pandas-stubs']
 
 extras_require = {

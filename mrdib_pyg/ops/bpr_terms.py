@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from math import log
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch_geometric.index import index2ptr
 
 # Triplets that the indices and weights of one step of the CPU path are laid out for at a time.
 _MAX_TRIPLETS = 2**20
+# The most indices that NumPy sorts faster than torch.
+_MAX_RADIX = 2**16
 # Entries of gathered rows that may exist at a time, where scores are computed from gathered rows.
 _MAX_GATHERED = {'cpu': 2**18}
 _MAX_GATHERED_ACCELERATOR = 2**24
@@ -108,29 +111,24 @@ def _score_differences(triplets: Triplets, tables: tuple[Tensor, ...]) -> Tensor
     num_items = tables[1].size(0)
     # Sparse tensors cannot enter a compiled graph, which fuses the gathers by itself.
     has_csr = scores.device.type == 'cpu' and not torch.compiler.is_compiling()
-    with warnings.catch_warnings():  # CSR tensors announce once that they are in beta.
-        warnings.simplefilter('ignore')
-        for rows, edges in _blocks(triplets, num_items):
-            rowptr, col = _interleave(triplets, rows, edges)
-            # torch refuses matrices with more entries, repeated ones, than places.
-            is_sparse = has_csr and col.numel() <= (rows.stop - rows.start) * num_items
-            for i in range(scores.size(0)):
-                user, item, out = tables[2 * i][rows], tables[2 * i + 1], scores[i, edges]
-                if is_sparse:
-                    _sample_scores(user, item, rowptr, col, out)
-                else:
-                    _gather_scores(user, item, _users(rowptr, triplets, rows, edges), col, out)
+    for rows, edges in _blocks(triplets, num_items):
+        rowptr, col = _interleave(triplets, rows, edges)
+        # torch refuses matrices with more entries, repeated ones, than places.
+        is_sparse = has_csr and col.numel() <= (rows.stop - rows.start) * num_items
+        for i in range(scores.size(0)):
+            user, item, out = tables[2 * i][rows], tables[2 * i + 1], scores[i, edges]
+            if is_sparse:
+                _sample_scores(user, item, rowptr, col, out)
+            else:
+                _gather_scores(user, item, _users(rowptr, triplets, rows, edges), col, out)
     return scores
 
 
 def _sample_scores(user: Tensor, item: Tensor, rowptr: Tensor, col: Tensor, out: Tensor) -> None:
-    matrix = torch.sparse_csr_tensor(
-        rowptr,
-        col,
-        user.new_zeros(col.numel()),
-        (user.size(0), item.size(0)),
-        check_invariants=False,
-    )
+    value, size = user.new_zeros(col.numel()), (user.size(0), item.size(0))
+    with warnings.catch_warnings():  # CSR tensors announce once that they are in beta.
+        warnings.simplefilter('ignore')
+        matrix = torch.sparse_csr_tensor(rowptr, col, value, size, check_invariants=False)
     torch.sparse.sampled_addmm(matrix, user, item.t(), beta=0.0, out=matrix)
     score = matrix.values()
     torch.sub(score[0::2], score[1::2], out=out)
@@ -159,9 +157,9 @@ def _table_gradients(
     for rows, edges in blocks:
         rowptr, col = _interleave(triplets, rows, edges)
         if any(needs[1::2]):
-            col_sorted, perm = col.sort(stable=True)
+            col_sorted, perm = sort_stable(col, wide[1].size(0))
             rowptr_t = to_rowptr(col_sorted, wide[1].size(0))
-            col_t = _users(rowptr, triplets, rows, edges).index_select(0, perm // 2)
+            col_t = _users(rowptr, triplets, rows, edges).index_select(0, perm >> 1)
         for i in range(weight.size(0)):
             user, item = wide[2 * i][rows], wide[2 * i + 1]
             value = weight[i, edges].to(user.dtype)
@@ -209,13 +207,34 @@ def _users(rowptr: Tensor, triplets: Triplets, rows: slice, edges: slice) -> Ten
     # The users of a block, counted from its first.
     if triplets.src is not None:
         return triplets.src[edges] - rows.start
-    return torch.repeat_interleave(rowptr.diff() // 2, output_size=edges.stop - edges.start)
+    return torch.repeat_interleave(rowptr.diff() >> 1, output_size=edges.stop - edges.start)
 
 
 def _sum_rows(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
     return F.embedding_bag(
         col, x, rowptr, mode='sum', per_sample_weights=value, include_last_offset=True
     )
+
+
+def bound(index: Tensor, num_rows: int) -> Tensor:
+    r"""Replaces indices that are out of range by the first that is."""
+    return torch.where(index < 0, num_rows, index).clamp_(max=num_rows)
+
+
+def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    r"""Sorts indices of rows; returns them and their former places. Equal ones keep their order."""
+    is_small = index.numel() <= _MAX_RADIX and num_rows < 2**32
+    if index.device.type != 'cpu' or torch.compiler.is_compiling() or not is_small:
+        out, perm = (index.int() if num_rows < 2**31 else index).sort(stable=True)
+        return out.long(), perm
+    # Branches that cannot be predicted make short sorts slow. NumPy sorts 16-bit integers by
+    # radix, which has none: five times faster for the batch of a training step.
+    perm = torch.from_numpy(np.argsort(index.numpy().astype(np.uint16), kind='stable'))
+    if num_rows >= 2**16:  # Also to tell the first that is out of range.
+        high = (index >> 16).index_select(0, perm)
+        order = torch.from_numpy(np.argsort(high.numpy().astype(np.uint16), kind='stable'))
+        perm = perm.index_select(0, order)
+    return index.index_select(0, perm), perm
 
 
 def to_rowptr(index: Tensor, num_rows: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
-from mrdib_pyg.ops.bpr_terms import Triplets, bpr_terms, to_rowptr
+from mrdib_pyg.ops.bpr_terms import Triplets, bound, bpr_terms, sort_stable, to_rowptr
 from mrdib_pyg.ops.pid_problem import Masks, Pair, Pairs, PIDProblem
 
 _HAS_TRITON = find_spec('triton') is not None
@@ -121,9 +121,12 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
     rowptr = problem.rowptr
     if rowptr is None:
         assert src is not None
-        src, perm = src.sort(stable=True)
+        num_users = problem.pairs[0][0].size(0)
+        if src.device.type != 'cpu':  # Where indices out of range are not looked for.
+            src = bound(src, num_users)
+        src, perm = sort_stable(src, num_users)
         pos, neg = pos.index_select(0, perm), neg.index_select(0, perm)
-        rowptr = to_rowptr(src, problem.pairs[0][0].size(0))
+        rowptr = to_rowptr(src, num_users)
     triplets = Triplets(rowptr, src, pos, neg)
     keep = _keep(problem, triplets.users(), pos, neg) if problem.has_masks else None
     losses, gains = bpr_terms(

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops.bpr_terms import Triplets, to_rowptr
+from mrdib_pyg.ops.bpr_terms import Triplets, bound, sort_stable
 
 # The most entries of one row that a program sums: longer rows are split, so that the hubs of a
 # power-law graph do not keep one program busy while the others are done.
@@ -71,15 +71,16 @@ def table_gradients(
         items, weights = [tables[2 * i + 1] for i in kept], [weight[i] for i in kept]
         sums = _sum_rows(triplets.rowptr * 2, col, None, weights, items)
         for i, grad in zip(kept, sums):
-            out[2 * i] = grad
+            out[2 * i] = grad.to(tables[2 * i].dtype)
     kept = [i for i in range(len(tables) // 2) if needs[2 * i + 1]]
     if kept:
         users, weights = [tables[2 * i] for i in kept], [weight[i] for i in kept]
-        col_sorted, perm = col.sort(stable=True)
-        rowptr = to_rowptr(col_sorted, tables[1].size(0))
-        row = triplets.users().index_select(0, perm // 2)
+        num_items = tables[1].size(0)
+        col_sorted, perm = sort_stable(bound(col, num_items), num_items)
+        rowptr = torch.searchsorted(col_sorted, _arange(num_items + 1, col_sorted))
+        row = triplets.users().index_select(0, perm >> 1)
         for i, grad in zip(kept, _sum_rows(rowptr, row, perm, weights, users)):
-            out[2 * i + 1] = grad
+            out[2 * i + 1] = grad.to(tables[2 * i + 1].dtype)
     return out
 
 
@@ -88,6 +89,10 @@ _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 def _sum_dtype(tables: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tables) else torch.float32
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _block_d(tables: Sequence[Tensor]) -> int:
@@ -126,7 +131,9 @@ def _sum_rows(
     # Weighted sums of rows in a fixed order. The entry e stands for the triplet entry[e] // 2, its
     # positive item if even and its negative one, of opposite weight, if odd.
     num_rows, dtype = rowptr.numel() - 1, _sum_dtype(weights)
-    outs = tuple(x.new_empty(num_rows, x.size(1)) for x in tables)
+    # Kernels do not round double to half precision.
+    types = [x.dtype if dtype == torch.float32 else _wide(x.dtype) for x in tables]
+    outs = tuple(x.new_empty(num_rows, x.size(1), dtype=t) for x, t in zip(tables, types))
     dims = tuple(x.size(1) for x in tables)
     if num_rows == 0:
         return list(outs)

@@ -1,0 +1,190 @@
+"""The Triton kernels of the PID loss against the reference; collected by ``test_pid_loss.py``."""
+
+import os
+from importlib import import_module
+
+import pytest
+import torch
+
+from mrdib_pyg.ops import NormalizedAdjacency, pid_loss
+from mrdib_pyg.ops.bpr_terms import Triplets, to_rowptr
+from mrdib_pyg.ops.pid_loss import pid_loss_reference
+
+if os.environ.get('TRITON_INTERPRET') != '1':
+    pytest.skip('needs TRITON_INTERPRET=1', allow_module_level=True)
+
+kernels = import_module('mrdib_pyg.ops.kernels.pid_loss')
+door = import_module('mrdib_pyg.ops.pid_loss')
+
+
+@pytest.fixture(autouse=True)
+def use_kernels(monkeypatch):
+    monkeypatch.setattr(door, '_use_kernels', lambda device: True)
+
+
+def make_tables(users, items, widths, dtype=torch.float32):
+    return [
+        torch.randn(rows, width, dtype=dtype, requires_grad=True)
+        for width in widths
+        for rows in (users, items)
+    ]
+
+
+def make_triplets(users, items, num):
+    # Few ids, so that triplets and items repeat; the last user and item have none.
+    return [torch.randint(n - 1, (num,)) for n in (users, items, items)]
+
+
+def run(function, tables, num_codes, *args, **kwargs):
+    pairs = list(zip(tables[0::2], tables[1::2]))
+    fused = pairs[num_codes] if len(pairs) > num_codes else None
+    out = function(pairs[:num_codes], fused, *args, **kwargs)
+    loss = (out.unique * torch.arange(1, 1 + num_codes)).sum()
+    if fused is not None:
+        loss = loss + 0.5 * out.synergistic
+    needed = [x for x in tables if x.requires_grad]
+    return [out.unique, out.gains, *torch.autograd.grad(loss, needed)]
+
+
+def assert_equals_reference(tables, num_codes, *args, **kwargs):
+    tolerance = {'rtol': 1e-5, 'atol': 1e-5}
+    if any(x.dtype == torch.float64 for x in tables):
+        tolerance = {'rtol': 1e-10, 'atol': 1e-12}
+    expected = run(pid_loss_reference, tables, num_codes, *args, **kwargs)
+    for deterministic in (True, False):
+        actual = run(pid_loss, tables, num_codes, *args, deterministic=deterministic, **kwargs)
+        for a, b in zip(actual, expected):
+            torch.testing.assert_close(a, b, **tolerance)
+
+
+@pytest.mark.parametrize('width', [1, 3, 64, 100, 256])
+def test_widths(width):
+    tables = make_tables(6, 5, [width, width + 37])
+    assert_equals_reference(tables, 1, *make_triplets(6, 5, 20))
+
+
+@pytest.mark.parametrize('num', [1, 2, 3, 4])
+def test_numbers_of_modalities(num):
+    triplet = make_triplets(6, 5, 15)
+    tables = make_tables(6, 5, [4, 8, 1, 5][:num] + [6], torch.float64)
+    assert_equals_reference(tables, num, *triplet)
+    assert_equals_reference(tables[:-2], num, *triplet)
+
+
+@pytest.mark.parametrize('segment', [3, 20])
+def test_long_rows_are_split(segment, monkeypatch):
+    monkeypatch.setattr(kernels, '_SEGMENT', segment)
+    src, pos, neg = make_triplets(5, 4, 60)
+    src[:30] = 3  # Hubs: one user, and one item that is positive and negative.
+    pos[20:50] = 2
+    neg[40:60] = 2
+    assert_equals_reference(make_tables(5, 4, [3, 70], torch.float64), 1, src, pos, neg)
+
+
+def test_segments(monkeypatch):
+    monkeypatch.setattr(kernels, '_SEGMENT', 4)
+    # Rows of 0, 4, 5, 0, 9 and 0 entries: 1, 1, 2, 1, 3 and 1 segments.
+    segments = kernels._Segments(torch.tensor([0, 0, 4, 9, 9, 18, 18]), 18)
+    assert segments.ptr.tolist() == [0, 1, 2, 4, 5, 8, 9]
+    assert segments.row.tolist() == [0, 1, 2, 2, 3, 4, 4, 4, 5, 6]  # The last is surplus.
+    assert segments.slot_row.tolist() == [2, 2, 4, 4, 4, 6, 6, 6]
+    assert [segments.slot_ptr[2].item(), segments.slot_ptr[4].item()] == [0, 2]
+
+
+@pytest.mark.parametrize('segment', [1, 2, 5, 1024])
+def test_segments_fit(segment, monkeypatch):
+    monkeypatch.setattr(kernels, '_SEGMENT', segment)
+    for power in (0, 1, 4):  # From no skew to all entries in few rows.
+        count = (torch.rand(30) ** power * 12).long()
+        rowptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        segments = kernels._Segments(rowptr, int(rowptr[-1]))
+        assert int(segments.ptr[-1]) <= segments.num
+        pieces = segments.ptr.diff()
+        assert int(pieces[pieces > 1].sum()) <= segments.num_slots
+
+
+def test_adjacency():
+    edge_index = torch.stack([torch.randint(10, (40,)), torch.randint(9, (40,))])
+    adj = NormalizedAdjacency(edge_index, num_nodes=(12, 9))
+    neg = torch.randint(9, (adj.nnz,))
+    assert_equals_reference(make_tables(12, 9, [4, 3, 5]), 2, adj, neg)
+
+
+def test_masks():
+    masks = [None, (torch.rand(9) < 0.7, torch.rand(7) < 0.7)]
+    tables = make_tables(9, 7, [4, 3, 5], torch.float64)
+    assert_equals_reference(tables, 2, *make_triplets(9, 7, 20), mask=masks)
+
+
+def test_no_triplets():
+    empty = torch.empty(0, dtype=torch.long)
+    assert_equals_reference(make_tables(5, 4, [3, 2]), 1, empty, empty, empty)
+    assert_equals_reference(make_tables(0, 0, [3, 2]), 1, empty, empty, empty)
+
+
+@pytest.mark.parametrize('frozen', [(1, 4), (0, 1), (0, 2, 4), (1, 3, 5)])
+def test_gradients_of_some(frozen):
+    tables = make_tables(9, 7, [4, 3, 5], torch.float64)
+    for i in frozen:
+        tables[i].requires_grad_(False)
+    assert_equals_reference(tables, 2, *make_triplets(9, 7, 20))
+
+
+@pytest.mark.parametrize('deterministic', [True, False])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_is_no_worse_than_plain_half(dtype, deterministic):
+    tables = [0.3 * x.detach() for x in make_tables(8, 6, [64, 100])]
+    tables = [x.to(dtype).requires_grad_() for x in tables]
+    triplet = make_triplets(8, 6, 200)
+    ours = run(pid_loss, tables, 1, *triplet, deterministic=deterministic)
+    plain = run(pid_loss_reference, tables, 1, *triplet)
+    tables = [x.detach().double().requires_grad_() for x in tables]
+    exact = run(pid_loss_reference, tables, 1, *triplet)
+    for a, b, truth in zip(ours, plain, exact):
+        error, error_plain = ((x.double() - truth).norm().item() for x in (a, b))
+        assert error <= 1.01 * error_plain + 1e-6
+    assert all(x.dtype == dtype for x in ours[2:])
+
+
+def test_mixed_types():
+    types = [torch.bfloat16, torch.float32, torch.float64]
+    tables = [make_tables(9, 7, [w], dtype) for w, dtype in zip([4, 3, 5], types)]
+    tables = [x for pair in tables for x in pair]
+    triplet = make_triplets(9, 7, 20)
+    exact = [x.detach().double().requires_grad_() for x in tables]
+    expected = run(pid_loss_reference, exact, 2, *triplet)
+    for deterministic in (True, False):
+        actual = run(pid_loss, tables, 2, *triplet, deterministic=deterministic)
+        for a, b in zip(actual, expected):
+            rtol = 1e-2 if a.dtype == torch.bfloat16 else 1e-5
+            torch.testing.assert_close(a, b, rtol=rtol, atol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize('which', ['src', 'pos', 'neg'])
+@pytest.mark.parametrize('value', [-1, 7, 2**40])
+def test_index_out_of_range_is_nan(which, value):
+    # It is not looked for on an accelerator; nothing is read or written beyond the tables.
+    triplet = dict(zip(('src', 'pos', 'neg'), make_triplets(7, 7, 20)))
+    triplet[which][3] = value
+    perm = triplet['src'].argsort(stable=True)
+    src, pos, neg = (x[perm] for x in triplet.values())
+    triplets = Triplets(torch.searchsorted(src, torch.arange(8)), src, pos, neg)
+    tables = [x.detach() for x in make_tables(7, 7, [3])]
+    score = kernels.score_differences(triplets, tables)[0]
+    place = int((perm == 3).nonzero())
+    assert bool(score[place].isnan()) and int(score.isnan().sum()) == 1
+    weight = torch.ones(1, 20)
+    for deterministic in (True, False):
+        kernels.table_gradients(triplets, weight, tables, [True, True], deterministic)
+
+
+def test_entry_points():
+    user, item = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    src, pos, neg = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])
+    triplets = Triplets(to_rowptr(src, 2), None, pos, neg)
+    assert kernels.score_differences(triplets, [user, item]).tolist() == [[-3.0, 5.0, 0.0]]
+    weight = torch.tensor([[1.0, 2.0, 5.0]])
+    for deterministic in (True, False):
+        grads = kernels.table_gradients(triplets, weight, [user, item], [True, True], deterministic)
+        assert grads[0].tolist() == [[1.0, -2.0], [-2.0, 4.0]]
+        assert grads[1].tolist() == [[1.0 - 6.0, 2.0 - 8.0], [-1.0 + 6.0, -2.0 + 8.0]]
