@@ -5,6 +5,7 @@ import torch
 
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.training import CheckpointError, load_model, provenance, run
 
 FIT = {'epochs': 2, 'batch_size': 64, 'progress': False}
@@ -29,6 +30,20 @@ def test_run(data, tmp_path):
     for split in ('val', 'test'):
         assert results[split] == evaluate(model, data, split, k=(5, 10, 20, 50))
     assert results['num_parameters'] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize('mrdib', [None, {}], ids=['plain', 'mrdib'])
+@pytest.mark.parametrize('name', MODELS)
+def test_run_of_every_model(data, tmp_path, name, mrdib):
+    if mrdib is not None and not MODELS[name].multimodal:
+        pytest.skip('has no modality for MRdIB to encode')
+    kwargs = {'settings': {'channels': 8}, 'mrdib': mrdib, 'test': False}
+    whole = run(data, name, **kwargs, **FIT)
+    for epochs in (1, 2):
+        out = run(data, name, out=tmp_path, resume=True, **kwargs, **{**FIT, 'epochs': epochs})
+    assert out['val'] == whole['val'] and out['terms'] == whole['terms']  # interrupted, or not
+    model, _ = load_model(tmp_path / 'best.pt', data)
+    assert evaluate(model, data, 'val', k=(5, 10, 20, 50)) == whole['val']
 
 
 def test_run_is_reproducible(data):
