@@ -55,6 +55,8 @@ def parser(
     p.add_argument('--seed', type=int, default=0, help='seeds both runs (0)')
     p.add_argument('--quiet', action='store_true', help='no progress bar')
 
+    _add_experiment(add)
+
     add('models', '', 'List the models and their settings.')
     add('datasets', '', 'List the data sets.')
     return out
@@ -163,6 +165,36 @@ def _add_recommend(add: Callable[..., Parser]) -> None:
     p.add_argument('--include-seen', action='store_true', help='rank training items too')
     p.add_argument('--out', metavar='FILE', help='a file (standard output)')
     p.add_argument('--json', action='store_true', help='one JSON object per user')
+
+
+def _add_experiment(add: Callable[..., Parser]) -> None:
+    p = add(
+        'experiment',
+        'FILE [options]',
+        'Compare models without and with MRdIB: search, choose, test, and make the tables.',
+        epilog='The same command continues what was interrupted, and tries again what failed.\n'
+        'examples:\n'
+        '  mrdib experiment examples/experiments/planted-small.toml --dry-run\n'
+        '  mrdib experiment examples/experiments/planted-small.toml --workers 2\n'
+        '  mrdib experiment examples/experiments/planted-small.toml --table --figures',
+    )
+    p.add_argument('file', metavar='FILE', help='a description, see docs/EXPERIMENTS.md')
+    p.add_argument('--out', metavar='FOLDER', help='the folder of all runs (runs/NAME of FILE)')
+    p.add_argument(
+        '--root', metavar='FOLDER', default='.',
+        help='what the folders of the data sets in FILE are relative to (.)',
+    )  # fmt: skip
+    p.add_argument('--models', metavar='NAME,...', help='only these models of FILE')
+    p.add_argument(
+        '--workers', metavar='N', type=int, default=1,
+        help='processes side by side, of one thread each (1)',
+    )  # fmt: skip
+    p.add_argument('--device', metavar='NAME', default='auto', help='cpu, cuda or auto (auto)')
+    p.add_argument('--dry-run', action='store_true', help='print the plan, and do nothing')
+    p.add_argument('--table', action='store_true', help='make the tables of finished runs')
+    p.add_argument('--figures', action='store_true', help='draw the figures too')
+    p.add_argument('--json', action='store_true', help='print the summary as JSON')
+    p.add_argument('--quiet', action='store_true', help='no progress bar')
 
 
 def pairs(option: str, text: str, convert: Callable[[str, str], Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import argparse
+import importlib.util
 import inspect
 import json
 import os
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'evaluate': _evaluate,
         'recommend': _recommend,
         'demo': _demo,
+        'experiment': _experiment,
         'models': _models,
         'datasets': _datasets,
     }
@@ -56,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
-        advice = '; continue with --resume' if args.command == 'train' else ''
-        print(f'\nmrdib: stopped{advice}', file=sys.stderr)
+        advice = {'train': '; continue with --resume', 'experiment': '; call it again to continue'}
+        print(f'\nmrdib: stopped{advice.get(args.command, "")}', file=sys.stderr)
         return EXIT_FAILED
     except Exception as e:
         return _fail(e, EXIT_FAILED, args.debug)
@@ -192,6 +194,49 @@ def _demo(args: argparse.Namespace) -> None:
     from mrdib_pyg.demo import demo
 
     print(demo(Path(args.out), seed=args.seed, progress=not args.quiet))
+
+
+def _experiment(args: argparse.Namespace) -> None:
+    models = None if args.models is None else args.models.replace(',', ' ').split()
+    cores = os.cpu_count() or 1
+    if not 1 <= args.workers <= cores:
+        raise Usage(f'--workers must lie between 1 and the {cores} cores (got {args.workers})')
+    if args.figures and importlib.util.find_spec('matplotlib') is None:
+        raise Usage("--figures needs matplotlib: pip install 'mrdib_pyg[report]'")
+
+    from mrdib_pyg.training.experiment import (
+        Records,
+        check_data,
+        load_experiment,
+        plan,
+        run_experiment,
+        save_report,
+    )
+
+    experiment = load_experiment(args.file, models)
+    out = Path(args.out or f'runs/{experiment.name}')
+    if args.dry_run:
+        check_data(experiment, Records(out), args.root)
+        print(plan(experiment, Records(out)))
+        return
+    if not args.table:
+        device = _device(args.device)
+        failures = run_experiment(
+            experiment, out, args.root, args.workers, device, progress=not args.quiet
+        )
+        if failures:
+            first = failures[0]
+            raise RuntimeError(
+                f'{len(failures)} of the runs failed, first {first.name}: {first.reason}; the logs '
+                f'are in {out / "logs"}; call it again to try them again'
+            )
+    summary = save_report(experiment, out, figures=args.figures)
+    if args.json:
+        print(json.dumps(summary))
+    elif args.table:
+        print((out / 'table.md').read_text(encoding='utf-8'), end='')
+    else:
+        print(f'all runs are finished; tables in {out / "table.md"} and {out / "table.csv"}')
 
 
 def _models(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from mrdib_pyg.training import load_checkpoint, load_model
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
-COMMANDS = ['train', 'evaluate', 'recommend', 'demo', 'models', 'datasets']
+COMMANDS = ['train', 'evaluate', 'recommend', 'demo', 'experiment', 'models', 'datasets']
 
 
 @pytest.fixture(scope='session')
@@ -332,6 +332,94 @@ def test_demo(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out == first
     assert main([*argv, '--seed', '1']) == 0
     assert capsys.readouterr().out != first
+
+
+EXPERIMENT = {
+    'datasets': ['small'],
+    'trials': [1],
+    'selection_seeds': [101],
+    'seeds': [1, 2],
+    'fit': {'epochs': 1},
+    'models': {'vbpr': {'channels': 4}},
+    'variants': {
+        'plain': {},
+        'mrdib': {'weights': {'bottleneck': 1e-3, 'redundant': 0, 'unique': 0.1}},
+    },
+}
+
+
+@pytest.fixture
+def description(tmp_path):
+    path = tmp_path / 'compare.json'
+    path.write_text(json.dumps(EXPERIMENT))
+    return path
+
+
+def test_experiment(capsys, tmp_path, dataset, description, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ['experiment', str(description), '--root', str(dataset.parent), '--quiet']
+    assert main([*argv, '--dry-run']) == 0
+    out, err = capsys.readouterr()
+    assert err == '' and out.splitlines()[-1].startswith('4 runs, 0 finished')
+    refused(capsys, [*argv, '--table'], 'no variant of a model is finished')
+    assert [p.name for p in tmp_path.iterdir()] == ['compare.json']
+
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == '' and out == (
+        'all runs are finished; tables in runs/compare/table.md and runs/compare/table.csv\n'
+    )
+    folder = tmp_path / 'runs' / 'compare'
+    assert len(list((folder / 'runs').glob('small-vbpr-*.json'))) == 4
+    for path in (folder / 'runs').glob('*.json'):
+        assert str(tmp_path) not in path.read_text()  # results name no folder of this machine
+    assert main(['experiment', str(description), '--table']) == 0  # takes no data
+    out, err = capsys.readouterr()
+    assert err == '' and out == (folder / 'table.md').read_text() and '### vbpr' in out
+    assert main(['experiment', str(description), '--table', '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((folder / 'summary.json').read_text())
+
+
+def test_experiment_that_fails(capsys, tmp_path, dataset, description):
+    # As above, but with a setting that only the model can judge.
+    changed = {**EXPERIMENT, 'models': {'vbpr': {'channels': -1}}}
+    description.write_text(json.dumps(changed))
+    out = tmp_path / 'out'
+    argv = ['experiment', description, '--root', dataset.parent, '--out', out, '--quiet']
+    refused(capsys, argv, '4 of the runs failed, first small vbpr plain seed 1', code=1)
+    assert len(list((out / 'runs').glob('*.failed.json'))) == 4
+    assert any("'channels' must be positive" in p.read_text() for p in (out / 'logs').iterdir())
+
+
+@pytest.mark.parametrize(
+    ('change', 'argv', 'message'),
+    [
+        ({'models': {'deepfm': {}}}, [], "no model 'deepfm'; known are"),
+        ({'datasets': ['large']}, [], "'large' is not in"),
+        ({'variants': {'plain': {'weights': {'unique': 1}}}}, [], "no weight 'unique'"),
+        ({'trials': [12]}, [], "fewer than 12 'trials'"),
+        ({'name': 'x'}, [], "unknown key 'name'"),
+        ({}, ['--models', 'mgcn'], "no model 'mgcn'"),
+        ({}, ['--workers', '0'], '--workers must lie between 1 and'),
+        ({}, ['--workers', 'two'], "invalid int value: 'two'"),
+        ({}, ['--device', 'tpu'], '--device must be'),
+    ],
+)
+def test_experiment_refuses(capsys, tmp_path, dataset, description, change, argv, message):
+    description.write_text(json.dumps({**EXPERIMENT, **change}))
+    out = tmp_path / 'out'
+    refused(
+        capsys,
+        ['experiment', description, '--root', dataset.parent, '--out', out, *argv],
+        message,
+    )
+    assert not out.exists()
+
+
+def test_experiment_files(capsys, tmp_path):
+    refused(capsys, ['experiment', tmp_path / 'none.toml'], 'there is no description')
+    (tmp_path / 'torn.json').write_text('{')
+    refused(capsys, ['experiment', tmp_path / 'torn.json'], "torn.json' is not readable")
 
 
 def test_disk_full(dataset, tmp_path):

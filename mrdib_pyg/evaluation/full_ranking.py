@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -159,9 +159,23 @@ def evaluate(
             outs[name].append(metric._compute(batch))
 
     values = {name: torch.cat(out) for name, out in outs.items()}
-    if per_user:
-        return {'user': user, **values}
-    return {name: float(value.mean(dtype=torch.float64)) for name, value in values.items()}
+    return {'user': user, **values} if per_user else average(values)
+
+
+def average(values: Mapping[str, Tensor]) -> dict[str, float]:
+    r"""Averages metrics of users as :func:`evaluate` does.
+
+    Args:
+        values (Dict[str, torch.Tensor]): What it returns with ``per_user=True``.
+
+    Returns:
+        Dict[str, float]: What it returns without.
+    """
+    return {
+        name: float(value.mean(dtype=torch.float64))
+        for name, value in values.items()
+        if name != 'user'
+    }
 
 
 def _mask_edges(data: HeteroData, split: str, mask: str) -> Tensor:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash
-from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.evaluation import average, evaluate
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.training.checkpoint import write_atomic
 from mrdib_pyg.training.fit import fit, num_held_out
@@ -26,6 +27,7 @@ def run(
     seed: int = 0,
     k: Sequence[int] = (5, 10, 20, 50),
     test: bool = True,
+    per_user: bool = False,
     out: None | str | Path = None,
     device: str | torch.device = 'cpu',
     dataset: str | None = None,
@@ -48,6 +50,9 @@ def run(
             (default: :obj:`(5, 10, 20, 50)`; those beyond the number of items are left out)
         test (bool, optional): If set to :obj:`False`, the test edges are not read.
             (default: :obj:`True`)
+        per_user (bool, optional): If set to :obj:`True`, the results also hold the metrics of each
+            user of the test edges under :obj:`"per_user"`, see
+            :func:`~mrdib_pyg.evaluation.evaluate`; they are not saved. (default: :obj:`False`)
         out (str or Path, optional): A folder for ``config.json``, ``history.jsonl``, the
             checkpoints and ``results.json``. (default: :obj:`None`)
         device (str or torch.device, optional): Where to train. (default: ``'cpu'``)
@@ -104,10 +109,14 @@ def run(
         'seconds': time.perf_counter() - start,
         'terms': fitted.history[fitted.best_epoch - 1]['train'],
     }
+    users: dict[str, Tensor] | None = None
     for split in ('val', 'test') if test else ('val',):
         if num_held_out(data, split) > 0:
-            results[split] = evaluate(net, data, split, k=cutoffs)
+            users = evaluate(net, data, split, k=cutoffs, per_user=True)
+            results[split] = average(users)
     if out is not None:
         text = json.dumps(results, indent=2) + '\n'
         write_atomic(Path(out) / 'results.json', text.encode())
+    if per_user and 'test' in results and users is not None:
+        results['per_user'] = {name: value.cpu() for name, value in users.items()}
     return results

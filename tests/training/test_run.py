@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mrdib_pyg.datasets import data_hash
-from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.evaluation import average, evaluate
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.training import CheckpointError, load_model, provenance, run
 
@@ -69,6 +69,15 @@ def test_run_in_a_small_catalogue(data):
     assert {key.split('@')[1] for key in results['test']} == {'5', '20'}
     results = run(data, 'vbpr', k=(100,), **FIT)
     assert {key.split('@')[1] for key in results['test']} == {'50'}
+
+
+def test_run_per_user(data, tmp_path):
+    results = run(data, 'vbpr', per_user=True, out=tmp_path, **FIT)
+    users = results.pop('per_user')
+    assert json.loads((tmp_path / 'results.json').read_text()) == results
+    assert users['user'].tolist() == list(range(40)) and average(users) == results['test']
+    assert results['test'] == run(data, 'vbpr', **FIT)['test']
+    assert 'per_user' not in run(data, 'vbpr', per_user=True, test=False, **FIT)
 
 
 def test_run_resumed(data, tmp_path):

@@ -1,0 +1,144 @@
+"""What is refused at the door of an experiment, before anything runs or is written."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrdib_pyg.nn import MRdIB
+from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
+from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.training.fit import _check_settings, _cutoff
+from mrdib_pyg.training.fit import fit as fit_function
+from mrdib_pyg.training.weights import LossWeights
+
+LAYERS: dict[str, type] = {'l2': CodePenalty, 'noise': CodeNoise, 'mrdib': MRdIB}
+#: Arguments that the model or the experiment fills in.
+GIVEN = {'channels', 'fused_channels', 'user_codes'}
+FIT = {'epochs': 500, 'batch_size': 2048, 'lr': 1e-3, 'critic_steps': 0, 'patience': 20}
+
+
+def is_file_name(name: str) -> bool:
+    r"""Returns whether a name is plain enough to be part of the name of a file."""
+    return re.fullmatch(r'\w[\w.-]*', name, re.ASCII) is not None
+
+
+def keys(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    r"""Refuses keys that mean nothing: a misspelled one would otherwise change nothing."""
+    for key in table:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key '{key}'; known are {sorted(known)}")
+
+
+def tables(raw: Mapping[str, Any]) -> None:
+    r"""Refuses values of the wrong form in the sections of a description."""
+    if not isinstance(raw['datasets'], list):
+        raise ValueError(f"'datasets' must be a list (got {raw['datasets']!r})")
+    for name in ('models', 'variants', 'fit', 'epoch_seconds'):
+        if not isinstance(raw[name], dict):
+            raise ValueError(f"'{name}' must be a table, [{name}] in TOML (got {raw[name]!r})")
+    for section in ('models', 'variants'):
+        for name, table in raw[section].items():
+            inner = [table.get(key, {}) for key in ('fit', 'weights') if isinstance(table, dict)]
+            if not isinstance(table, dict) or not all(isinstance(x, (dict, list)) for x in inner):
+                raise ValueError(f"'{section}.{name}' must be a table of settings (got {table!r})")
+            if isinstance(table.get('fit', {}), list):
+                raise ValueError(f"'{section}.{name}.fit' must be a table (got {table['fit']!r})")
+            if not is_file_name(name.replace(' ', '_')):
+                raise ValueError(f"'{section}.{name}': name it by letters, digits, '_', '.', '-'")
+    for model, seconds in raw['epoch_seconds'].items():
+        if not (type(seconds) in (int, float) and seconds > 0):
+            raise ValueError(f"'epoch_seconds.{model}' must be positive (got {seconds!r})")
+
+
+def integers(name: str, value: Any, low: int = 0) -> list[int]:
+    r"""Returns a list of different integers, at least ``low``."""
+    ok = isinstance(value, list) and len(value) > 0
+    if not ok or any(type(x) is not int or not low <= x < 2**32 for x in value):
+        raise ValueError(f"'{name}' must be a list of integers from {low} on (got {value!r})")
+    unique(name, value)
+    return list(value)
+
+
+def unique(name: str, values: Sequence[Any]) -> None:
+    r"""Refuses a value that is named twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"'{name}' names {value!r} twice; leave one out")
+
+
+def protocol(trials: Sequence[int], selection_seeds: Sequence[int], seeds: Sequence[int]) -> None:
+    r"""Refuses a selection that would not be one: see :class:`Experiment`."""
+    if list(trials) != sorted(trials, reverse=True) or len(trials) != len(selection_seeds):
+        raise ValueError(
+            f"'trials' must fall, with one number for each of 'selection_seeds': how many settings "
+            f'run with that seed, such as [12, 4] (got {list(trials)} for {list(selection_seeds)})'
+        )
+    both = sorted(set(selection_seeds) & set(seeds))
+    if both:
+        raise ValueError(
+            f"'seeds' and 'selection_seeds' share {both}: a setting chosen by a seed looks better "
+            f'on it; name other ones'
+        )
+
+
+def monitor(name: str, k: Sequence[int]) -> None:
+    r"""Refuses a metric that does not exist or is not measured."""
+    if _cutoff(name) not in k:
+        raise ValueError(f"'monitor' is '{name}' but 'k' is {list(k)}; add {_cutoff(name)} to 'k'")
+
+
+def model(name: str, settings: Mapping[str, Any], kind: str) -> None:
+    r"""Refuses an unknown model, an unknown setting, and MRdIB where there is no modality."""
+    if name not in MODELS:
+        raise ValueError(f"there is no model '{name}'; known are {sorted(MODELS)}")
+    known = list(inspect.signature(MODELS[name].__init__).parameters)[2:]
+    if kind != 'plain' and ('mrdib' not in known or name == 'lightgcn'):
+        raise ValueError(
+            f"the model '{name}' knows no modalities, so it has no codes for a variant of the kind "
+            f"'{kind}'; write variants = ['plain'] in [models.{name}]"
+        )
+    keys(f'[models.{name}]', settings, [x for x in known if x != 'mrdib'])
+
+
+def layer(variant: str, kind: str, settings: Mapping[str, Any]) -> None:
+    r"""Refuses settings that MRdIB, or the control, does not have."""
+    known: list[str] = []
+    if kind in LAYERS:
+        known = [x for x in inspect.signature(LAYERS[kind]).parameters if x not in GIVEN]
+    keys(f'[variants.{variant}]', settings, known)
+
+
+def weights(variant: str, kind: str, table: Any, terms: Sequence[str]) -> None:
+    r"""Refuses weights of terms that a variant does not have, and asks for those it has."""
+    for candidate in table if isinstance(table, list) else [table]:
+        for term in candidate:
+            if term not in terms:
+                raise ValueError(
+                    f"[variants.{variant}]: a variant of the kind '{kind}' has no weight '{term}', "
+                    f'it has {list(terms)}; weights of MRdIB belong to a variant of the kind mrdib'
+                )
+        for term in terms:
+            if term not in candidate:
+                raise ValueError(
+                    f"[variants.{variant}]: 'weights.{term}' is missing; name its values, or 0 to "
+                    f'leave the term out'
+                )
+
+
+def weight_values(variant: str, table: Mapping[str, Any]) -> None:
+    r"""Refuses weights that are no numbers >= 0."""
+    try:
+        LossWeights({}, table)
+    except ValueError as e:
+        raise ValueError(f'[variants.{variant}]: {e}') from None
+
+
+def fit(settings: Mapping[str, Any]) -> None:
+    r"""Refuses settings of the training that :func:`fit` does not have, or not in this range."""
+    known = [name for name in inspect.signature(fit_function).parameters if name in FIT]
+    keys('[fit]', settings, known)
+    try:
+        _check_settings(seed=0, **{**FIT, **settings})
+    except TypeError:
+        raise ValueError(f"'fit' must hold numbers (got {dict(settings)})") from None
