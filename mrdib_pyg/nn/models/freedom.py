@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.models.feature_maps import FeatureMaps
-from mrdib_pyg.nn.models.types import to_local
+from mrdib_pyg.nn.models.types import take_rows, to_local
 from mrdib_pyg.nn.models.weighted_graph import weighted_graph
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean, prune_edges
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
@@ -166,9 +166,8 @@ class FREEDOM(Recommender):
         ego = (self.user_emb.weight, self.item_emb.weight)
         user, item = propagate_mean(ego, adj, self.num_layers)
         views: dict[str, tuple[Tensor, Tensor]] = {}
+        user, item = take_rows(user, item, rows)
         if rows is not None:
-            user = user.index_select(0, rows.user)
-            item = item.index_select(0, rows.item)
             views['rows'] = (rows.user, rows.item)
         if self.slot == 'graph':
             return Embeddings(user, item + self._weigh(codes, rows), views)

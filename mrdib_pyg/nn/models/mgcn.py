@@ -15,7 +15,7 @@ class MGCN(MultiView):
     r"""MGCN from `"Multi-View Graph Convolutional Network for Multimedia Recommendation"
     <https://arxiv.org/abs/2308.03588>`_: ID embeddings purified by the features of each modality,
     spread over its item graph and from there to users, and fused under the guidance of the
-    behavior view :math:`\mathbf{B}` of the user-item graph,
+    behavior view of the user-item graph,
 
     .. math::
         \mathbf{X}_m &= [\hat{\mathbf{R}} \mathbf{H}_m; \mathbf{H}_m], \quad \mathbf{H}_m =
@@ -25,7 +25,8 @@ class MGCN(MultiView):
         \mathbf{B})) \odot (\mathbf{X}_m - \mathbf{C}) \right), \quad \mathbf{C} = \sum_m \alpha_m
         \mathbf{X}_m
 
-    with an attention :math:`\alpha` over modalities per node, and :math:`\mathbf{S}_m` of
+    with the LightGCN embeddings :math:`\mathbf{B}` of the user-item graph, the behavior view, an
+    attention :math:`\alpha` over modalities per node, and :math:`\mathbf{S}_m` of
     :class:`~mrdib_pyg.transforms.ItemKNN` in the similarity form, taken from ``('item',
     '<modality>_knn', 'item')`` where the data has it. The terms are :obj:`contrastive`, between
     the fusion and :math:`\mathbf{B}` for the users and the positive items of a batch, and

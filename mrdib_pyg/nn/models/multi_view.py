@@ -8,6 +8,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.models.feature_maps import FeatureMaps
+from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, propagate, propagate_mean
 
 
@@ -99,9 +100,7 @@ class MultiView(Recommender):
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
         user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
-        if rows is not None:
-            user = user.index_select(0, rows.user)
-            item = item.index_select(0, rows.item)
+        user, item = take_rows(user, item, rows)
         present = self.present(rows)
         sides = []
         for i, behavior in enumerate((user, item)):

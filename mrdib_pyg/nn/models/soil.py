@@ -15,8 +15,8 @@ from mrdib_pyg.transforms import InterestGraph, SecondOrderGraph
 
 class SOIL(MultiView):
     r"""SOIL from "SOIL: Contrastive Second-Order Interest Learning for Multimodal Recommendation"
-    (ACM Multimedia 2024): like :class:`MGCN`, but over interest-aware item graphs
-    :math:`\mathbf{G}_m` and over a user-item graph with second-order edges,
+    (ACM Multimedia 2024): like :class:`MGCN`, but over interest-aware item graphs and over a
+    user-item graph with second-order edges,
 
     .. math::
         \mathbf{X}_m &= [\mathbf{R}^+ \mathbf{H}_m; \mathbf{H}_m], \quad \mathbf{H}_m =
@@ -27,7 +27,8 @@ class SOIL(MultiView):
 
     with the behavior view :math:`\mathbf{B}` of :math:`\mathbf{R}^+` and an attention
     :math:`\alpha` over modalities per node (the larger the attention, the smaller the weight, as
-    published; a single modality has the weight one). The graphs are those of
+    published; a single modality has the weight one). The graphs, :math:`\mathbf{G}_m` and that of
+    the edges :math:`\mathbf{R}^{a}`, are those of
     :class:`~mrdib_pyg.transforms.InterestGraph` and
     :class:`~mrdib_pyg.transforms.SecondOrderGraph`, taken from ``('item', '<modality>_interest',
     'item')`` and ``('user', 'second_order', 'item')`` where the data has them.
