@@ -102,14 +102,14 @@ def rival_products(
     square: NormalizedAdjacency, channels: int
 ) -> tuple[dict[str, Product], dict[str, str]]:
     r"""Returns :math:`\hat{A} x` by each rival that is there, and why others are not."""
-    row = torch.repeat_interleave(square.rowptr.diff())
-    col, value, size = square.col, square.value, (square.size(0), square.size(1))
+    # With int64 indices, as PyG hands them to all of these.
+    index, value = square.to_edge_index()
+    rowptr, col, size = square.rowptr.long(), index[1], (square.size(0), square.size(1))
     device = value.device.type
-    index = torch.stack([row, col])
     # As it is usually built: sorted by rows, but not known to be coalesced.
     coo = torch.sparse_coo_tensor(index, value, size, check_invariants=False)
     coalesced = coo.coalesce()
-    csr = torch.sparse_csr_tensor(square.rowptr, col, value, size, check_invariants=False)
+    csr = torch.sparse_csr_tensor(rowptr, col, value, size, check_invariants=False)
     edge_index = EdgeIndex(index, sparse_size=size, sort_order='row', is_undirected=True)
     edge_index.fill_cache_()
     products: dict[str, Product] = {
@@ -125,7 +125,7 @@ def rival_products(
         missing['torch_sparse.matmul'] = 'not installed'
     else:
         sparse = SparseTensor(
-            rowptr=square.rowptr, col=col, value=value, sparse_sizes=size, is_sorted=True
+            rowptr=rowptr, col=col, value=value, sparse_sizes=size, is_sorted=True
         )
         products['torch_sparse.matmul'] = lambda x: matmul(sparse, x)
     needed = 2 * NUM_LAYERS * square.nnz * channels * value.element_size()

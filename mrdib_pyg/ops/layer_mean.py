@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrdib_pyg.ops.propagate import NormalizedAdjacency, propagate
+from mrdib_pyg.ops.adjacency import NormalizedAdjacency
+from mrdib_pyg.ops.propagate import csr_arrays, propagate, spmm
 
 
 @overload
@@ -32,6 +33,14 @@ def propagate_mean(
     .. math::
         \frac{1}{L+1} \sum_{l=0}^{L} \hat{A}^l \mathbf{x}
 
+    computed by Horner's rule, from :math:`\mathbf{h}_0 = \mathbf{x}` to :math:`\mathbf{h}_L`:
+
+    .. math::
+        \mathbf{h}_l = \frac{1}{l+1} \mathbf{x} + \frac{l}{l+1} \hat{A} \mathbf{h}_{l-1}
+
+    Each product takes one more pass over the rows (on CUDA none), no layer is kept, and nothing is
+    saved for the gradient, which is the same sum over the powers of :math:`\hat{A}^{\top}`.
+
     Args:
         x (torch.Tensor or Tuple[torch.Tensor, torch.Tensor]): Node rows ``[N, C]`` for a square
             adjacency, or ``(x_row [R, C], x_col [K, C])`` for a bipartite one of size ``(R, K)``,
@@ -47,7 +56,9 @@ def propagate_mean(
         torch.Tensor or Tuple[torch.Tensor, torch.Tensor]: In the form of :obj:`x`.
 
     Raises:
-        ValueError: If :obj:`num_layers` is negative, or :obj:`rows` are asked of one tensor.
+        TypeError: If :obj:`adj` is not prepared or :obj:`x` is not floating point.
+        ValueError: If :obj:`num_layers` is negative, the shape of :obj:`x` does not fit, or
+            :obj:`rows` are asked of one tensor.
     """
     if num_layers < 0:
         raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
@@ -55,23 +66,77 @@ def propagate_mean(
         raise ValueError("'rows' go with a pair of row and column features, not with one tensor")
     if num_layers == 0:
         return x if rows is None else _take(x, rows)
-    scale = 1.0 / (num_layers + 1)
+    _check(x, adj)
+    if rows is not None:
+        if adj.value.requires_grad or torch.compiler.is_compiling():
+            return _take(propagate_mean(x, adj, num_layers), rows)
+        return _MeanOfRows.apply(*x, *rows, adj, num_layers)
+    if adj.value.requires_grad or not _same_dtype(x):
+        # Weights with a gradient need the features of every layer.
+        return _by_layers(x, adj, num_layers)
     if isinstance(x, Tensor):
-        out = x
-        for _ in range(num_layers):
-            x = propagate(x, adj)
-            out = out + x
-        return out * scale
+        value, arrays = csr_arrays(adj._csr, x)
+        if adj.is_symmetric:  # No tensor twice: torch.compile does not trace that.
+            return _Mean.apply(x, num_layers, len(arrays) + 1, value, *arrays)
+        value_t, arrays_t = csr_arrays(adj._csr_t, x)
+        return _Mean.apply(x, num_layers, len(arrays) + 1, value, *arrays, value_t, *arrays_t)
 
     x_row, x_col = x
-    if rows is not None and not adj.value.requires_grad and not torch.compiler.is_compiling():
-        return _MeanOfRows.apply(x_row, x_col, *rows, adj, num_layers)
-    out_row, out_col = x_row, x_col
-    for _ in range(num_layers):
-        x_row, x_col = propagate(x_col, adj), propagate(x_row, adj.t())
-        out_row, out_col = out_row + x_row, out_col + x_col
-    out_row, out_col = out_row * scale, out_col * scale
-    return (out_row, out_col) if rows is None else _take((out_row, out_col), rows)
+    value, arrays = csr_arrays(adj._csr, x_row)
+    if adj.is_symmetric:
+        return _PairMean.apply(x_row, x_col, num_layers, len(arrays) + 1, value, *arrays)
+    value_t, arrays_t = csr_arrays(adj._csr_t, x_row)
+    return _PairMean.apply(
+        x_row, x_col, num_layers, len(arrays) + 1, value, *arrays, value_t, *arrays_t
+    )
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, num_layers, count, *arrays):
+        ctx.num_layers, ctx.count = num_layers, count
+        ctx.save_for_backward(*arrays)
+        return _mean(arrays[:count], x.detach(), num_layers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        arrays = ctx.saved_tensors
+        # Nothing follows the arrays of a symmetric matrix.
+        transposed = arrays[ctx.count :] or arrays
+        return (_mean(transposed, grad, ctx.num_layers), None, None) + (None,) * len(arrays)
+
+
+class _PairMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_row, x_col, num_layers, count, *arrays):
+        ctx.num_layers, ctx.count = num_layers, count
+        ctx.save_for_backward(*arrays)
+        return _pair_mean(arrays, count, x_row.detach(), x_col.detach(), num_layers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_row, grad_col):
+        # The two directions are the blocks of one symmetric matrix: the gradient is the function.
+        arrays = ctx.saved_tensors
+        grads = _pair_mean(arrays, ctx.count, grad_row, grad_col, ctx.num_layers)
+        return (*grads, None, None) + (None,) * len(arrays)
+
+
+def _mean(arrays, x: Tensor, num_layers: int) -> Tensor:
+    out = x
+    for layer in range(1, num_layers + 1):
+        out = spmm(arrays, out, x, 1.0 / (layer + 1))
+    return out
+
+
+def _pair_mean(arrays, count: int, x_row: Tensor, x_col: Tensor, num_layers: int):
+    arrays, arrays_t = arrays[:count], arrays[count:] or arrays
+    row, col = x_row, x_col
+    for layer in range(1, num_layers + 1):
+        weight = 1.0 / (layer + 1)
+        row, col = spmm(arrays, col, x_row, weight), spmm(arrays_t, row, x_col, weight)
+    return row, col
 
 
 class _MeanOfRows(torch.autograd.Function):
@@ -105,6 +170,54 @@ class _MeanOfRows(torch.autograd.Function):
             out_row.index_add_(0, row, grad_row)
             out_col.index_add_(0, col, grad_col)
         return out_row, out_col, None, None, None, None
+
+
+def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):
+    scale = 1.0 / (num_layers + 1)
+    if isinstance(x, Tensor):
+        out = x
+        for _ in range(num_layers):
+            x = propagate(x, adj)
+            out = out + x
+        return out * scale
+    x_row, x_col = x
+    out_row, out_col = x_row, x_col
+    for _ in range(num_layers):
+        x_row, x_col = propagate(x_col, adj), propagate(x_row, adj.t())
+        out_row, out_col = out_row + x_row, out_col + x_col
+    return out_row * scale, out_col * scale
+
+
+def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
+    if not isinstance(adj, NormalizedAdjacency):
+        raise TypeError(
+            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
+            f'NormalizedAdjacency(edge_index, num_nodes=...)'
+        )
+    rows, cols = adj.size(0), adj.size(1)
+    if isinstance(x, Tensor) and rows != cols:
+        raise ValueError(
+            f"'x' must be a pair (x_row, x_col) for the bipartite {adj} (got a tensor of shape "
+            f'{list(x.shape)})'
+        )
+    parts = [x] if isinstance(x, Tensor) else list(x)
+    for part, size in zip(parts, (rows, cols)):
+        if not part.is_floating_point():
+            raise TypeError(f"'x' must be floating point (got {part.dtype}); call x.float()")
+        if part.dim() != 2 or part.size(0) != size:
+            raise ValueError(
+                f"'x' must have the shape [{size}, channels] to go with {adj} (got "
+                f'{list(part.shape)})'
+            )
+    if parts[0].size(1) != parts[-1].size(1):
+        raise ValueError(
+            f"'x' must have as many channels for rows as for columns (got {parts[0].size(1)} and "
+            f'{parts[-1].size(1)})'
+        )
+
+
+def _same_dtype(x: Tensor | tuple[Tensor, Tensor]) -> bool:
+    return isinstance(x, Tensor) or x[0].dtype == x[1].dtype
 
 
 def _take(x: Any, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

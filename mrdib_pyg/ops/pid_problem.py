@@ -179,7 +179,7 @@ def _to_csr(adj: Any, size: tuple[int, int], device: torch.device) -> tuple[Tens
         )
     if adj.device != device:
         raise ValueError(f"'adj' is on {adj.device} but 'codes' on {device}; move it there")
-    return adj.rowptr, adj.col
+    return adj.rowptr.long(), adj.col.long()
 
 
 def _check_index(name: str, index: Any, num_rows: int, device: torch.device) -> Tensor:

@@ -1,3 +1,4 @@
+import importlib.util
 import warnings
 
 import torch
@@ -6,6 +7,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
+from mrdib_pyg.ops.csr import CSR
+
+_WITH_TRITON = importlib.util.find_spec('triton') is not None
 
 # Products of gathered rows that the gradient of the edge weights may hold at a time.
 _MAX_GATHERED = 2**22
@@ -14,9 +18,11 @@ _MAX_GATHERED = 2**22
 def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     r"""Computes the sparse-dense product :math:`\hat{\mathbf{A}} \mathbf{X}`.
 
-    On CPU this is a weighted sum of embedding bags, elsewhere a product with a CSR matrix. The
-    gradient with respect to :obj:`x` is :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; the one with
-    respect to the edge weights never holds more than a bounded chunk of gathered rows.
+    On CPU this is a weighted sum of embedding bags; on CUDA a Triton kernel that cuts long rows
+    into pieces, or without Triton a product with a CSR matrix. The gradient with respect to
+    :obj:`x` is :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; the one with respect to the edge weights
+    never holds more than a bounded chunk of gathered rows. On CPU and in the kernel, which needs no
+    atomics, results are the same bits in every run.
 
     Args:
         x (Tensor): The node features.
@@ -42,39 +48,72 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
         )
     if not x.is_floating_point():
         raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
-    value, value_t = adj._values(x.dtype)
-    if adj.is_symmetric:  # No tensor twice: torch.compile does not trace that.
-        return _Propagate.apply(x, value, adj.rowptr, adj.col, None, None, None)
-    return _Propagate.apply(x, value, adj.rowptr, adj.col, adj._rowptr_t, adj._col_t, value_t)
+    csr, csr_t = adj._csr, adj._csr_t
+    value, arrays = csr_arrays(csr, x)
+    if csr is csr_t:  # No tensor twice: torch.compile does not trace that.
+        return _Propagate.apply(x, value, len(arrays), *arrays)
+    value_t, arrays_t = csr_arrays(csr_t, x)
+    return _Propagate.apply(x, value, len(arrays), *arrays, value_t, *arrays_t)
 
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, value, rowptr, col, rowptr_t, col_t, value_t):
+    def forward(ctx, x, value, count, *arrays):
         # The features are needed by the gradient of the weights alone.
         x_saved = x if ctx.needs_input_grad[1] else None
-        if rowptr_t is None:  # The matrix is symmetric.
-            rowptr_t, col_t, value_t = rowptr, col, value
-        ctx.save_for_backward(x_saved, rowptr, col, rowptr_t, col_t, value_t)
+        ctx.count = count
+        ctx.save_for_backward(x_saved, value, *arrays)
         # Detached, because embedding_bag prepares for a backward pass of its own otherwise, which
         # takes it half as long again.
-        return _spmm(rowptr, col, value.detach(), x.detach())
+        return spmm((value.detach(), *arrays[:count]), x.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, rowptr, col, rowptr_t, col_t, value_t = ctx.saved_tensors
+        x, value, *arrays = ctx.saved_tensors
         grad_x = grad_value = None
         if ctx.needs_input_grad[0]:
-            grad_x = _spmm(rowptr_t, col_t, value_t, grad)
+            # Nothing follows the arrays of a symmetric matrix.
+            grad_x = spmm(arrays[ctx.count :] or (value, *arrays), grad)
         if ctx.needs_input_grad[1]:
-            grad_value = _sampled_product(rowptr, col, grad, x)
-        return grad_x, grad_value, None, None, None, None, None
+            grad_value = _sampled_product(arrays[0], arrays[1], grad, x)
+        return (grad_x, grad_value, None) + (None,) * len(arrays)
 
 
-def _spmm(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+def csr_arrays(csr: CSR, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    r"""Returns the values and the indices of a matrix as :func:`spmm` takes them with :obj:`x`:
+    an autograd function is handed tensors, one by one.
+    """
+    if _uses_kernel(x):  # It sums in float32 and is given values of that precision.
+        return csr.value, (csr.rowptr, csr.col, *csr.pieces)
+    return csr.values(x.dtype), (csr.rowptr, csr.col)
+
+
+def spmm(
+    arrays: tuple[Tensor, ...], x: Tensor, addend: Tensor | None = None, weight: float = 0.0
+) -> Tensor:
+    r"""Computes :math:`\mathbf{A} \mathbf{X}`, or with an addend
+    :math:`(1 - w) \mathbf{A} \mathbf{X} + w \mathbf{B}`, without a gradient.
+
+    Args:
+        arrays (tuple[Tensor, ...]): The values, then the indices of :func:`csr_arrays`.
+        x (Tensor): The dense matrix.
+        addend (Tensor, optional): The matrix :math:`\mathbf{B}`. (default: :obj:`None`)
+        weight (float, optional): Its weight :math:`w`. (default: :obj:`0.0`)
+    """
+    value, rowptr, col, *pieces = arrays
+    if _uses_kernel(x):
+        # Here, because it imports Triton.
+        from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul, csr_matmul_op
+
+        if torch.compiler.is_compiling():
+            return csr_matmul_op(rowptr, col, value, x, pieces, addend, 1.0 - weight, weight)
+        return csr_matmul(
+            rowptr, col, value, x, alpha=1.0 - weight, addend=addend, beta=weight,
+            pieces=tuple(pieces),
+        )  # fmt: skip
     if x.device.type == 'cpu':
-        return F.embedding_bag(
+        out = F.embedding_bag(
             col,
             x.contiguous(),
             rowptr,
@@ -82,7 +121,13 @@ def _spmm(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
             per_sample_weights=value,
             include_last_offset=True,
         )
-    return _csr_matmul(rowptr, col, value, x)
+    else:
+        out = _csr_matmul(rowptr, col, value, x)
+    return out if addend is None else out.lerp_(addend, weight)
+
+
+def _uses_kernel(x: Tensor) -> bool:
+    return x.is_cuda and _WITH_TRITON
 
 
 def _csr_matmul(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:

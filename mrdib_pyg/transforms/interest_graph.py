@@ -72,11 +72,11 @@ class InterestGraph(BaseTransform):
                 edge_index = torch.cat([edge_index, absent.expand(2, -1)], dim=1)
                 weight = torch.cat([weight, weight.new_ones(absent.numel())])
             adj = NormalizedAdjacency(edge_index, weight, num_nodes=num_items)
-            row = torch.repeat_interleave(adj.rowptr.diff())
+            edge_index, weight = adj.to_edge_index()
             store = data['item', f'{name}_interest', 'item']
             store.edge_index, store.edge_weight = coalesce(
-                torch.cat([torch.stack([row, adj.col]), graph[edge].edge_index], dim=1),
-                torch.cat([adj.value, graph[edge].edge_weight]),
+                torch.cat([edge_index, graph[edge].edge_index], dim=1),
+                torch.cat([weight, graph[edge].edge_weight]),
                 reduce='sum',
             )
         return data

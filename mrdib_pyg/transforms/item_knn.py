@@ -93,8 +93,7 @@ class ItemKNN(BaseTransform):
                 normalization='left' if self.form == 'binary' else 'sym',
             )
             store = data['item', f'{name}_knn', 'item']
-            store.edge_index = torch.stack([torch.repeat_interleave(adj.rowptr.diff()), adj.col])
-            store.edge_weight = adj.value
+            store.edge_index, store.edge_weight = adj.to_edge_index()
         return data
 
     def _edges(self, data: HeteroData, name: str, num_items: int) -> tuple[Tensor, Tensor]:

@@ -156,10 +156,11 @@ def test_values_are_cached_by_dtype():
     adj = random_adjacency(10, 7, 40)
     x = torch.randn(7, 5, dtype=torch.float64)
     propagate(x, adj)
-    value = adj._values(torch.float64)[0]
+    value = adj._csr.values(torch.float64)
     assert value.dtype == torch.float64
-    assert adj._values(torch.float64)[0] is value
-    assert adj._values(torch.float32)[0] is adj.value
+    assert adj._csr.values(torch.float64) is value
+    assert adj._csr.values(torch.float32) is adj.value
+    assert adj.t()._csr_t.values(torch.float64) is value  # Each call of t() makes an object.
 
 
 def test_features_are_kept_only_for_the_gradient_of_weights():

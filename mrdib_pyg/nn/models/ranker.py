@@ -99,8 +99,8 @@ class Ranker(nn.Module):
         mask = None
         if exclude_seen:
             # One row per entry of `user`, which may repeat: expand each user's slice of edges.
-            start = self.adj.rowptr[user]
-            count = self.adj.rowptr[user + 1] - start
+            start = self.adj.rowptr[user].long()
+            count = self.adj.rowptr[user + 1].long() - start
             row = torch.repeat_interleave(count)
             offset = torch.arange(row.numel(), device=device) - (count.cumsum(0) - count)[row]
             mask = torch.stack([row, self.adj.col[start[row] + offset]])

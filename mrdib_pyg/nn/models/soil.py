@@ -167,13 +167,10 @@ class SOIL(MultiView):
 
 def _add(adj: NormalizedAdjacency, second_order: NormalizedAdjacency) -> NormalizedAdjacency:
     # R + 1/2 R^a, the latter normalized by its own, weighted degrees.
-    def to_edges(adj: NormalizedAdjacency) -> tuple[Tensor, Tensor]:
-        return torch.stack([torch.repeat_interleave(adj.rowptr.diff()), adj.col]), adj.value
-
     size = (int(adj.size(0)), int(adj.size(1)))  # type: ignore[arg-type]
-    edge_index, edge_weight = to_edges(second_order)
+    edge_index, edge_weight = second_order.to_edge_index()
     second_order = NormalizedAdjacency(edge_index, edge_weight, num_nodes=size)
-    parts = to_edges(adj), to_edges(second_order)
+    parts = adj.to_edge_index(), second_order.to_edge_index()
     return NormalizedAdjacency(
         torch.cat([parts[0][0], parts[1][0]], dim=1),
         torch.cat([parts[0][1], 0.5 * parts[1][1]]),

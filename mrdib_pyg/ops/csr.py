@@ -1,0 +1,93 @@
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The most entries of a row that one program of the CUDA kernel sums; longer rows are cut.
+MAX_PIECE = 512
+
+
+class CSR:
+    r"""The arrays of a sparse matrix in CSR format, and what is derived from them once.
+
+    The rows of a graph of interactions follow a power law, and one program of a CUDA kernel cannot
+    be left alone with the longest: on CUDA, :attr:`pieces` cuts them (see :func:`cut_rows`).
+
+    Args:
+        rowptr (Tensor): The start of each row, and the end of the last.
+        col (Tensor): The column of each entry, in the data type of :obj:`rowptr`.
+        value (Tensor): The value of each entry.
+        pieces (tuple[Tensor, ...], optional): The cut rows, if known. (default: :obj:`None`)
+
+    Shapes:
+        - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
+          :math:`(\textrm{nnz})`
+    """
+
+    def __init__(
+        self,
+        rowptr: Tensor,
+        col: Tensor,
+        value: Tensor,
+        pieces: tuple[Tensor, ...] | None = None,
+    ):
+        self.rowptr = rowptr
+        self.col = col
+        self.value = value
+        if pieces is None:
+            pieces = cut_rows(rowptr) if rowptr.is_cuda else ()
+        self.pieces: tuple[Tensor, ...] = pieces
+        self._cast: dict[torch.dtype, Tensor] = {}
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        r"""Returns :attr:`value` in another data type; cast once, unless it needs a gradient."""
+        if dtype == self.value.dtype:
+            return self.value
+        if dtype in self._cast:
+            return self._cast[dtype]
+        value = self.value.to(dtype)
+        if not value.requires_grad and not torch.compiler.is_compiling():
+            self._cast[dtype] = value
+        return value
+
+    def to(self, *args: Any, **kwargs: Any) -> 'CSR':
+        r"""Moves or casts; takes the arguments of :meth:`torch.Tensor.to`. A data type applies to
+        :attr:`value` alone.
+        """
+        value = self.value.to(*args, **kwargs)
+        device = value.device
+        if value is self.value:
+            return self
+        pieces = self.pieces if device == self.value.device else None
+        return CSR(self.rowptr.to(device), self.col.to(device), value, pieces)
+
+    def row(self) -> Tensor:
+        r"""Returns the row of each entry."""
+        return torch.repeat_interleave(self.rowptr.diff())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Only leaves of the autograd graph can be copied or pickled.
+        return {**self.__dict__, '_cast': {}, 'value': self.value.detach()}
+
+
+def cut_rows(rowptr: Tensor, length: int = MAX_PIECE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Cuts the rows of more than :obj:`length` entries into pieces.
+
+    Args:
+        rowptr (Tensor): The start of each row, and the end of the last.
+        length (int, optional): The most entries of a piece. (default: :obj:`512`)
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the pieces of
+        each begin in the two lists that follow, and where those of the last end; the first entry of
+        each piece; the end of each piece. All in the data type of :obj:`rowptr`.
+    """
+    row = (rowptr.diff() > length).nonzero().view(-1)
+    start, end = rowptr[row], rowptr[row + 1]
+    count = (end - start + length - 1).div(length, rounding_mode='floor')
+    piece_ptr = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=count.dtype)])
+    owner = torch.repeat_interleave(count)
+    position = torch.arange(owner.numel(), dtype=rowptr.dtype, device=rowptr.device)
+    first = start[owner] + (position - piece_ptr[owner]) * length
+    last = torch.minimum(first + length, end[owner])
+    return row.to(rowptr.dtype), piece_ptr, first, last
