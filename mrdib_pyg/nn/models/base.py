@@ -3,7 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
@@ -12,7 +12,7 @@ from mrdib_pyg.nn.models.modality_features import ModalityFeatures
 from mrdib_pyg.nn.models.ranker import Ranker
 from mrdib_pyg.nn.models.types import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
 from mrdib_pyg.nn.mrdib import MRdIB
-from mrdib_pyg.ops import NormalizedAdjacency
+from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
 
 EDGE = ('user', 'rates', 'item')
 
@@ -182,6 +182,15 @@ class Recommender(Ranker):
     def features(self, name: str, rows: Tensor | None = None) -> Tensor:
         r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for."""
         return self.item_features(name, rows)
+
+    def map_features(self, name: str, lin: nn.Module, rows: Tensor | None = None) -> Tensor:
+        r"""Maps the scaled features of a modality, or the rows asked for, by a linear layer."""
+        assert isinstance(lin, nn.Linear)
+        x = self.item_features(name)
+        if rows is None:
+            return lin(x)
+        out = linear_rows(x, rows, lin.weight)
+        return out if lin.bias is None else out + lin.bias
 
     def present(self, rows: Rows | None = None) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every

@@ -81,7 +81,7 @@ class VBPR(Recommender):
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
         item = None if rows is None else rows.item
-        return {m: (None, self.lins[m](self.features(m, item))) for m in self.modalities}
+        return {m: (None, self.map_features(m, self.lins[m], item)) for m in self.modalities}
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         user, item = take_rows(self.user_emb.weight, self.item_emb.weight, rows)
