@@ -1,5 +1,6 @@
 """Every example runs from beginning to end, at a small size."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -46,34 +47,56 @@ def test_example(name, args, expected, tmp_path):
     assert 'nan' not in out.stdout
 
 
-def reproduce_paper(*args):
-    command = [sys.executable, str(ROOT / 'examples' / 'reproduce_paper.py'), *map(str, args)]
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+@pytest.fixture
+def reproduce_paper(monkeypatch):
+    path = ROOT / 'examples' / 'reproduce_paper.py'
+    spec = importlib.util.spec_from_file_location('reproduce_paper', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*args):
+        monkeypatch.setattr(sys, 'argv', [str(path), *map(str, args)])
+        module.main()
+
+    return call
 
 
-def test_reproduce_paper(tmp_path):
+@pytest.fixture
+def baby(tmp_path):
     write_folder(Planted(num_users=40, num_items=50, num_interactions=10)[0], tmp_path / 'baby')
-    args = ['--root', tmp_path, '--models', 'vbpr', '--out', tmp_path / 'out']
-    small = ['--sets', 'baby', '--trials', 2, 1, '--seeds', 1, '--epochs', 1]
-    out = reproduce_paper(*args, *small, '--dry-run')
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.startswith('baby: 2 -> 1 -> 1 settings by recall@20')
-    assert '16 runs, 0 finished' in out.stdout and not (tmp_path / 'out').exists()
-    out = reproduce_paper(*args)
-    assert out.returncode == 2 and "'sports' is not in" in out.stderr
-    out = reproduce_paper(*args, *small)
+    small = ['--trials', '2', '1', '--seeds', '1', '--epochs', '1', '--models', 'vbpr']
+    return ['--root', str(tmp_path), *small, '--out', str(tmp_path / 'out'), '--sets', 'baby']
+
+
+def test_reproduce_paper(reproduce_paper, baby, tmp_path, capsys):
+    reproduce_paper(*baby, '--dry-run')
+    out, _ = capsys.readouterr()
+    assert out.startswith('baby: 2 -> 1 -> 1 settings by recall@20')
+    assert '16 runs, 0 finished' in out
+    with pytest.raises(SystemExit) as e:
+        reproduce_paper(*baby, 'sports')
+    assert e.value.code == 2 and "'sports' is not in" in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.slow
+def test_reproduce_paper_runs(baby):
+    command = [sys.executable, str(ROOT / 'examples' / 'reproduce_paper.py'), *baby]
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    out = subprocess.run(command, capture_output=True, text=True, env=env)
     assert out.returncode == 0, out.stderr
     assert '### vbpr' in out.stdout and '| Recall@5 |' in out.stdout
 
 
-def test_reproduce_paper_plans_for_the_sets_at_hand(data_root):
-    args = ['--root', data_root, '--models', 'vbpr', '--modalities', 'image', '--dry-run', '--sets']
-    out = reproduce_paper(*args, 'amazon-baby', 'tiktok')
-    assert out.returncode == 0, out.stderr
+@pytest.mark.filterwarnings('ignore:.*no training interaction')
+def test_reproduce_paper_plans_for_the_sets_at_hand(reproduce_paper, data_root, capsys):
+    args = ['--root', data_root, '--modalities', 'image', '--dry-run', '--sets']
+    reproduce_paper(*args, 'amazon-baby', 'tiktok')
+    out, _ = capsys.readouterr()
     for name in ('amazon-baby', 'tiktok'):
-        assert out.stdout.count(f'\n{name:15} vbpr ') == 4
-    assert out.stdout.count('84 runs, 0 finished') == 2
+        for model in ('vbpr', 'mmgcn', 'dualgnn', 'freedom', 'mgcn', 'soil'):
+            assert out.count(f'\n{name:15} {model} ') == 4
+    assert out.count('504 runs, 0 finished') == 2  # 24 variants of 12 + 4 + 5 runs
 
 
 EXPERIMENTS = sorted((ROOT / 'examples' / 'experiments').glob('*.toml'))

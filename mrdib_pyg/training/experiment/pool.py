@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any, NamedTuple
 
 from mrdib_pyg.training.experiment.worker import Task, serve
@@ -92,7 +92,7 @@ class WorkerPool:
         return self
 
     def __exit__(self, *args: Any) -> None:
-        with _ignore_interrupts():
+        with hold_interrupts():
             self.close()
 
 
@@ -107,7 +107,7 @@ def _spawn() -> Slot:
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
-        with _ignore_interrupts():
+        with hold_interrupts():
             process.start()
     finally:
         for name, value in before.items():
@@ -120,12 +120,16 @@ def _spawn() -> Slot:
 
 
 @contextmanager
-def _ignore_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are handled by the main thread alone
+def hold_interrupts() -> Iterator[None]:
+    r"""Puts off Ctrl-C until the end of the block; processes that it starts never hear of it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not hasattr(signal, 'pthread_sigmask'):
+        yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It is started with the first process, and clears the mask then.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

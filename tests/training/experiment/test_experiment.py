@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mrdib_pyg.training.experiment import Experiment, Records, job_id, run_experiment, stage
-from mrdib_pyg.training.experiment.pool import WorkerPool
+from mrdib_pyg.training.experiment.pool import WorkerPool, hold_interrupts
 from mrdib_pyg.training.experiment.worker import Task, execute, run_job
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -267,8 +267,22 @@ def test_workers(description, tmp_path):
     assert json.loads(log.splitlines()[0]) == jobs[1] and 'train:' in log
 
 
+@pytest.mark.skipif(not hasattr(signal, 'pthread_sigmask'), reason='has no masks of signals')
+def test_interrupts_are_put_off_not_lost():
+    reached = False
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+        with hold_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            command = [sys.executable, '-c', 'import signal as s; print(s.pthread_sigmask(0, []))']
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            reached = 'SIGINT' in out
+    assert reached
+
+
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='finds processes by /proc')
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    'how', [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_nothing_is_left_behind_when_it_is_stopped(description, tmp_path, how):
     """Stopped while two workers are at it: they end, and what was finished is kept."""
     description['fit'] |= {'epochs': 100_000, 'patience': 100_000}  # they do not end by themselves
@@ -294,7 +308,7 @@ def test_nothing_is_left_behind_when_it_is_stopped(description, tmp_path, how):
     if how == signal.SIGINT:
         assert process.returncode == 1
         assert err.strip() == 'mrdib: stopped; call it again to continue'
-    assert not list((out / 'runs').glob('*.json'))
+    assert [p.read_text() for p in (out / 'runs').glob('*.json')] == []
 
 
 def marked(mark):
