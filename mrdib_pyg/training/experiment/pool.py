@@ -128,8 +128,15 @@ def hold_interrupts() -> Iterator[None]:
         return
     # It is started with the first process, and clears the mask then.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    held: list[Any] = []
+    # The mask is for the processes, which inherit it. It does not keep the signal from the other
+    # threads here, such as that of a progress bar; what they catch is held by the handler.
+    handler = signal.signal(signal.SIGINT, lambda *args: held.append(args))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if held and callable(handler):
+            handler(*held[0])

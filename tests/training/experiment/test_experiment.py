@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -268,7 +269,11 @@ def test_workers(description, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, 'pthread_sigmask'), reason='has no masks of signals')
-def test_interrupts_are_put_off_not_lost():
+@pytest.mark.parametrize('num_threads', [0, 1])
+def test_interrupts_are_put_off_not_lost(num_threads):
+    end = threading.Event()
+    for _ in range(num_threads):  # another thread may catch what this one has masked
+        threading.Thread(target=end.wait, daemon=True).start()
     reached = False
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with hold_interrupts():
@@ -276,7 +281,8 @@ def test_interrupts_are_put_off_not_lost():
             command = [sys.executable, '-c', 'import signal as s; print(s.pthread_sigmask(0, []))']
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             reached = 'SIGINT' in out
-    assert reached
+    end.set()
+    assert reached and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='finds processes by /proc')
