@@ -135,7 +135,7 @@ def test_refused_data(capsys, tmp_path, case):
 
 
 TRAIN = {
-    'model': (['--model', 'nothing'], "no model 'nothing'; known are multimodal_lightgcn, vbpr"),
+    'model': (['--model', 'nothing'], "no model 'nothing'; known are "),
     'setting': (['--set', 'depth=3'], "no settings ['depth']"),
     'setting of another name': (['--set', 'mrdib=1'], "no settings ['mrdib']"),
     'setting without a value': (['--set', 'channels'], "name=value pairs separated by commas (got"),
