@@ -7,6 +7,8 @@ from torch_geometric.typing import Adj
 from mrdib_pyg.ops.coo import to_coo
 from mrdib_pyg.ops.csr import CSR
 
+_INT32_END = 2**31
+
 
 class NormalizedAdjacency:
     r"""A sparse matrix :math:`\hat{\mathbf{A}}`, normalized once and kept ready for
@@ -29,8 +31,8 @@ class NormalizedAdjacency:
     arrays serve the backward pass as well. Where they do, :attr:`value` is differentiable with
     respect to them, and the adjacency is to be built anew for each backward pass.
 
-    Indices are kept as :obj:`int32` where they fit, which halves their memory and their share of
-    the traffic; :meth:`to_edge_index` gives them as PyG takes them.
+    Indices are kept as :obj:`int32` where they fit, which halves their memory;
+    :meth:`to_edge_index` gives them as PyG takes them.
 
     Args:
         adj (Tensor, EdgeIndex or SparseTensor): Edge indices :math:`(2, |\mathcal{E}|)`, a
@@ -80,7 +82,7 @@ class NormalizedAdjacency:
         self.normalization = normalization
         self._size = size
         # From here on in the type that is kept: what follows is as large as the graph.
-        dtype = torch.int32 if max(col.numel(), *size) < 2**31 else torch.int64
+        dtype = torch.int32 if max(col.numel(), *size) < _INT32_END else torch.int64
         row = row.to(dtype).contiguous()
         col = col.to(dtype, copy=True).contiguous()  # A later change of the edges is not ours.
         value = _normalize(row, col, weight, size, bipartite, normalization)

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+from importlib import import_module
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch_geometric.testing import withCUDA
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate
+from mrdib_pyg.ops.csr import cut_rows
 
 withSparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="'torch-sparse' is not installed")
 
@@ -358,3 +360,60 @@ def test_select(size):
         torch.testing.assert_close(
             *(torch.autograd.grad(out, x, grad)[0] for out in (actual, expected))
         )
+
+
+@pytest.mark.parametrize('num_nodes', [(3, 4), 4])
+def test_index_types(num_nodes, monkeypatch):
+    adj = NormalizedAdjacency(EDGE_INDEX, num_nodes=num_nodes)
+    assert adj.rowptr.dtype == adj.col.dtype == adj.t().col.dtype == torch.int32
+    monkeypatch.setattr(import_module('mrdib_pyg.ops.adjacency'), '_INT32_END', 4)
+    long = NormalizedAdjacency(EDGE_INDEX, num_nodes=num_nodes)
+    assert long.rowptr.dtype == long.col.dtype == long.t().rowptr.dtype == torch.int64
+    assert long.select(torch.tensor([2, 0])).rowptr.dtype == torch.int64
+    x = torch.randn(4, 3)
+    assert torch.equal(propagate(x, long), propagate(x, adj))
+    assert torch.equal(long.t().to_dense(), adj.t().to_dense())
+
+
+def test_to_edge_index():
+    weight = torch.rand(7)
+    adj = NormalizedAdjacency(
+        EDGE_INDEX.flip(1), weight.flip(0), num_nodes=(3, 4), normalization=None
+    )
+    edge_index, value = adj.to_edge_index()
+    assert edge_index.dtype == torch.int64
+    assert torch.equal(edge_index, EDGE_INDEX)
+    assert torch.equal(value, weight)
+
+
+@pytest.mark.parametrize('dtype', [torch.int32, torch.int64])
+def test_later_changes_of_the_edges_do_not_matter(dtype):
+    edge_index = EDGE_INDEX.to(dtype, copy=True)
+    adj = NormalizedAdjacency(edge_index, num_nodes=(3, 4))
+    expected = adj.to_dense()
+    edge_index.zero_()
+    assert torch.equal(adj.to_dense(), expected)
+
+
+@pytest.mark.parametrize('normalization', ['sym', 'left', None])
+@pytest.mark.parametrize('num_nodes', [(8, 8), 8])
+def test_without_weights_equals_ones(num_nodes, normalization):
+    edge_index, _, _ = random_graph(8, 8, 40)  # With repeated edges.
+    adj = NormalizedAdjacency(edge_index, num_nodes=num_nodes, normalization=normalization)
+    ones = NormalizedAdjacency(
+        edge_index, torch.ones(40), num_nodes=num_nodes, normalization=normalization
+    )
+    assert adj.nnz < 40
+    assert torch.equal(adj.value, ones.value)
+    assert torch.equal(adj.col, ones.col)
+
+
+def test_cut_rows():
+    rowptr = torch.tensor([0, 0, 5, 8, 9, 16], dtype=torch.int32)
+    row, piece_ptr, first, last = cut_rows(rowptr, 3)
+    assert row.tolist() == [1, 4]
+    assert piece_ptr.tolist() == [0, 2, 5]
+    assert first.tolist() == [0, 3, 9, 12, 15]
+    assert last.tolist() == [3, 5, 12, 15, 16]
+    assert {t.dtype for t in (row, piece_ptr, first, last)} == {torch.int32}
+    assert [t.tolist() for t in cut_rows(rowptr, 7)] == [[], [0], [], []]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from mrdib_pyg.ops import NormalizedAdjacency, propagate_mean
+from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
 
 
 def bipartite(dtype=torch.float64):
@@ -100,3 +100,138 @@ def test_rows_of_one_tensor_are_refused():
     adj = NormalizedAdjacency(torch.tensor([[0], [1]]), num_nodes=2)
     with pytest.raises(ValueError, match="'rows' go with a pair"):
         propagate_mean(torch.ones(2, 1), adj, 1, (torch.tensor([0]), torch.tensor([0])))
+
+
+def directed(dtype=torch.float64, **kwargs):
+    edge_index = torch.tensor([[0, 0, 1, 3, 4, 4], [1, 2, 2, 0, 1, 4]])
+    return NormalizedAdjacency(edge_index, num_nodes=5, **kwargs).to(dtype)
+
+
+def by_layers(x, adj, num_layers):
+    out = x
+    for _ in range(num_layers):
+        x = propagate(x, adj)
+        out = out + x
+    return out / (num_layers + 1)
+
+
+@pytest.mark.parametrize('normalization', ['sym', 'left', None])
+@pytest.mark.parametrize('symmetric', [False, True])
+def test_square_equals_the_sum_over_layers(symmetric, normalization):
+    adj = directed(normalization=normalization)
+    if symmetric:
+        dense = adj.to_dense() + adj.to_dense().t()
+        adj = NormalizedAdjacency(dense.to_sparse(), num_nodes=5, normalization=None)
+    assert adj.is_symmetric == symmetric
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(5, 3, dtype=torch.float64)
+    for num_layers in (1, 2, 3, 6):
+        out, expected = propagate_mean(x, adj, num_layers), by_layers(x, adj, num_layers)
+        assert len(out.grad_fn.saved_tensors) == (3 if symmetric else 6)  # The matrix alone.
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(y, x, grad)[0] for y in (out, expected)))
+    assert gradcheck(lambda x: propagate_mean(x, adj, 3), x)
+
+
+def test_bfloat16_is_no_worse_than_the_sum_over_layers():
+    adj = NormalizedAdjacency(torch.randint(200, (2, 3000)), num_nodes=200)
+    x = torch.randn(200, 32)
+    exact = by_layers(x.bfloat16().double(), adj.to(torch.float64), 3)
+    errors = [
+        (function(x.bfloat16(), adj, 3).double() - exact).norm()
+        for function in (propagate_mean, by_layers)
+    ]
+    assert errors[0] <= 1.1 * errors[1]
+    assert propagate_mean(x.bfloat16(), adj, 3).dtype == torch.bfloat16
+
+
+def test_same_bits_in_every_run():
+    adj = NormalizedAdjacency(torch.randint(300, (2, 4000)), num_nodes=(300, 300))
+    x = torch.randn(600, 16, requires_grad=True)
+    runs = []
+    for _ in range(2):
+        out = torch.cat(propagate_mean((x[:300], x[300:]), adj, 3))
+        runs.append((out, *torch.autograd.grad(out.square().sum(), x)))
+    assert all(torch.equal(a, b) for a, b in zip(*runs))
+
+
+def test_inputs_are_not_changed():
+    x = (torch.randn(3, 2), torch.randn(4, 2))
+    copies = [part.clone() for part in x]
+    propagate_mean(x, bipartite(torch.float32), 3)
+    assert all(torch.equal(a, b) for a, b in zip(x, copies))
+    x = torch.randn(5, 2)
+    copy = x.clone()
+    propagate_mean(x, directed(torch.float32), 3)
+    assert torch.equal(x, copy)
+
+
+def test_an_output_without_gradient():
+    x = (
+        torch.randn(3, 2, dtype=torch.float64, requires_grad=True),
+        torch.randn(4, 2, dtype=torch.float64),
+    )
+    assert gradcheck(lambda row: propagate_mean((row, x[1]), bipartite(), 2)[1], x[0])
+
+
+def test_gradient_of_edge_weights():
+    weight = torch.rand(6, dtype=torch.float64) + 0.5
+    edge_index = torch.tensor([[0, 0, 1, 3, 4, 4], [1, 2, 2, 0, 1, 4]])
+    x = torch.randn(5, 2, dtype=torch.float64)
+
+    def function(weight):
+        adj = NormalizedAdjacency(edge_index, weight, num_nodes=5)
+        return propagate_mean(x, adj, 2), *propagate_mean((x, x), adj, 2)
+
+    assert gradcheck(function, weight.requires_grad_())
+
+
+@pytest.mark.filterwarnings('ignore:.*should not be instantiated')  # By torch's own tracing.
+@pytest.mark.parametrize('form', ['square', 'symmetric', 'pair'])
+def test_compile_without_graph_breaks(form):
+    adj = bipartite(torch.float32) if form == 'pair' else directed(torch.float32)
+    if form == 'symmetric':
+        dense = adj.to_dense()
+        adj = NormalizedAdjacency((dense + dense.t()).to_sparse(), num_nodes=5)
+
+    def function(x):
+        if form == 'pair':
+            return torch.cat(propagate_mean((x[:3].tanh(), x[3:]), adj, 2))
+        return propagate_mean(x.tanh(), adj, 2).sigmoid()
+
+    torch._dynamo.reset()
+    x = torch.randn(7 if form == 'pair' else 5, 3)
+    results = []
+    for f in (function, torch.compile(function, fullgraph=True, backend='aot_eager')):
+        inputs = x.clone().requires_grad_()
+        out = f(inputs)
+        out.square().sum().backward()
+        results.append((out, inputs.grad))
+    for actual, expected in zip(results[1], results[0]):
+        assert torch.allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('error', 'message', 'x', 'adj'),
+    [
+        (TypeError, 'must be a NormalizedAdjacency', torch.ones(3, 1), torch.eye(3)),
+        (TypeError, 'floating point', torch.ones(5, 1, dtype=torch.long), directed()),
+        (ValueError, r'must be a pair .*shape \[4, 1\]', torch.ones(4, 1), bipartite()),
+        (ValueError, r'shape \[5, channels\].*got \[4, 1\]', torch.ones(4, 1), directed()),
+        (
+            ValueError,
+            r'shape \[4, channels\].*got \[3, 1\]',
+            (torch.ones(3, 1), torch.ones(3, 1)),
+            bipartite(),
+        ),
+        (
+            ValueError,
+            'as many channels .*got 1 and 2',
+            (torch.ones(3, 1), torch.ones(4, 2)),
+            bipartite(),
+        ),
+    ],
+)
+def test_errors(error, message, x, adj):
+    with pytest.raises(error, match=message):
+        propagate_mean(x, adj, 2)

@@ -196,19 +196,21 @@ def csr_matmul(
         'has_addend': addend is not None,
         'acc_type': acc_type,
         'block_channels': block_channels,
+        'num_warps': 1,
+        'enable_fp_fusion': True,  # Said, because Triton's default is about to change.
     }
     with torch.cuda.device_of(x):
         _rows_kernel[(first.numel() + size[0], blocks)](
             rowptr, col, _or(value, x), _or(row_scale, x), _or(col_scale, x), x, _or(addend, x),
             out, partial, first, last, first.numel(), size[1], x.stride(0), addend_stride,
             out.stride(0), has_value=value is not None, has_col_scale=col_scale is not None,
-            max_piece=MAX_PIECE, block_entries=16 if block_channels >= 32 else 32, num_warps=1,
+            max_piece=MAX_PIECE, block_entries=16 if block_channels >= 32 else 32,
             **shared,
         )  # fmt: skip
         if cut_row.numel() > 0:
             _cut_rows_kernel[(cut_row.numel(), blocks)](
                 cut_row, piece_ptr, partial, _or(row_scale, x), _or(addend, x), out,
-                size[1], addend_stride, out.stride(0), num_warps=1, **shared,
+                size[1], addend_stride, out.stride(0), **shared,
             )  # fmt: skip
     return out
 

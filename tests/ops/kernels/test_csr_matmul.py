@@ -26,3 +26,42 @@ def test_cases():
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert ' passed' in result.stdout and 'skipped' not in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize(('dtype', 'index'), [('fp32', 'i32'), ('bf16', 'i64')])
+def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatch):
+    """The interpreter takes programs that the compiler refuses."""
+    triton = pytest.importorskip('triton', reason='Triton is not installed')
+    pytest.importorskip('triton.backends.nvidia', reason='Triton is built without CUDA')
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mrdib_pyg.ops.kernels import csr_matmul as kernels
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    types = {'x_ptr': dtype, 'addend_ptr': dtype, 'out_ptr': dtype}
+    indices = ('rowptr_ptr', 'col_ptr', 'first_ptr', 'last_ptr', 'cut_row_ptr', 'piece_ptr_ptr')
+    constants = {
+        'alpha': 2 / 3,
+        'beta': 1 / 3,
+        'acc_type': triton.language.float32,
+        'max_piece': 512,
+        'block_entries': 16,
+        'block_channels': 64,
+        **{f'has_{name}': True for name in ('value', 'row_scale', 'col_scale', 'addend')},
+    }
+    options = {'num_warps': 1, 'enable_fp_fusion': True}
+    for kernel in (kernels._rows_kernel, kernels._cut_rows_kernel):
+        names = kernel.arg_names
+        signature = {
+            name: 'constexpr'
+            if name in constants
+            else f'*{index if name in indices else types.get(name, "fp32")}'
+            if name.endswith('_ptr')
+            else 'i32'
+            for name in names
+        }
+        constexprs = {(names.index(name),): constants[name] for name in names if name in constants}
+        source = ASTSource(kernel, signature, constexprs=constexprs)
+        compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=options)
+        assert compiled.asm['cubin']
