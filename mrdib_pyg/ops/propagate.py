@@ -86,6 +86,8 @@ def csr_arrays(csr: CSR, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """
     if _uses_kernel(x):  # It sums in float32 and is given values of that precision.
         return csr.value, (csr.rowptr, csr.col, *csr.pieces)
+    if x.device.type == 'cpu':
+        return csr.values(x.dtype), csr.indices(x.dtype)
     return csr.values(x.dtype), (csr.rowptr, csr.col)
 
 

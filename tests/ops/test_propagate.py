@@ -211,3 +211,16 @@ def test_errors():
         propagate(torch.randn(7), adj)
     with pytest.raises(TypeError, match='floating point .got torch.int64'):
         propagate(torch.ones(7, 2, dtype=torch.long), adj)
+
+
+def test_results_do_not_depend_on_the_type_of_the_indices(monkeypatch):
+    adj = random_adjacency(10, 7, 40)
+    x = torch.randn(7, 5)
+    assert {t.dtype for t in adj._csr.indices(torch.float32)} == {torch.int64}
+    assert {t.dtype for t in adj._csr.indices(torch.bfloat16)} == {torch.int32}
+    assert adj._csr.indices(torch.float32)[1] is adj._csr.indices(torch.float64)[1]
+    expected = propagate(x, adj)
+    monkeypatch.setattr(import_module('mrdib_pyg.ops.csr'), '_MAX_LONG', 20)
+    assert adj.nnz > 20
+    assert {t.dtype for t in adj._csr.indices(torch.float32)} == {torch.int32}
+    assert torch.equal(propagate(x, adj), expected)
