@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import mrdib_pyg.cli as cli
 from mrdib_pyg.cli import main
+from mrdib_pyg.commands.run_folder import absolute
 from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.training import load_checkpoint, load_model
@@ -147,8 +147,8 @@ def test_train_default_folder(capsys, tmp_path, dataset, monkeypatch):
 def test_name_wins_over_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'planted').mkdir()
-    assert cli._absolute('planted') == 'planted'
-    assert cli._absolute('./planted') == str(tmp_path / 'planted')
+    assert absolute('planted') == 'planted'
+    assert absolute('./planted') == str(tmp_path / 'planted')
 
 
 @pytest.mark.parametrize(

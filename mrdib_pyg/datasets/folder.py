@@ -31,8 +31,9 @@ class InteractionFolder(InMemoryDataset):
     * optionally :obj:`<modality>_mask.npy`: ``bool`` ``[num_items]``, :obj:`False` for items
       that lack the modality (their features are set to zero).
 
-    Other files are ignored. There are as many users as the largest id asks for, and as many
-    items as the features have rows (without features: as the largest id asks for).
+    Other files are ignored (:obj:`user_ids.csv` and :obj:`item_ids.csv` belong to
+    :class:`IdMap`). There are as many users as the largest id asks for, and as many items as the
+    features have rows (without features: as the largest id asks for).
 
     The folder is only read, never written. Repeated pairs within a split are coalesced; a pair
     in two splits is kept in both (held out, it cannot be hit where training items are masked).

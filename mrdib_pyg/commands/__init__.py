@@ -1,0 +1,18 @@
+"""The commands of ``mrdib``: a file each, with ``add_arguments(add)`` and ``run(args)``.
+
+Nothing here is meant for import from elsewhere. Commands import PyTorch only when they run:
+``mrdib --help`` should not wait for it.
+"""
+
+#: The commands, in the order of ``mrdib --help``; each is the module of its name.
+COMMANDS = (
+    'train',
+    'evaluate',
+    'recommend',
+    'demo',
+    'experiment',
+    'models',
+    'datasets',
+)
+
+__all__: list[str] = []

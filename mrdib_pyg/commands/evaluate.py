@@ -1,0 +1,37 @@
+"""``mrdib evaluate``: rank all items by a trained model."""
+
+import argparse
+import json
+
+from mrdib_pyg.commands.arguments import Add, integers
+from mrdib_pyg.commands.run_folder import load_run, table
+
+
+def add_arguments(add: Add) -> None:
+    r"""Adds the command to the parser."""
+    p = add('evaluate', 'RUN [options]', 'Rank all items for every user by a trained model.')
+    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
+    p.add_argument('--dataset', help='the data, where it has moved since training')
+    p.add_argument(
+        '--split', choices=['val', 'test'], default='test', metavar='NAME',
+        help='the held-out edges: val or test (test)',
+    )  # fmt: skip
+    p.add_argument('--k', metavar='N,...', help='cut-offs (5,10,20,50)')
+    p.add_argument(
+        '--mask', choices=['train', 'train+val'], default='train', metavar='NAME',
+        help="the user's items that are not ranked: train or train+val (train)",
+    )  # fmt: skip
+    p.add_argument('--json', action='store_true', help='print the metrics as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    r"""Runs the command."""
+    k = None if args.k is None else integers('--k', args.k)
+    model, data = load_run(args)
+
+    from mrdib_pyg.evaluation import evaluate
+
+    if k is None:  # like `train`: the cut-offs that the catalogue allows
+        k = [n for n in (5, 10, 20, 50) if n <= model.num_items] or [model.num_items]
+    values = evaluate(model, data, args.split, k=k, mask=args.mask)
+    print(json.dumps(values) if args.json else table({args.split: values}))

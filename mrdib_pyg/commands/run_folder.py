@@ -1,0 +1,81 @@
+"""What commands do with the folder of a run, and with the data and the device of one."""
+
+import argparse
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mrdib_pyg.commands.arguments import Usage
+
+
+def load_run(args: argparse.Namespace) -> Any:
+    r"""Returns the model of a run folder, at its best epoch, and its data."""
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise Usage(f"there is no run folder '{folder}'; make one with `mrdib train --out`")
+    dataset = args.dataset
+    if dataset is None:
+        try:
+            dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
+            assert isinstance(dataset, str)
+        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+            raise Usage(
+                f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
+                f'made by `mrdib train`, or --dataset'
+            ) from None
+
+    from mrdib_pyg.datasets import DATASETS, load_dataset
+    from mrdib_pyg.training import load_model
+
+    if args.dataset is None and dataset not in DATASETS and not os.path.isdir(dataset):
+        raise Usage(f"the data of this run, '{dataset}', have moved; name them by --dataset")
+    data = load_dataset(dataset)
+    model, _ = load_model(folder / 'best.pt', data)
+    return model, data
+
+
+def new_run_folder(out: str, resume: bool) -> Path:
+    r"""Returns the folder of a run to be; nothing is made yet."""
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise Usage(f"--out '{path}' is a file; name a folder")
+    names = {p.name for p in path.iterdir()} if path.is_dir() else set()
+    if names and not resume:
+        raise Usage(f"--out '{path}' is not empty; add --resume, or name another folder")
+    if names and 'config.json' not in names and not all(n.startswith('.') for n in names):
+        raise Usage(f"--out '{path}' holds no run to resume; name the folder of a run")
+    return path
+
+
+def read_device(name: str) -> str:
+    r"""Returns the device that ``--device`` names."""
+    import torch
+
+    if re.fullmatch(r'auto|cpu|cuda(:\d+)?', name) is None:
+        raise Usage(f"--device must be cpu, cuda, cuda:N or auto (got '{name}')")
+    if name == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name.startswith('cuda') and int(name[5:] or 0) >= torch.cuda.device_count():
+        raise Usage(f"--device '{name}': this PyTorch sees no such device; use --device cpu")
+    return name
+
+
+def absolute(dataset: str) -> str:
+    r"""Returns the name of a data set as it is, and the full path of a folder."""
+    from mrdib_pyg.datasets import DATASETS
+
+    return dataset if dataset in DATASETS else str(Path(dataset).expanduser().resolve())
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    r"""Returns metrics as a table for a terminal."""
+    cutoffs = sorted({int(key.split('@')[1]) for row in rows.values() for key in row})
+    names = ('recall', 'ndcg', 'precision', 'map')
+    lines = [' ' * 8 + ''.join(f'{name:>11}' for name in names)]
+    for split, row in rows.items():
+        for k in cutoffs:
+            cells = ''.join(f'{row[f"{name}@{k}"]:11.4f}' for name in names)
+            lines.append(f'{f"{split}@{k}":8}{cells}')
+    return '\n'.join(lines)

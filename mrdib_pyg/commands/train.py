@@ -1,0 +1,146 @@
+"""``mrdib train``: train a model into a run folder."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mrdib_pyg.commands.arguments import Add, Usage, number, pairs, value
+from mrdib_pyg.commands.run_folder import absolute, new_run_folder, read_device, table
+
+DEFAULT_WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
+
+
+def add_arguments(add: Add) -> None:
+    r"""Adds the command to the parser."""
+    p = add(
+        'train',
+        '--dataset DATASET [options]',
+        'Train a model, evaluate its best epoch, and write a run folder.',
+        epilog='examples:\n'
+        '  mrdib train --dataset planted --set fusion=mlp --out runs/plain\n'
+        '  mrdib train --dataset data/tiktok --mrdib --seed 0 --out runs/tiktok\n'
+        '  mrdib train --dataset data/tiktok --mrdib --seed 0 --out runs/tiktok --resume',
+    )
+    g = p.add_argument_group('data and model')
+    g.add_argument('--dataset', required=True, help='a folder, or a name of `mrdib datasets`')
+    g.add_argument(
+        '--model', metavar='NAME', default='multimodal_lightgcn',
+        help='a name of `mrdib models` (multimodal_lightgcn)',
+    )  # fmt: skip
+    g.add_argument(
+        '--set', metavar='NAME=VALUE,...', default='', help='settings of the model, see there'
+    )
+
+    g = p.add_argument_group('MRdIB')
+    g.add_argument('--mrdib', action='store_true', help='put MRdIB into the model')
+    g.add_argument(
+        '--redundancy', choices=['mine', 'nwj', 'infonce', 'club', 'gaussian', 'none'],
+        metavar='NAME',
+        help='the estimator of what modalities share: mine, nwj, infonce, club, gaussian or none '
+        '(mine)',
+    )  # fmt: skip
+    g.add_argument(
+        '--weights', default='', metavar='NAME=W,...',
+        help='weights of terms of the loss; with --mrdib by default '
+        + ','.join(f'{name}={weight:g}' for name, weight in DEFAULT_WEIGHTS.items()),
+    )  # fmt: skip
+    g.add_argument(
+        '--control', choices=['l2', 'noise'], metavar='NAME',
+        help='a control in the place of MRdIB: l2 or noise on the codes',
+    )  # fmt: skip
+    g.add_argument(
+        '--noise-scale', metavar='S', type=float, help='the scale of --control noise (0.1)'
+    )
+
+    g = p.add_argument_group('training')
+    g.add_argument('--epochs', metavar='N', type=int, default=500, help='the most epochs (500)')
+    g.add_argument(
+        '--patience', metavar='N', type=int, default=20,
+        help='stop after more than N epochs without improvement (20)',
+    )  # fmt: skip
+    g.add_argument(
+        '--monitor', metavar='METRIC', default='recall@20',
+        help='the validation metric to select by (recall@20)',
+    )  # fmt: skip
+    g.add_argument(
+        '--batch-size', metavar='N', type=int, default=2048, help='triplets per step (2048)'
+    )
+    g.add_argument('--lr', metavar='X', type=float, default=1e-3, help='learning rate (0.001)')
+    g.add_argument('--seed', metavar='N', type=int, default=0, help='seeds everything (0)')
+    g.add_argument('--device', metavar='NAME', default='auto', help='cpu, cuda or auto (auto)')
+
+    g = p.add_argument_group('output')
+    g.add_argument('--out', metavar='FOLDER', help='the run folder (runs/DATASET-MODEL)')
+    g.add_argument('--resume', action='store_true', help='continue the run in the folder')
+    g.add_argument('--no-test', action='store_true', help='do not read the test edges')
+    g.add_argument('--json', action='store_true', help='print the results as JSON')
+    g.add_argument('--quiet', action='store_true', help='no progress bar')
+
+
+def run(args: argparse.Namespace) -> None:
+    r"""Runs the command."""
+    weights = pairs('--weights', args.weights, number)
+    settings = pairs('--set', args.set, value)
+    mrdib = _mrdib(args, weights)
+    out = new_run_folder(
+        args.out or f'runs/{Path(args.dataset).expanduser().resolve().name}-{args.model}',
+        args.resume,
+    )
+
+    from mrdib_pyg.datasets import load_dataset
+    from mrdib_pyg.nn.models import MODELS
+    from mrdib_pyg.training import run
+
+    if args.model not in MODELS:
+        raise Usage(f"there is no model '{args.model}'; known are {', '.join(sorted(MODELS))}")
+    results = run(
+        load_dataset(args.dataset),
+        args.model,
+        settings=settings,
+        mrdib=mrdib,
+        seed=args.seed,
+        test=not args.no_test,
+        out=out,
+        device=read_device(args.device),
+        dataset=absolute(args.dataset),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        weights=weights,
+        patience=args.patience,
+        monitor=args.monitor,
+        resume=args.resume,
+        progress=not args.quiet,
+    )
+    if args.json:
+        print(json.dumps(results))
+        return
+    measured: dict[str, dict[str, float]] = {
+        split: results[split] for split in ('val', 'test') if split in results
+    }
+    if measured:
+        print(table(measured))
+    print(f'best epoch {results["best_epoch"]} of {results["num_epochs"]}; files in {out}')
+
+
+def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any] | None:
+    r"""Returns the settings of MRdIB or of a control; adds the default weights."""
+    if args.mrdib and args.control:
+        raise Usage('--mrdib and --control exclude each other: a control takes its place')
+    if args.redundancy and not args.mrdib:
+        raise Usage('--redundancy is a setting of MRdIB: add --mrdib')
+    if args.noise_scale is not None and args.control != 'noise':
+        raise Usage('--noise-scale is a setting of a control: add --control noise')
+    used = list(DEFAULT_WEIGHTS) if args.mrdib else ['bottleneck'] if args.control == 'l2' else []
+    for name in DEFAULT_WEIGHTS:
+        if name in weights and name not in used:
+            raise Usage(f"--weights: without --mrdib there is no term '{name}'; add --mrdib")
+    for name in used:
+        weights.setdefault(name, DEFAULT_WEIGHTS[name])
+    if args.mrdib:
+        return {'redundancy': None if args.redundancy == 'none' else args.redundancy or 'mine'}
+    if args.control == 'noise':
+        scale = 0.1 if args.noise_scale is None else args.noise_scale
+        return {'control': 'noise', 'noise_scale': scale}
+    return {'control': 'l2'} if args.control == 'l2' else None

@@ -1,0 +1,111 @@
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+#: The files of a data folder, and the columns of their index.
+FILES = {'user': ('user_ids.csv', 'userID'), 'item': ('item_ids.csv', 'itemID')}
+
+
+class IdMap:
+    r"""The ids that users or items have outside of a model: row :obj:`i` of every tensor belongs to
+    :obj:`ids[i]`.
+
+    In a data folder they are two CSV files, :obj:`user_ids.csv` and :obj:`item_ids.csv`, with the
+    columns :obj:`userID` (or :obj:`itemID`) and :obj:`raw_id` and a row for each index from 0.
+
+    Args:
+        ids (Sequence[str]): The ids, all different; converted to strings.
+
+    Raises:
+        ValueError: If an id comes twice.
+
+    Example:
+        >>> ids = IdMap(['B00005MDZ8', 'B00005MKYI'])
+        >>> ids.index('B00005MKYI'), ids[0]
+        (1, 'B00005MDZ8')
+    """
+
+    def __init__(self, ids: Iterable[object]) -> None:
+        self.ids: Sequence[str] = [str(raw) for raw in ids]
+        self._index = {raw: i for i, raw in enumerate(self.ids)}
+        if len(self._index) < len(self.ids):
+            twice = next(raw for i, raw in enumerate(self.ids) if self._index[raw] != i)
+            raise ValueError(f"'ids' holds {twice!r} twice; each must be different")
+
+    def index(self, raw: object) -> int:
+        r"""Returns the index of an id.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return self._index[str(raw)]
+
+    def save(self, folder: str | os.PathLike, kind: str) -> None:
+        r"""Writes the file of a data folder, atomically.
+
+        Args:
+            folder (str): The folder; it must exist.
+            kind (str): :obj:`'user'` or :obj:`'item'`.
+        """
+        name, column = FILES[kind]
+        text = io.StringIO(newline='')
+        text.write(f'{column},raw_id\n')
+        # Strings in quotes: an id may hold whatever ends a line.
+        writer = csv.writer(text, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerows(enumerate(self.ids))
+        path = Path(folder) / name
+        part = path.with_name(f'{name}.{os.getpid()}.part')
+        try:
+            part.write_text(text.getvalue(), encoding='utf-8', newline='')
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, kind: str) -> 'IdMap | None':
+        r"""Reads the file of a data folder.
+
+        Args:
+            folder (str): The folder, or the name of a data set that is no folder.
+            kind (str): :obj:`'user'` or :obj:`'item'`.
+
+        Returns:
+            IdMap: The ids, or :obj:`None` where there is no such file: then an index is all there
+            is.
+
+        Raises:
+            ValueError: If the file is not as described above. The message names it.
+        """
+        name, column = FILES[kind]
+        path = Path(folder).expanduser() / name
+        if not path.is_file():
+            return None
+        ids: list[str] = []
+        try:
+            with open(path, encoding='utf-8-sig', newline='') as file:
+                reader = csv.reader(file, strict=True)
+                if next(reader, None) != [column, 'raw_id']:
+                    raise ValueError(f'expected the header {column},raw_id')
+                for row in reader:
+                    if len(row) != 2 or row[0] != str(len(ids)):
+                        raise ValueError(f'line {reader.line_num} is not {len(ids)},<raw id>')
+                    ids.append(row[1])
+            return cls(ids)
+        except (ValueError, csv.Error) as e:
+            raise ValueError(
+                f"'{path}' cannot be read ({e}); it needs a row for each index from 0, in order"
+            ) from e
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> str:
+        return self.ids[index]
+
+    def __contains__(self, raw: object) -> bool:
+        return str(raw) in self._index
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({len(self)})'

@@ -1,0 +1,62 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrdib_pyg.datasets import IdMap
+
+
+def test_id_map():
+    ids = IdMap(['b', 7, 'a'])
+    assert str(ids) == 'IdMap(3)'
+    assert len(ids) == 3
+    assert [ids[i] for i in range(3)] == ['b', '7', 'a']
+    assert ids.index('a') == 2 and ids.index(7) == ids.index('7') == 1
+    assert 'b' in ids and 7 in ids and 'c' not in ids
+    with pytest.raises(KeyError):
+        ids.index('c')
+    assert len(IdMap([])) == 0
+
+
+def test_an_id_twice():
+    with pytest.raises(ValueError, match="'ids' holds 'b' twice"):
+        IdMap(['a', 'b', 'c', 'b'])
+
+
+text = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'))
+
+
+@settings(max_examples=50, deadline=None)
+@given(ids=st.lists(text, unique=True))
+@pytest.mark.parametrize('kind', ['user', 'item'])
+def test_round_trip(tmp_path_factory, kind, ids):
+    folder = tmp_path_factory.mktemp('ids')
+    IdMap(ids).save(folder, kind)
+    assert [path.name for path in folder.iterdir()] == [f'{kind}_ids.csv']
+    out = IdMap.load(folder, kind)
+    assert out is not None and list(out.ids) == ids
+
+
+def test_without_a_file(tmp_path):
+    assert IdMap.load(tmp_path, 'user') is None
+    assert IdMap.load('planted', 'item') is None
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'expected the header userID,raw_id'),
+        (b'itemID,raw_id\n0,a\n', 'expected the header userID,raw_id'),
+        (b'userID,raw_id\n1,a\n', 'line 2 is not 0,<raw id>'),
+        (b'userID,raw_id\n0,a\n0,b\n', 'line 3 is not 1,<raw id>'),
+        (b'userID,raw_id\n0,a,b\n', 'line 2 is not 0,<raw id>'),
+        (b'userID,raw_id\n0,a\n1,a\n', "'ids' holds 'a' twice"),
+        (b'userID,raw_id\n0,"a\n', 'unexpected end of data'),
+        (b'userID,raw_id\n0,\xff\n', 'utf-8'),
+    ],
+)
+def test_refused_files(tmp_path, content, message):
+    path = tmp_path / 'user_ids.csv'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='cannot be read') as e:
+        IdMap.load(tmp_path, 'user')
+    assert str(path) in str(e.value) and message in str(e.value)
