@@ -100,6 +100,8 @@ class VariationalBottleneck(nn.Module):
 
     def _initial_logstd(self, x: Tensor) -> Tensor:
         # No branch on the buffer's value: that would synchronize a GPU and break a compiled graph.
+        if x.device.type == 'cpu' and not torch.compiler.is_compiling() and self.is_initialized:
+            return self.log_scale.to(x.dtype)
         rms = x.detach().float().square().mean().sqrt()
         first = (self.noise_scale * rms).log().clamp(MIN_LOGSTD, MAX_LOGSTD)
         log_scale = torch.where(self.is_initialized, self.log_scale, first)

@@ -249,16 +249,18 @@ class MRdIB(nn.Module):
         if len(self.critics) == 0:
             return zero
         src, pos, neg = triplet
-        is_shared = next(iter(sides.values())).is_shared
+        first = next(iter(sides.values()))
+        is_shared = first.is_shared
         # A node counts once, however often the batch repeats it.
-        users = torch.unique(src)
-        items = torch.unique(torch.cat([src, pos, neg] if is_shared else [pos, neg]))
+        items = _read_rows(first.item.z, *((src, pos, neg) if is_shared else (pos, neg)))
         values: list[Tensor] = []
         for (i, name_1), (j, name_2) in combinations(enumerate(self.channels), 2):
             side_1, side_2 = sides[name_1], sides[name_2]
             pair = [self._estimate('item', i, j, side_1, side_2, items)]
             has_users = side_1.user is not None and side_2.user is not None
             if has_users and self.user_codes and not is_shared:
+                assert side_1.user is not None
+                users = _read_rows(side_1.user.z, src)
                 pair.append(self._estimate('user', i, j, side_1, side_2, users))
             values.append(torch.stack(pair).mean())
         return torch.stack(values).mean()
@@ -308,6 +310,14 @@ class MRdIB(nn.Module):
 
 def _key(name: str) -> str:
     return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has
+
+
+def _read_rows(code: Tensor, *indices: Tensor) -> Tensor:
+    # The rows that are read, sorted: marking them takes a tenth of what `unique` does.
+    is_read = torch.zeros(code.size(0), dtype=torch.bool, device=code.device)
+    for index in indices:
+        is_read[index] = True
+    return is_read.nonzero().squeeze(1)
 
 
 def _scored(

@@ -95,6 +95,10 @@ class _BPRTerms(torch.autograd.Function):
             weight.masked_fill_(~keep, 0.0)
 
         needs = ctx.needs_input_grad[-len(tables) :]
+        if grad.device.type == 'cpu' and not torch.compiler.is_compiling():
+            # A loss without a weight, often the fused one, passes nothing on.
+            has_weight = (grad != 0).repeat_interleave(2).tolist()
+            needs = tuple(need and weighs for need, weighs in zip(needs, has_weight))
         if ctx.use_kernels:
             from mrdib_pyg.ops.kernels.pid_loss import table_gradients
 

@@ -73,6 +73,14 @@ def test_kl_equals_its_reference():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize('shift', [0.0, -0.4, -0.6, -3.0])
+def test_kl_is_exact_in_single_precision(shift):
+    logstd = 0.1 * torch.rand(64, 8).neg() + shift
+    out = kl_of_rows(torch.zeros_like(logstd), logstd)
+    expected = kl_of_rows_reference(torch.zeros_like(logstd).double(), logstd.double())
+    torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=2e-7)
+
+
 def test_no_rows():
     x, weight, bias, log_scale, noise = make(num_rows=0)
     z, mu, logstd = encode_rows(x, weight, bias, log_scale, noise, 0.25)

@@ -129,20 +129,22 @@ class BM3(Recommender):
         user, item = take_rows(user, item, rows)
         views['propagated'] = (user, item)
         if rows is not None or torch.is_grad_enabled():  # a loss may follow
-            views['targets'] = target = (self._perturb(user), self._perturb(item))
+            views['targets'] = (self._perturb(user), self._perturb(item))
             present = self.present(rows)
             for m, (_, z) in codes.items():
-                online = unit_rows(self.predictor(z))
-                both = target[1] + self._perturb(z)
-                has = None if present is None else present[m][1]
-                mask = z.new_ones(z.size(0)) if has is None else has.to(z.dtype)
-                views[f'content_{m}'] = (2.0 - (online * both).sum(dim=-1), mask)
+                views[f'content_{m}'] = (z, self.predictor(z))
+                if present is not None:
+                    views[f'has_{m}'] = present[m]
         return Embeddings(self.predictor(user), self.predictor(item), views)
 
     def unimodal(
         self, codes: Mapping[str, Pair], embeddings: Embeddings
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        return {m: (embeddings.user, self.predictor(z)) for m, (_, z) in codes.items()}
+        views = embeddings.views
+        return {
+            m: (embeddings.user, views[f'content_{m}'][1] if views else self.predictor(z))
+            for m, (_, z) in codes.items()
+        }
 
     def joint(
         self, codes: Mapping[str, Pair], embeddings: Embeddings, rows: Rows | None = None
@@ -166,11 +168,19 @@ class BM3(Recommender):
         return 2.0 - (to_item + to_user).sum(dim=-1).mean()
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
-        pos, content = batch.dst_pos_index, []
+        views, content = embeddings.views, []
+        # Of the items, each positive once; without MRdIB, these are all.
+        rows, count = torch.unique(batch.dst_pos_index, return_counts=True)
+        count = count.to(embeddings.item.dtype)
+        rows = None if rows.numel() == embeddings.item.size(0) else rows
+        target = _take(views['targets'][1], rows)
         for m in self.modalities:
-            value, mask = (x[pos] for x in embeddings.views[f'content_{m}'])
-            content.append((value * mask).sum() / mask.sum().clamp(min=1))
-        user, item = embeddings.views['tables']
+            z, online = (_take(x, rows) for x in views[f'content_{m}'])
+            cosine = (unit_rows(online) * (target + self._perturb(z))).sum(dim=-1)
+            has = views[f'has_{m}'][1] if f'has_{m}' in views else None
+            weight = count if has is None else count * _take(has, rows)
+            content.append(((2.0 - cosine) * weight).sum() / weight.sum().clamp(min=1))
+        user, item = views['tables']
         reg = (user.norm() + item.norm()) / self.num_items
         return {'content': torch.stack(content).sum(), 'reg': reg}
 
@@ -185,3 +195,7 @@ class BM3(Recommender):
     def _perturb(self, x: Tensor) -> Tensor:
         # A target: a constant that lacks some entries, of unit norm.
         return unit_rows(F.dropout(x.detach(), self.dropout, self.training))
+
+
+def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)
