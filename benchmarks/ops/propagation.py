@@ -36,9 +36,13 @@ def measure(part: Part) -> None:
     part.settings.update(num_layers=NUM_LAYERS)
     bandwidth = copy_bandwidth(part.device, part.pick(2**28, 2**27, 2**20))
     widths = part.pick((64, 16, 128), (64,), (8,))
-    for graph in graphs(part):
-        graph = graph.to(part.device)
-        cases = [(width, torch.float32) for width in widths]
+    # The width of the target first, on every graph.
+    for graph in (graph.to(part.device) for graph in graphs(part)):
+        case = {**graph.case, 'channels': widths[0], 'dtype': 'float32'}
+        arguments = part, graph, widths[0], torch.float32, case, bandwidth
+        part.attempt(case, functools.partial(_measure, *arguments))
+    for graph in (graph.to(part.device) for graph in graphs(part)):
+        cases = [(width, torch.float32) for width in widths[1:]]
         if graph.skew != 'uniform' and graph.edge_index.size(1) < 10**6 and not part.short:
             others = [torch.bfloat16, torch.float64]
             cases += [(64, dtype) for dtype in others]

@@ -4,11 +4,14 @@ r"""Time and peak memory of propagation, and of the PID loss, over the number of
     python -m benchmarks.scaling.edges --full       # up to 1e8 edges
 
 The nodes grow with the edges: a user for every 12 edges, an item for every three users. On CPU each
-size runs in a process of its own. The slopes are those of log-log fits: of memory over all sizes,
-of time over the sizes from 1e7, below which caches bend it; one is linear.
+size has a process of its own for its times, and one for its memory, in which freed blocks are given
+back at once: else the peak is that of the allocator's fragments. The slopes are those of log-log
+fits: of memory over all sizes, of time over the sizes from 1e7, below which caches bend it; one is
+linear.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.graphs import grown
-from benchmarks.memory import available_memory, in_process, peak_of
+from benchmarks.memory import available_memory, in_process, peak_of, return_freed_memory
 from benchmarks.ops.pid_loss import load as load_pid_loss
 from benchmarks.ops.pid_loss import total_of
 from benchmarks.part import Part, main
@@ -43,31 +46,35 @@ def sizes(part: Part) -> list[int]:
 
 def measure(part: Part) -> None:
     part.settings.update(channels=CHANNELS, num_layers=NUM_LAYERS, modalities=MODALITIES)
-    for work in WORK:
-        if work == 'pid_loss' and load_pid_loss() is None:
-            part.miss({'work': work}, work, 'this version of mrdib_pyg.ops has no pid_loss')
+    works = [*WORK]
+    if load_pid_loss() is None:
+        works.remove('pid_loss')
+        part.miss({'work': 'pid_loss'}, 'pid_loss', 'this version of mrdib_pyg.ops has no pid_loss')
+    done: dict[str, list[tuple[int, dict[str, Any]]]] = {work: [] for work in works}
+    # Both by size, so that neither is left out where the time is over.
+    for num_edges, work in itertools.product(part.sizes or sizes(part), works):
+        users, items, _ = grown(num_edges)
+        case = {'work': work, 'edges': num_edges, 'users': users, 'items': items}
+        before = [_extra(out['memory']) / n for n, out in done[work]]
+        needed = max(before, default=0) * num_edges
+        if part.device == 'cpu' and needed > available_memory():
+            part.miss(case, 'mrdib_pyg', f'left out: needs about {needed / 2**30:.0f} GiB')
             continue
-        done: list[tuple[int, dict[str, Any]]] = []
-        for num_edges in part.sizes or sizes(part):
-            users, items, _ = grown(num_edges)
-            case = {'work': work, 'edges': num_edges, 'users': users, 'items': items}
-            needed = max((_extra(out['memory']) / n for n, out in done), default=0) * num_edges
-            if part.device == 'cpu' and needed > available_memory():
-                part.miss(case, 'mrdib_pyg', f'left out: needs about {needed / 2**30:.0f} GiB')
-                continue
-            part.attempt(case, functools.partial(_measure, part, work, case, done))
-        _fit(part, work, done)
+        part.attempt(case, functools.partial(_measure, part, work, case, done[work]))
+    for work in works:
+        _fit(part, work, done[work])
 
 
 def _measure(
     part: Part, work: str, case: dict[str, Any], done: list[tuple[int, dict[str, Any]]]
 ) -> None:
-    runs = 2 if part.quick else 3
-    arguments = work, case['edges'], part.device, runs
+    arguments = work, case['edges'], part.device
     if part.device == 'cuda' or part.smallest:
-        out = measure_size(*arguments)
+        out = measure_size(*arguments, 2)
     else:
-        out = in_process('benchmarks.scaling.edges:measure_size', *arguments)
+        target = 'benchmarks.scaling.edges:measure_size'
+        out = in_process(target, *arguments, 2)
+        out['memory'] = in_process(target, *arguments, 0)['memory']
     for task, times in out['times'].items():
         timing = summarize(times, 'cuda' if part.device == 'cuda' else 'cpu')
         part.add({**case, 'task': task}, 'mrdib_pyg', 'ours', time=timing)
@@ -108,7 +115,11 @@ def slope(points: list[tuple[int, float]]) -> float:
 
 
 def measure_size(work: str, num_edges: int, device: str, runs: int) -> dict[str, Any]:
-    r"""Times and peak memory of one size, for a process of its own."""
+    r"""Times and peak memory of one size, for a process of its own; without runs the memory alone,
+    of one pass.
+    """
+    if runs == 0:
+        return_freed_memory()
     make = {'propagation': _propagation, 'pid_loss': _pid_loss}[work]
     clock = make_clock(device)
     _run(make, 1_000, device, clock, 1)  # what the first call loads is not counted
@@ -137,7 +148,8 @@ def _run(
         forward()
 
     both()
-    return {'build': [first], 'forward+backward': [clock(both) for _ in range(runs)]}
+    passes = [clock(both) for _ in range(runs)]
+    return {'build': [first], **({'forward+backward': passes} if runs > 0 else {})}
 
 
 def _leaf(num_rows: int, generator: torch.Generator, device: str) -> Tensor:

@@ -8,7 +8,7 @@ from benchmarks.part import Part
 @pytest.fixture
 def parts(monkeypatch):
     """A suite of three parts, none of which is run."""
-    entry = run.Entry('no.such.module', 10, 10)
+    entry = run.Entry('no.such.module', 10, 10, 10)
     monkeypatch.setattr(run, 'PARTS', {'one': entry, 'two': entry, 'three': entry})
     ran = []
 
@@ -55,24 +55,27 @@ def test_refusals(parts, tmp_path, capsys):
 
 
 def test_a_process_that_cannot_start_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, 'PARTS', {'one': run.Entry('no.such.module', 10, 10)})
+    monkeypatch.setattr(run, 'PARTS', {'one': run.Entry('no.such.module', 10, 10, 10)})
     assert run.main(['--short', '--out', str(tmp_path)]) == 1
     value = schema.load(tmp_path / 'one-cpu.json')
     assert value['missing'][0]['why'] == 'ended with the exit code 1'
 
 
-@pytest.mark.parametrize('form', ['short', 'cuda'])
+@pytest.mark.parametrize('form', ['short', 'cuda', 'full'])
 def test_times_of_the_parts_fit_into_the_time_of_the_suite(form):
     total = sum(getattr(entry, form) for entry in run.PARTS.values())
-    assert total <= run.LIMITS[form] and run.LIMITS[form] <= {'short': 300, 'cuda': 600}[form]
+    assert (
+        total <= run.LIMITS[form]
+        and run.LIMITS[form] <= {'short': 300, 'cuda': 600, 'full': 2100}[form]
+    )
 
 
 def test_no_part_may_take_longer_than_what_is_left():
     class Args:
-        device, short = 'cuda', False
+        device, short, full = 'cuda', False, False
 
     for left in (5.0, 40.0, 500.0):
         soft, hard = run.budget('training', Args, left)
         assert soft <= hard <= left
-    Args.device = 'cpu'
+    Args.device, Args.full = 'cpu', True
     assert run.budget('training', Args, float('inf')) == (float('inf'), float('inf'))
