@@ -19,6 +19,7 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
 from mrdib_pyg.ops import encode_edges, sample_negatives
 from mrdib_pyg.training import LossWeights, fit, seed_everything
+from mrdib_pyg.training.loss_step import make_loss_step
 
 BATCH_SIZE = 2_048
 #: The settings of each model, for this package's and for the common implementation alike.
@@ -37,9 +38,14 @@ WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
 OURS = 'mrdib_pyg'
 OURS_MRDIB = 'mrdib_pyg with MRdIB'
 OURS_TRAINED = 'mrdib_pyg, features trained'
+OURS_COMPILED = 'mrdib_pyg, compiled'
+OURS_MRDIB_COMPILED = 'mrdib_pyg with MRdIB, compiled'
 COMMON_NAME = 'common implementation'
 COMMON_FROZEN = 'common implementation, features frozen'
-ROLES = {OURS: 'ours', OURS_MRDIB: 'ours', OURS_TRAINED: 'ours', COMMON_NAME: 'baseline'}
+ROLES = {
+    **dict.fromkeys((OURS, OURS_MRDIB, OURS_TRAINED, OURS_COMPILED, OURS_MRDIB_COMPILED), 'ours'),
+    COMMON_NAME: 'baseline',
+}
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -55,10 +61,18 @@ class Subject(NamedTuple):
 class Ours:
     r"""A model of this package, trained by :func:`~mrdib_pyg.training.fit`."""
 
-    def __init__(self, model: Recommender, data: HeteroData, mrdib: bool, epochs: int = 1) -> None:
-        self.model, self.data, self.epochs = model, data, epochs
+    def __init__(
+        self,
+        model: Recommender,
+        data: HeteroData,
+        mrdib: bool,
+        epochs: int = 1,
+        compile: bool = False,
+    ) -> None:
+        self.model, self.data, self.epochs, self.compile = model, data, epochs, compile
         self.weights = WEIGHTS if mrdib else None
-        self.weighting = LossWeights(model.loss_weights, self.weights)
+        weighting = LossWeights(model.loss_weights, self.weights)
+        self.loss_step = make_loss_step(model, weighting, BATCH_SIZE if compile else None)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
         # An epoch is timed without the evaluation that follows it.
         self.train_data = copy.copy(data)
@@ -70,7 +84,7 @@ class Ours:
     def step(self, batch: Batch) -> Tensor:
         if not self.model.training:
             self.model.train()
-        loss = self.weighting(self.model.loss(Triplets(*batch)))
+        loss, _ = self.loss_step(Triplets(*batch))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -83,6 +97,7 @@ class Ours:
             epochs=self.epochs,
             batch_size=BATCH_SIZE,
             weights=self.weights,
+            compile=self.compile,
             progress=False,
         )
 
@@ -122,17 +137,21 @@ def subjects(
     if name in MODELS:
         graphs_of = functools.cache(functools.partial(with_item_graphs, data, name))
 
-        def ours(mrdib: bool, **settings: Any) -> Subject:
+        def ours(mrdib: bool, compile: bool = False, **settings: Any) -> Subject:
             # `mrdib` is named only where it is asked for: some models have none.
             kwargs = {**settings, **({'mrdib': {}} if mrdib else {})}
             graphs = graphs_of()
             model = make_model(name, graphs, **kwargs).to(device)
-            subject = Ours(model, graphs, mrdib, epochs)
+            subject = Ours(model, graphs, mrdib, epochs, compile)
             return Subject(subject.step, subject.epoch, subject.evaluate)
 
         make[OURS] = lambda: ours(False)
         if MODELS[name].multimodal:
             make[OURS_MRDIB] = lambda: ours(True)
+        if device == 'cuda':  # on CPU nothing waits for the launch of a kernel
+            make[OURS_COMPILED] = lambda: ours(False, compile=True)
+            if MODELS[name].multimodal:
+                make[OURS_MRDIB_COMPILED] = lambda: ours(True, compile=True)
         if 'trainable_features' in inspect.signature(MODELS[name].__init__).parameters:
             make[OURS_TRAINED] = lambda: ours(False, trainable_features=True)
     else:

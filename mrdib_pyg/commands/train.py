@@ -68,6 +68,10 @@ def add_arguments(add: Add) -> None:
     )
     g.add_argument('--lr', metavar='X', type=float, default=1e-3, help='learning rate (0.001)')
     g.add_argument('--seed', metavar='N', type=int, default=0, help='seeds everything (0)')
+    g.add_argument(
+        '--compile', action='store_true',
+        help='run full batches as one compiled graph, on a GPU as a CUDA graph',
+    )  # fmt: skip
     g.add_argument('--device', metavar='NAME', default='auto', help='cpu, cuda or auto (auto)')
 
     g = p.add_argument_group('output')
@@ -110,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
         weights=weights,
         patience=args.patience,
         monitor=args.monitor,
+        compile=args.compile,
         resume=args.resume,
         progress=not args.quiet,
     )

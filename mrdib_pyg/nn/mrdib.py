@@ -17,6 +17,7 @@ from mrdib_pyg.nn.codes import (
     make_sides,
     mean_over_batch,
 )
+from mrdib_pyg.nn.critic_rows import critic_rows
 from mrdib_pyg.nn.mutual_information import CLUB, MINE, NWJ, Gaussian, InfoNCE
 from mrdib_pyg.nn.pid_terms import PIDTerms
 from mrdib_pyg.ops import pid_loss
@@ -249,40 +250,34 @@ class MRdIB(nn.Module):
         if len(self.critics) == 0:
             return zero
         src, pos, neg = triplet
-        first = next(iter(sides.values()))
-        is_shared = first.is_shared
-        # A node counts once, however often the batch repeats it.
-        items = _read_rows(first.item.z, *((src, pos, neg) if is_shared else (pos, neg)))
+        is_shared = next(iter(sides.values())).is_shared
+        items = torch.cat([src, pos, neg] if is_shared else [pos, neg])
         values: list[Tensor] = []
         for (i, name_1), (j, name_2) in combinations(enumerate(self.channels), 2):
             side_1, side_2 = sides[name_1], sides[name_2]
             pair = [self._estimate('item', i, j, side_1, side_2, items)]
             has_users = side_1.user is not None and side_2.user is not None
             if has_users and self.user_codes and not is_shared:
-                assert side_1.user is not None
-                users = _read_rows(side_1.user.z, src)
-                pair.append(self._estimate('user', i, j, side_1, side_2, users))
+                pair.append(self._estimate('user', i, j, side_1, side_2, src))
             values.append(torch.stack(pair).mean())
         return torch.stack(values).mean()
 
     def _estimate(
         self, kind: str, i: int, j: int, side_1: Sides, side_2: Sides, index: Tensor
     ) -> Tensor:
-        codes = []
+        codes, masks = [], []
         for side in (side_1, side_2):
             code, mask = side.item, side.mask_item
             if kind == 'user':
                 assert side.user is not None
                 code, mask = side.user, side.mask_user
             codes.append(code.z)
-            if mask is not None:
-                index = index[mask[index]]
+            masks.append(mask)
         critic = self.critics[f'{kind}_{i}_{j}']
-        limit = self.num_critic_rows if getattr(critic, 'subsample', True) else None
-        if self.training and limit is not None and index.numel() > limit:
-            # Not `randperm`, whose use as an index torch 2.13 cannot compile.
-            index = index[torch.rand(index.numel(), device=index.device).argsort()[:limit]]
-        z1, z2 = (z.index_select(0, index) for z in codes)
+        samples = self.training and getattr(critic, 'subsample', True)
+        limit = self.num_critic_rows if samples else None
+        rows = critic_rows(index, codes[0].size(0), masks, limit)
+        z1, z2 = (z.index_select(0, rows) for z in codes)
         return critic.penalty(z1, z2)  # type: ignore[operator]
 
     def drop_user_critics(self) -> None:
@@ -310,14 +305,6 @@ class MRdIB(nn.Module):
 
 def _key(name: str) -> str:
     return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has
-
-
-def _read_rows(code: Tensor, *indices: Tensor) -> Tensor:
-    # The rows that are read, sorted: marking them takes a tenth of what `unique` does.
-    is_read = torch.zeros(code.size(0), dtype=torch.bool, device=code.device)
-    for index in indices:
-        is_read[index] = True
-    return is_read.nonzero().squeeze(1)
 
 
 def _scored(

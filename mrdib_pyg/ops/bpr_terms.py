@@ -54,6 +54,8 @@ def bpr_terms(
     Half precision is computed in single precision and returned so; only gradients are rounded.
     """
     tables = [table.contiguous() for pair in pairs for table in pair]
+    if torch.compiler.is_compiling():  # which refuses the same tensor twice, as shared users are
+        tables = [table.view_as(table) for table in tables]
     return _BPRTerms.apply(*triplets, keep, deterministic, use_kernels, *tables)
 
 

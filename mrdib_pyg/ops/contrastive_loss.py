@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -43,6 +44,10 @@ def contrastive_loss(
     if not temperature > 0:
         raise ValueError(f"'temperature' must be positive (got {temperature})")
     anchor = anchor / temperature
+    if torch.compiler.is_compiling():  # in plain operators, without a length that data decide
+        anchor, candidate = anchor[anchor_index], candidate[candidate_index]
+        target = torch.arange(anchor_index.numel(), device=anchor.device)
+        return F.cross_entropy(anchor @ candidate.t(), target)
     num = anchor_index.numel()
     anchor_count = torch.bincount(anchor_index, minlength=anchor.size(0)).to(anchor.dtype) / num
     candidate_count = torch.bincount(candidate_index, minlength=candidate.size(0))

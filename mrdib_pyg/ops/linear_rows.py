@@ -25,7 +25,7 @@ def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         - **input:** matrix :math:`(N, F)`, ids :math:`(n)`, weight :math:`(C, F)`
         - **output:** :math:`(n, C)`
     """
-    if x.device.type != 'cpu':
+    if x.device.type != 'cpu' or torch.compiler.is_compiling():
         return F.linear(F.embedding(rows, x), weight)
     return _LinearRows.apply(x, rows, weight)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mrdib_pyg.evaluation import evaluate, held_out_edges
 from mrdib_pyg.nn.models import Recommender, Triplets
 from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.training.loss_step import LossStep, make_loss_step
 from mrdib_pyg.training.run_state import RunState
 from mrdib_pyg.training.seed import epoch_generator
 from mrdib_pyg.training.weights import LossWeights
@@ -46,6 +47,7 @@ def fit(
     seed: int = 0,
     patience: int = 20,
     monitor: str = 'recall@20',
+    compile: bool = False,
     out: None | str | Path = None,
     resume: bool = False,
     progress: bool = True,
@@ -75,6 +77,10 @@ def fit(
         patience (int, optional): Training stops once more than this many epochs in a row have
             brought no improvement. (default: :obj:`20`)
         monitor (str, optional): The validation metric to select by. (default: ``'recall@20'``)
+        compile (bool, optional): If set to :obj:`True`, full batches run as one compiled graph of
+            fixed shapes, on a GPU as a CUDA graph. It computes the rows of all users and items,
+            and pays where launching kernels is what a step waits for: small data on a GPU. The
+            loss is the same; its random draws are others. (default: :obj:`False`)
         out (str or Path, optional): A folder for ``history.jsonl`` and the checkpoints
             ``best.pt`` and ``last.pt``. (default: :obj:`None`)
         resume (bool, optional): If set to :obj:`True`, continues from ``last.pt`` where there is
@@ -103,7 +109,7 @@ def fit(
             f"'monitor' is '{monitor}' but there are {model.num_items} items to rank; lower the "
             f'number after the @'
         )
-    settings = {
+    settings: dict[str, Any] = {
         'batch_size': batch_size,
         'lr': lr,
         'weights': weighting.weights,
@@ -112,6 +118,8 @@ def fit(
         'patience': patience,
         'monitor': monitor,
     }
+    if compile:
+        settings['compile'] = True
     run = RunState(model, data, settings, out)
     if not torch.equal(run.edge_index.cpu(), data['user', 'rates', 'item'].edge_index.cpu()):
         raise ValueError("'data' has other training edges than the data 'model' was built from")
@@ -121,6 +129,8 @@ def fit(
             'there is no negative to learn from'
         )
     run.start(resume, config)
+    compile_size = min(batch_size, run.edge_index.size(1)) if compile else None
+    loss_step = make_loss_step(model, weighting, compile_size)
 
     devices = [p.device for p in model.parameters() if p.is_cuda][:1]
     bar = tqdm(
@@ -135,7 +145,7 @@ def fit(
         while run.epoch < epochs and run.num_bad <= patience:
             start = time.perf_counter()
             run.set_lr(lr * model.lr_decay**run.epoch)
-            terms = _train_epoch(run, weighting, batch_size, seed, critic_steps)
+            terms = _train_epoch(run, loss_step, batch_size, seed, critic_steps)
             row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
             row['train'] = terms
             improved = True
@@ -156,7 +166,7 @@ def fit(
 
 
 def _train_epoch(
-    run: RunState, weighting: LossWeights, batch_size: int, seed: int, critic_steps: int
+    run: RunState, loss_step: LossStep, batch_size: int, seed: int, critic_steps: int
 ) -> dict[str, float]:
     model, edge_index = run.model, run.edge_index
     device = edge_index.device
@@ -183,12 +193,11 @@ def _train_epoch(
         triplets = Triplets(*batch)
         for _ in range(critic_steps if run.critic_optimizer is not None else 0):
             _critic_step(run, triplets)
-        terms = model.loss(triplets)
-        loss = weighting(terms)
+        loss, terms = loss_step(triplets)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()
-        named = {'loss': loss, **terms}
+        named = {'loss': loss.detach().clone(), **terms}
         steps.append({name: x.detach() for name, x in named.items() if x is not None})
     out = _mean_terms(steps, [t.numel() for t in src.split(batch_size)], run.epoch)
     for name, param in model.named_parameters():

@@ -48,6 +48,9 @@ class Recommender(Ranker):
     user_codes: bool = True
     #: Whether an embedding depends on the codes of its own row only, so that a loss needs no other.
     row_wise: bool = True
+    #: Whether a loss computes all rows rather than those its batch reads, so that no shape depends
+    #: on the batch: for a compiled graph. Set by ``fit(compile=True)``.
+    static_shapes: bool = False
     #: Whether :meth:`fuse` takes posteriors in place of plain codes.
     fuse_posteriors: bool = False
     #: Whether the model reads item features at all.
@@ -236,7 +239,7 @@ class Recommender(Ranker):
             batch (Triplets): Ids of users, positive and negative items.
         """
         rows, local = None, batch
-        if self.row_wise:
+        if self.row_wise and not self.static_shapes:
             rows, local = to_local(batch)
         embeddings, posteriors, codes, fused = self._embed(rows)
         terms = {'task': self.task_loss(embeddings, local)}

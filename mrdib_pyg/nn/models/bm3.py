@@ -170,9 +170,15 @@ class BM3(Recommender):
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         views, content = embeddings.views, []
         # Of the items, each positive once; without MRdIB, these are all.
-        rows, count = torch.unique(batch.dst_pos_index, return_counts=True)
-        count = count.to(embeddings.item.dtype)
-        rows = None if rows.numel() == embeddings.item.size(0) else rows
+        num_items, dtype = embeddings.item.size(0), embeddings.item.dtype
+        rows: Tensor | None
+        if self.static_shapes:  # or all of them, most with a weight of zero
+            count = torch.bincount(batch.dst_pos_index, minlength=num_items).to(dtype)
+            rows = None
+        else:
+            rows, count = torch.unique(batch.dst_pos_index, return_counts=True)
+            count = count.to(dtype)
+            rows = None if rows.numel() == num_items else rows
         target = _take(views['targets'][1], rows)
         for m in self.modalities:
             z, online = (_take(x, rows) for x in views[f'content_{m}'])

@@ -134,6 +134,11 @@ class MultiView(Recommender):
         r"""Contrasts rows by their cosine similarity, see
         :func:`~mrdib_pyg.ops.contrastive_loss`.
         """
+        if torch.compiler.is_compiling():  # whose shapes must not depend on the batch
+            anchor, candidate = F.normalize(anchor, dim=-1), F.normalize(candidate, dim=-1)
+            return contrastive_loss(
+                anchor, candidate, anchor_index, candidate_index, self.temperature
+            )
         rows, anchor_index = torch.unique(anchor_index, return_inverse=True)
         anchor = F.normalize(anchor.index_select(0, rows), dim=-1)
         rows, candidate_index = torch.unique(candidate_index, return_inverse=True)

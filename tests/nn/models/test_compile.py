@@ -1,0 +1,81 @@
+"""A step in static shapes compiles without a graph break, to the same loss and gradients."""
+
+import pytest
+import torch
+
+from mrdib_pyg.datasets import Planted
+from mrdib_pyg.nn.models import MODELS, Triplets
+
+# By torch's own tracing.
+pytestmark = pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
+
+CASES = [
+    pytest.param(name, mrdib, marks=[] if name == 'multimodal_lightgcn' else pytest.mark.slow)
+    for name, cls in MODELS.items()
+    for mrdib in ([False, True] if cls.multimodal else [False])
+]
+
+
+@pytest.fixture(scope='module')
+def data():
+    return Planted(num_users=60, num_items=50, num_interactions=10)[0]
+
+
+def make_model(data, name, mrdib):
+    torch.manual_seed(0)
+    # A sample of all items, so that static and dynamic samples are the same set of rows.
+    model = MODELS[name](data, channels=8, **({'mrdib': {}} if mrdib else {}))
+    model.train()
+    model.on_epoch_start(1, torch.Generator().manual_seed(0))
+    return model
+
+
+def batches(data, size=128):
+    user, pos = data['user', 'rates', 'item'].edge_index
+    order = torch.randperm(user.numel(), generator=torch.Generator().manual_seed(1))
+    neg = torch.randint(50, (user.numel(),), generator=torch.Generator().manual_seed(2))
+    for part in order.split(size)[:2]:
+        yield Triplets(user[part], pos[part], neg[part])
+
+
+def step(loss, model, batch):
+    torch.manual_seed(3)
+    terms = loss(batch)
+    model.zero_grad()
+    sum(x for x in terms.values() if x is not None and x.requires_grad).backward()
+    return terms, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(('name', 'mrdib'), CASES)
+def test_compile_without_graph_breaks(data, name, mrdib):
+    torch.compiler.reset()
+    model, other = make_model(data, name, mrdib), make_model(data, name, mrdib)
+    model.static_shapes = other.static_shapes = True
+    count = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(other.loss, backend=count, fullgraph=True, dynamic=False)
+    for batch in batches(data):
+        expected, grads = step(model.loss, model, batch)
+        terms, other_grads = step(compiled, other, batch)
+        assert terms.keys() == expected.keys()
+        for key in terms:
+            # The rows of the critics are another sample: they are drawn in another way.
+            if key != 'redundant' and terms[key] is not None:
+                torch.testing.assert_close(terms[key], expected[key], rtol=1e-5, atol=1e-5)
+        for key, grad in other_grads.items():
+            assert grad.isfinite().all(), key
+            if not mrdib:
+                torch.testing.assert_close(grad, grads[key], rtol=1e-4, atol=1e-5, msg=key)
+    assert count.frame_count <= 2  # a first call sets flags that a second one finds
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_static_shapes_change_no_loss(data, name):
+    model = make_model(data, name, False)
+    model.eval()  # without dropout, whose masks have the shape of what is computed
+    for batch in batches(data):
+        expected = model.loss(batch)
+        model.static_shapes = True
+        terms = model.loss(batch)
+        model.static_shapes = False
+        for key, value in expected.items():
+            torch.testing.assert_close(terms[key], value, rtol=1e-5, atol=1e-6, msg=key)
