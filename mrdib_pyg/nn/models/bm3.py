@@ -134,7 +134,7 @@ class BM3(Recommender):
             for m, (_, z) in codes.items():
                 views[f'content_{m}'] = (z, self.predictor(z))
                 if present is not None:
-                    views[f'has_{m}'] = present[m]
+                    views[f'has_{m}'] = (present[m][1], present[m][1])
         return Embeddings(self.predictor(user), self.predictor(item), views)
 
     def unimodal(
@@ -173,7 +173,8 @@ class BM3(Recommender):
         num_items, dtype = embeddings.item.size(0), embeddings.item.dtype
         rows: Tensor | None
         if self.static_shapes:  # or all of them, most with a weight of zero
-            count = torch.bincount(batch.dst_pos_index, minlength=num_items).to(dtype)
+            one = torch.ones_like(batch.dst_pos_index, dtype=dtype)
+            count = one.new_zeros(num_items).index_add(0, batch.dst_pos_index, one)
             rows = None
         else:
             rows, count = torch.unique(batch.dst_pos_index, return_counts=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, Triplets
@@ -23,7 +24,6 @@ def data():
 
 def make_model(data, name, mrdib):
     torch.manual_seed(0)
-    # A sample of all items, so that static and dynamic samples are the same set of rows.
     model = MODELS[name](data, channels=8, **({'mrdib': {}} if mrdib else {}))
     model.train()
     model.on_epoch_start(1, torch.Generator().manual_seed(0))
@@ -51,7 +51,7 @@ def test_compile_without_graph_breaks(data, name, mrdib):
     torch.compiler.reset()
     model, other = make_model(data, name, mrdib), make_model(data, name, mrdib)
     model.static_shapes = other.static_shapes = True
-    count = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
+    count = CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(other.loss, backend=count, fullgraph=True, dynamic=False)
     for batch in batches(data):
         expected, grads = step(model.loss, model, batch)
