@@ -24,11 +24,18 @@ install_requires = [
     'tqdm>=4.60',
 ]
 
-report = ['matplotlib>=3.8']
+report = ['matplotlib>=3.8', 'altair>=6.0', 'vl-convert-python>=1.9', 'jinja2>=3.1']
 pid = ['scipy>=1.11']
 text = ['sentence-transformers>=3.0']
 serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
-test = ['pytest>=8.0', 'hypothesis>=6.100', "triton>=3.4; platform_system == 'Linux'"]
+test = [
+    'pytest>=8.0',
+    'hypothesis>=6.100',
+    "triton>=3.4; platform_system == 'Linux'",
+    'altair>=6.0',
+    'vl-convert-python>=1.9',
+    'selenium>=4.20',
+]
 dev = [*test, 'ruff>=0.17.6,<0.18', 'mypy>=2.4,<3', 'types-tqdm', 'pandas-stubs']
 
 extras_require = {
@@ -69,7 +76,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=['mrdib_pyg', 'mrdib_pyg.*']),
-    package_data={'mrdib_pyg': ['py.typed']},
+    package_data={'mrdib_pyg': ['py.typed', 'report/assets/*']},
     install_requires=install_requires,
     extras_require=extras_require,
     entry_points={'console_scripts': ['mrdib = mrdib_pyg.cli:main']},

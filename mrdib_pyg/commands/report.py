@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> None:
     if args.users is not None:
         users = [part.strip() for part in args.users.split(',') if part.strip()]
 
-    from mrdib_pyg.report import save_report
+    from mrdib_pyg.report import write_report
 
-    out = save_report(
+    out = write_report(
         args.folders,
         args.out,
         dataset=args.dataset,

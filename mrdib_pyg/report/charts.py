@@ -29,7 +29,7 @@ def javascript() -> str:
     import altair
     import vl_convert
 
-    return vl_convert.javascript_bundle(vl_version=_version(altair))
+    return vl_convert.javascript_bundle(vl_version=_version(altair))  # type: ignore[call-arg]
 
 
 def png(spec: dict[str, Any], title: str, width: int = 560, scale: float = 2.0) -> bytes:
@@ -50,7 +50,7 @@ def lines(rows: Sequence[Row], labels: Sequence[tuple[int, str]], unit: str) -> 
     Args:
         rows (Sequence[Dict[str, Any]]): Points with the keys ``epoch``, ``value``, ``run``,
             ``group`` and, where the epoch was kept, ``best``.
-        labels (Sequence[Tuple[int, str]]): The index and the label of each group.
+        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
         unit (str): The title of the vertical axis.
     """
     import altair as alt
@@ -96,7 +96,7 @@ def dots(rows: Sequence[Row], labels: Sequence[tuple[int, str]], title: str) -> 
     Args:
         rows (Sequence[Dict[str, Any]]): Points with the keys ``kind`` (``'run'`` or ``'mean'``),
             ``group``, ``value``, and ``run`` and ``seed``, or ``low`` and ``high``.
-        labels (Sequence[Tuple[int, str]]): The index and the label of each group.
+        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
         title (str): The title of the horizontal axis.
     """
     import altair as alt
@@ -134,44 +134,51 @@ def dots(rows: Sequence[Row], labels: Sequence[tuple[int, str]], title: str) -> 
 
 
 def bars(
-    rows: Sequence[Row], labels: Sequence[tuple[int, str]], parts: Sequence[str], title: str
+    rows: Sequence[Row],
+    labels: Sequence[tuple[int, str]],
+    runs: Sequence[str],
+    parts: Sequence[str],
+    title: str,
 ) -> dict[str, Any]:
-    r"""Draws horizontal bars with intervals, one block per part, one bar per group in each.
+    r"""Draws horizontal bars with intervals, one block per part, one bar per run in each.
 
     Args:
-        rows (Sequence[Dict[str, Any]]): Bars with the keys ``part``, ``group``, ``value`` and,
-            where there is an interval, ``low`` and ``high``.
-        labels (Sequence[Tuple[int, str]]): The index and the label of each group.
+        rows (Sequence[Dict[str, Any]]): Bars with the keys ``part``, ``run``, ``group``,
+            ``value``, ``low``, ``high`` and ``label``, the text at the end of a bar.
+        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
+        runs (Sequence[str]): The runs, from above.
         parts (Sequence[str]): The parts, from above.
         title (str): The title of the horizontal axis.
     """
     import altair as alt
 
-    order = [label for _, label in labels]
     base = alt.Chart(_data(rows)).encode(
-        y=alt.Y('part:N').sort(list(parts)).title(None)
+        y=alt.Y('part:N').sort(list(parts)).title(None).scale(paddingInner=0.25, paddingOuter=0.1)
         .axis(ticks=False, domain=False, labelPadding=10, labelFontSize=12),
-        yOffset=alt.YOffset('group:N').sort(order),
+        yOffset=alt.YOffset('run:N').sort(list(runs)).scale(paddingInner=0.15),
         tooltip=[
-            alt.Tooltip('group:N'), alt.Tooltip('part:N'),
+            alt.Tooltip('run:N', title='model'), alt.Tooltip('part:N'),
             alt.Tooltip('value:Q', format='.4f'),
             alt.Tooltip('low:Q', format='.4f'), alt.Tooltip('high:Q', format='.4f'),
         ],
     )  # fmt: skip
-    x = alt.X('value:Q').title(title).axis(tickCount=7)
+    # Room for the text at the end of the longest bar.
+    high = max(max(row['high'], row['value'], 0) for row in rows)
+    low = min(min(row['low'], row['value'], 0) for row in rows)
+    room = alt.Scale(domain=[low, high + 0.45 * (high - low or 1)], nice=False)
     color = _group_encodings(labels)['color']
-    bar = base.mark_bar(aria=False, opacity=0.85).encode(x=x, color=color)
-    interval = (
-        base.transform_filter('isValid(datum.low) && isValid(datum.high)')
-        .mark_errorbar(ticks=True, thickness=1.5)
-        .encode(x=alt.X('low:Q').title(title), x2='high:Q', color=alt.value('var(--text)'))
+    bar = base.mark_bar(aria=False).encode(
+        x=alt.X('value:Q').title(title).axis(tickCount=6).scale(room), color=color
+    )
+    interval = base.mark_rule(aria=False, strokeWidth=2, color='var(--text)').encode(
+        x=alt.X('low:Q').title(title), x2='high:Q'
     )
     text = (
-        base.transform_calculate(end='isValid(datum.high) ? max(datum.high, 0) : max(datum.value, 0)')
-        .mark_text(align='left', dx=6, aria=False)
+        base.transform_calculate(end='max(datum.high, datum.value, 0)')
+        .mark_text(align='left', baseline='middle', dx=6, aria=False, color='var(--text)')
         .encode(x=alt.X('end:Q').title(title), text='label:N')
     )
-    return _finish(alt.layer(bar, interval, text), (26 * len(labels) + 16) * len(parts))
+    return _finish(alt.layer(bar, interval, text), (18 * len(runs) + 14) * len(parts))
 
 
 def points(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
@@ -236,7 +243,7 @@ def columns(
     place: dict[str, Any] = {'x': alt.X(f'{x}:Q').title(x_title).axis(grid=False, tickCount=6)}
     if rows and 'end' in rows[0]:
         place = {'x': place['x'].bin('binned'), 'x2': 'end:Q'}
-        mark = {'binSpacing': 1}
+        mark: dict[str, Any] = {'binSpacing': 1}
     else:
         mark = {'width': {'band': 0.85}}
         place['x'] = alt.X(f'{x}:O').title(x_title).axis(

@@ -21,21 +21,21 @@ def map_section(
 
     Args:
         groups (Sequence[Group]): The groups.
-        facts (Dict[int, Facts]): By the index of a group, what the model of its first run says.
+        facts (Dict[int, Facts]): By the number of a group, what the model of its first run says.
         notes (Sequence[str]): What could not be looked into, and why.
         method (str): How the map is made, :obj:`"tsne"` or :obj:`"pca"`.
     """
     figures, rows = [], []
     names: list[str] = []
     for group in groups:
-        fact = facts.get(group.index)
+        fact = facts.get(group.number)
         if fact is None or not fact.map:
             continue
         modalities = list(dict.fromkeys(row['modality'] for row in fact.map))
         names += [name for name in modalities if name not in names]
         figures.append(
             Figure(
-                f'codes-{group.index}',
+                f'codes-{group.number}',
                 group.label,
                 charts.points(fact.map, modalities),
                 f'Map of the codes of {fact.num_mapped} items in {", ".join(modalities)}, of the '
@@ -83,13 +83,13 @@ def width_section(
 
     Args:
         groups (Sequence[Group]): The groups.
-        facts (Dict[int, Facts]): By the index of a group, what the model of its first run says.
+        facts (Dict[int, Facts]): By the number of a group, what the model of its first run says.
         notes (Sequence[str]): What could not be looked into, and why.
     """
     blocks: list[Block] = []
     rows = []
     for group in groups:
-        fact = facts.get(group.index)
+        fact = facts.get(group.number)
         if fact is None:
             continue
         figures = []
@@ -145,9 +145,9 @@ def _figures(group: Group, number: int, width: Width) -> list[Figure]:
         for count, low, high in zip(counts, edges, edges[1:])
         if count > 0
     ]
-    color = series(group.index)
+    color = series(group.number)
     what = f'{group.label}, {width.name}'
-    name = f'posterior-{group.index}-{number}'
+    name = f'posterior-{group.number}-{number}'
     return [
         Figure(
             f'{name}-dimensions',

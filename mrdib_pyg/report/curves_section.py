@@ -29,7 +29,8 @@ def curves_section(groups: Sequence[Group]) -> Section:
     """
     runs = [run for group in groups for run in group.runs]
     monitors = list(dict.fromkeys(run.monitor for run in runs))
-    found = list(dict.fromkeys(name for run in runs for row in run.history for name in row['train']))
+    rows = [row for run in runs for row in run.history]
+    found = list(dict.fromkeys(name for row in rows for name in row['train']))
     terms = [name for name in TERMS if name in found]
     terms += [name for name in found if name not in TERMS]
     num_curves = max(1, len(runs) * (len(terms) + len(monitors)))
@@ -45,7 +46,7 @@ def curves_section(groups: Sequence[Group]) -> Section:
     shown = [figure for figure in figures if figure is not None]
     blocks: list[Block] = []
     if shown:
-        blocks.append(Grid(shown, [(group.index, group.label) for group in groups], 'line'))
+        blocks.append(Grid(shown, [(group.number, group.label) for group in groups], 'line'))
         blocks.append(_table(groups, terms))
     else:
         blocks.append(Note('No run has a history of its training.'))
@@ -90,7 +91,7 @@ def _figure(
                 rows.append(row | ({'best': True} if epoch == best else {}))
             ends.append((points[0][1], points[-1][1]))
         if ends:
-            labels.append((group.index, group.label))
+            labels.append((group.number, group.label))
             first, last = (mean_and_spread(values)[0] for values in zip(*ends))
             words.append(f'{group.label} from {first:.4g} to {last:.4g}')
     if not rows:

@@ -18,6 +18,6 @@ class Explanation(NamedTuple):
     parts: list[tuple[str, float]]
 
 
-def explain(model: Any, source: 'Source', user: int, item: int) -> Explanation:
+def explain(model: Any, source: 'Source', user: int, item: int) -> Explanation | None:
     r"""Explains why a model recommends an item to a user. Not available yet."""
-    return Explanation('', [])
+    return None

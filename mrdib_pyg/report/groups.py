@@ -13,13 +13,13 @@ class Group(NamedTuple):
     r"""The runs of the same settings on the same data, which differ in their seed.
 
     Args:
-        index (int): The place of the group in the report, which chooses its color and shape.
+        number (int): The place of the group in the report, which chooses its color and shape.
         label (str): Its name, unlike that of any other group.
         dataset (str): The name of the data set, unlike that of any other data.
         runs (List[RunFolder]): The runs.
     """
 
-    index: int
+    number: int
     label: str
     dataset: str
     runs: list[RunFolder]
@@ -93,8 +93,11 @@ def _key(run: RunFolder) -> str:
 def _dataset_names(members: list[list[RunFolder]]) -> list[str]:
     names = [os.path.basename(str(group[0].config.get('dataset') or 'data')) for group in members]
     hashes = [str(group[0].config.get('data_hash')) for group in members]
+    known: dict[str, set[str]] = {}
+    for name, digest in zip(names, hashes):
+        known.setdefault(name, set()).add(digest)
     return [
-        f'{name} ({digest[:8]})' if len({h for n, h in zip(names, hashes) if n == name}) > 1 else name
+        f'{name} ({digest[:8]})' if len(known[name]) > 1 else name
         for name, digest in zip(names, hashes)
     ]
 

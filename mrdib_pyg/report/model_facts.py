@@ -205,11 +205,11 @@ def look_into(
     if fused is not None:
         widths.append(_width('fused', fused, torch.ones(model.num_items, dtype=torch.bool)))
     recommendations = _recommend(model, source.data, users, k)
-    explanations = {
-        user: explain(model, source, user, ranked[0].item)
-        for user, ranked in recommendations.items()
-        if ranked
-    }
+    explanations = {}
+    for user, ranked in recommendations.items():
+        explanation = explain(model, source, user, ranked[0].item) if ranked else None
+        if explanation is not None:
+            explanations[user] = explanation
     edges = source.data['user', 'rates', 'item'].edge_index
     counts = {
         'users': model.num_users,
@@ -241,8 +241,8 @@ def _posteriors(model: Recommender) -> tuple[dict[str, Posterior], Posterior | N
         return out, None
     codes = {name: (None if u is None else u.z, i.z) for name, (u, i) in encoded.items()}
     embeddings = model.fuse(encoded if model.fuse_posteriors else codes)
-    _, fused = model.mrdib.encode_fused((embeddings.user, embeddings.item))
-    return out, fused
+    fused: Any = model.mrdib.encode_fused((embeddings.user, embeddings.item))
+    return out, fused[1]
 
 
 def _present(model: Recommender) -> dict[str, Tensor]:

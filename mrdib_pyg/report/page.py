@@ -1,12 +1,13 @@
 """The page: sections in, one HTML file out."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mrdib_pyg.report import charts
-from mrdib_pyg.report.section import Figure, Grid, Note, Section, Table, Text
+from mrdib_pyg.report.section import Cards, Figure, Grid, Headline, Note, Section, Table, Text
 from mrdib_pyg.report.theme import DASHES, SHAPES, css_variables, series, vega_config
 
 ASSETS = Path(__file__).parent / 'assets'
@@ -23,13 +24,18 @@ OUTLINES = {
 }
 
 
-def render(title: str, summary: Sequence[str], facts: Sequence[str], sections: Sequence[Section],
-           version: str) -> str:  # fmt: skip
+def render(
+    title: str,
+    headlines: Sequence[Headline],
+    facts: Sequence[str],
+    sections: Sequence[Section],
+    version: str,
+) -> str:
     r"""Renders the page. Whatever comes from files, such as names and ids, is escaped.
 
     Args:
         title (str): The title.
-        summary (Sequence[str]): The headlines.
+        headlines (Sequence[Headline]): What is said first, of each data set.
         facts (Sequence[str]): What the report is about, in a few words each.
         sections (Sequence[Section]): The sections.
         version (str): The version of this package.
@@ -42,8 +48,10 @@ def render(title: str, summary: Sequence[str], facts: Sequence[str], sections: S
     )  # fmt: skip
     environment.tests.update(
         table=lambda x: isinstance(x, Table), grid=lambda x: isinstance(x, Grid),
-        note=lambda x: isinstance(x, Note), text=lambda x: isinstance(x, Text),
+        cards=lambda x: isinstance(x, Cards), note=lambda x: isinstance(x, Note),
+        text=lambda x: isinstance(x, Text),
     )  # fmt: skip
+    environment.filters['prose'] = _prose
     figures = figures_of(sections)
     payload = {
         'config': vega_config(legend=False),
@@ -51,7 +59,7 @@ def render(title: str, summary: Sequence[str], facts: Sequence[str], sections: S
     }
     return environment.get_template('report.html').render(
         title=title,
-        summary=summary,
+        headlines=headlines,
         facts=facts,
         sections=sections,
         version=version,
@@ -84,6 +92,13 @@ def _swatch(index: int, kind: str) -> dict[str, Any]:
         'dash': ' '.join(map(str, DASHES[index % len(DASHES)])) if kind == 'line' else None,
         'path': None if kind == 'bar' else OUTLINES[SHAPES[index % len(SHAPES)]],
     }
+
+
+def _prose(text: str) -> Any:
+    r"""Escapes a text; what it has between backticks is code."""
+    from markupsafe import escape
+
+    return re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text)))
 
 
 def _json(value: Any) -> str:

@@ -6,9 +6,9 @@ import torch
 
 from mrdib_pyg.report.groups import Group
 from mrdib_pyg.report.model_facts import Facts, Source
-from mrdib_pyg.report.section import Block, Cell, Note, Section, Table, Text
+from mrdib_pyg.report.section import MINUS, Block, Cards, Cell, Note, Section, Table, Text
 
-MAX_NAMED = 12  # items of a user that are named one by one
+MAX_NAMED = 8  # items of a user that are named one by one
 
 
 def recommendations_section(
@@ -18,20 +18,27 @@ def recommendations_section(
 
     Args:
         groups (Sequence[Group]): The groups.
-        facts (Dict[int, Facts]): By the index of a group, what the model of its first run says.
+        facts (Dict[int, Facts]): By the number of a group, what the model of its first run says.
         notes (Sequence[str]): What could not be looked into, and why.
     """
     blocks: list[Block] = []
-    datasets = list(dict.fromkeys(group.dataset for group in groups if group.index in facts))
+    datasets = list(dict.fromkeys(group.dataset for group in groups if group.number in facts))
     for dataset in datasets:
-        shown = [g for g in groups if g.dataset == dataset and g.index in facts]
-        source = facts[shown[0].index].source
-        for user in facts[shown[0].index].recommendations:
-            name = f'User {source.user(user)}'
-            blocks.append(Text(name if len(datasets) == 1 else f'{dataset}: {name}', True))
-            blocks.append(Text(_history(source, user)))
-            blocks.append(_table(shown, facts, source, user))
-            blocks += _why(shown, facts, source, user)
+        shown = [g for g in groups if g.dataset == dataset and g.number in facts]
+        source = facts[shown[0].number].source
+        if len(datasets) > 1:
+            blocks.append(Text(dataset, is_heading=True))
+        users = list(facts[shown[0].number].recommendations)
+        cards: list[list[Table | Note | Text]] = [
+            [
+                Text(f'User {source.user(user)}', is_heading=True),
+                _table(shown, facts, source, user),
+                Text(_history(source, user)),
+            ]
+            for user in users
+        ]
+        blocks.append(Cards(cards))
+        blocks += _why(shown, facts, source, users)
     blocks += [Note(note) for note in notes]
     return Section(
         'recommendations',
@@ -44,14 +51,12 @@ def recommendations_section(
     )
 
 
-def _table(
-    groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, user: int
-) -> Table:
+def _table(groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, user: int) -> Table:
     popularity = torch.bincount(
         source.data['user', 'rates', 'item'].edge_index[1],
         minlength=int(source.data['item'].num_nodes),
     )
-    ranked = [facts[group.index].recommendations.get(user, []) for group in groups]
+    ranked = [facts[group.number].recommendations.get(user, []) for group in groups]
     rows = []
     for rank in range(max(map(len, ranked), default=0)):
         row = [Cell(str(rank + 1), rank + 1)]
@@ -65,48 +70,52 @@ def _table(
             row.append(Cell(check + source.item(item.item), note=f'{number:,}'))
         rows.append(row)
     columns = ['rank', *(group.label for group in groups)]
-    return Table(f'Best items for user {source.user(user)}', columns, rows)
+    return Table(f'The {len(rows)} best items for user {source.user(user)}', columns, rows)
 
 
 def _why(
-    groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, user: int
+    groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, users: Sequence[int]
 ) -> list[Block]:
-    rows: list[list[Cell]] = []
-    names: list[str] = []
-    for group in groups:
-        explanation = facts[group.index].explanations.get(user)
-        if explanation is not None:
-            names += [name for name, _ in explanation.parts if name not in names]
-    for group in groups:
-        explanation = facts[group.index].explanations.get(user)
-        ranked = facts[group.index].recommendations.get(user)
-        if explanation is None or not ranked:
-            continue
-        parts = dict(explanation.parts)
+    found = [
+        (group, user, facts[group.number].explanations[user])
+        for user in users
+        for group in groups
+        if user in facts[group.number].explanations
+    ]
+    if not found:
+        return []
+    names = list(dict.fromkeys(name for *_, why in found for name, _ in why.parts))
+    rows = []
+    for group, user, why in found:
+        parts = dict(why.parts)
         cells = [
-            Cell(f'{parts[name]:+.3f}', parts[name]) if name in parts else Cell('–')
+            Cell(f'{parts[name]:+.3f}'.replace('-', MINUS), parts[name])
+            if name in parts
+            else Cell('–')
             for name in names
         ]
-        row = [Cell(group.label), Cell(source.item(ranked[0].item)), *cells]
-        rows.append([*row, Cell(explanation.text)])
-    if not rows:
-        return []
-    columns = ['model', 'item', *names, 'in words']
-    return [Table('What explains the first item, in nats', columns, rows)]
+        item = facts[group.number].recommendations[user][0].item
+        row = [Cell(source.user(user)), Cell(group.label), Cell(source.item(item)), *cells]
+        rows.append([*row, Cell(why.text)])
+    columns = ['user', 'model', 'first item', *names, 'in words']
+    return [Table('What explains the first item of each list, in nats', columns, rows)]
 
 
 def _history(source: Source, user: int) -> str:
     train = source.data['user', 'rates', 'item'].edge_index
     items = train[1, train[0] == user].unique().tolist()
     words = f'{len(items):,} training {"item" if len(items) == 1 else "items"}'
-    if 0 < len(items) <= MAX_NAMED:
-        words += f' ({", ".join(source.item(i) for i in items)})'
+    if items:
+        words += f': {_names(source, items)}'
     if ('user', 'test', 'item') not in source.data.edge_types:
         return f'{words}.'
     test = source.data['user', 'test', 'item'].edge_label_index
     held = test[1, test[0] == user].unique().tolist()
     if not held:
-        return f'{words}; no test item.'
-    shown = ', '.join(source.item(i) for i in held[:MAX_NAMED])
-    more = ' and more' if len(held) > MAX_NAMED else ''
-    return f'{words}; held out for the test: {shown}{more}.'
+        return f'{words}. No test item.'
+    return f'{words}. Held out for the test: {_names(source, held)}.'
+
+
+def _names(source: Source, items: Sequence[int]) -> str:
+    shown = ', '.join(source.item(i) for i in items[:MAX_NAMED])
+    return shown if len(items) <= MAX_NAMED else f'{shown} and {len(items) - MAX_NAMED:,} more'

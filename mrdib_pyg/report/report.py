@@ -10,7 +10,7 @@ from mrdib_pyg.report.groups import Group, group_runs
 from mrdib_pyg.report.model_facts import Facts, Source, choose_users, load_source, look_into
 from mrdib_pyg.report.page import figures_of, render
 from mrdib_pyg.report.recommendations_section import recommendations_section
-from mrdib_pyg.report.results_section import at_a_glance, results_section
+from mrdib_pyg.report.results_section import headlines, results_section
 from mrdib_pyg.report.run_folder import RunFolder, load_run_folder
 from mrdib_pyg.report.section import Figure
 from mrdib_pyg.report.settings_section import settings_section
@@ -20,7 +20,7 @@ METHODS = ('tsne', 'pca')
 MAX_MODELS = 8  # that are loaded and looked into
 
 
-def save_report(
+def write_report(
     runs: Sequence[str | Path],
     out: None | str | Path = None,
     *,
@@ -100,7 +100,7 @@ def save_report(
             continue
         chosen = choose_users(source, users, num_users, seed)
         try:
-            facts[group.index] = look_into(
+            facts[group.number] = look_into(
                 run, source, chosen, k=k, method=method, num_items=num_items, seed=seed
             )
         except (CheckpointError, OSError) as e:
@@ -118,7 +118,7 @@ def save_report(
         settings_section(groups),
     ]
     text = render(
-        _title(groups), at_a_glance(groups), _about(groups, facts), sections, mrdib_pyg.__version__
+        _title(groups), headlines(groups), _about(groups, facts), sections, mrdib_pyg.__version__
     )
     pictures = [] if figures is None else [(f, _png(f)) for f in figures_of(sections)]
     if figures is not None:
@@ -145,7 +145,7 @@ def _about(groups: Sequence[Group], facts: dict[int, Facts]) -> list[str]:
     out = [f'{runs} runs of {settings}' if runs > 1 else '1 run']
     datasets = list(dict.fromkeys(group.dataset for group in groups))
     for dataset in datasets:
-        known = [facts[g.index] for g in groups if g.dataset == dataset and g.index in facts]
+        known = [facts[g.number] for g in groups if g.dataset == dataset and g.number in facts]
         if known:
             sizes = ', '.join(f'{number:,} {name}' for name, number in known[0].counts.items())
             out.append(sizes if len(datasets) == 1 else f'{dataset}: {sizes}')

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.groups import Group, mean_and_spread
-from mrdib_pyg.report.section import Block, Cell, Figure, Grid, Note, Section, Table, Text
+from mrdib_pyg.report.section import (
+    MINUS,
+    Block,
+    Cell,
+    Figure,
+    Grid,
+    Headline,
+    Note,
+    Section,
+    Table,
+    Text,
+    Tile,
+)
 
 MAIN, FURTHER = ('recall', 'ndcg'), ('precision', 'map')
 
@@ -37,22 +49,48 @@ def results_section(groups: Sequence[Group]) -> Section:
     )
 
 
-def at_a_glance(groups: Sequence[Group]) -> list[str]:
-    r"""Returns the headline of each data set: its groups by the monitored metric, in words."""
+def headlines(groups: Sequence[Group]) -> list[Headline]:
+    r"""Returns for each data set its groups by the monitored metric."""
     out = []
-    for dataset in dict.fromkeys(group.dataset for group in groups):
+    datasets = list(dict.fromkeys(group.dataset for group in groups))
+    for dataset in datasets:
         of_dataset = [group for group in groups if group.dataset == dataset]
         metric = headline_metric(of_dataset)
         if metric is None:
-            out.append(f'{dataset}: no run has test results.')
+            out.append(Headline(f'{dataset}: no run has test results', [], []))
             continue
-        parts = [
-            f'{group.label} {_number(values)} ({_seeds(len(values))})'
-            for group in of_dataset
-            if (values := group.values('test', metric))
-        ]
-        out.append(f'{dataset}, test {metric}: ' + '; '.join(parts) + '.')
+        tiles, sentences = [], []
+        for group in of_dataset:
+            values = group.values('test', metric)
+            if not values:
+                continue
+            mean, spread = mean_and_spread(values)
+            seeds = '1 seed' if spread is None else f'± {spread:.4f}, {len(values)} seeds'
+            tiles.append(Tile(group.number, group.label, f'{mean:.4f}', seeds))
+            sentences += _against_plain(of_dataset, group, metric)
+        title = f'Test {metric}' + (f' on {dataset}' if len(datasets) > 1 else '')
+        out.append(Headline(title, tiles, sentences))
     return out
+
+
+def _against_plain(groups: Sequence[Group], group: Group, metric: str) -> list[str]:
+    plain = _plain(groups, group)
+    if plain is None:
+        return []
+    pairs = _pairs(plain, group, metric)
+    if not pairs:
+        return []
+    mean, spread = mean_and_spread(pairs)
+    if spread is None:
+        return [
+            f'{group.label} against {plain.label}: {_signed(mean)} with the one seed they share, '
+            f'which says nothing of the spread between seeds.'
+        ]
+    text = f'{group.label} against {plain.label}, seed by seed: {_signed(mean)} ± {spread:.4f}'
+    text += f' ({len(pairs)} seeds)'
+    if abs(mean) < spread:
+        text += ', less than its spread between seeds'
+    return [f'{text}.']
 
 
 def headline_metric(groups: Sequence[Group]) -> str | None:
@@ -77,10 +115,8 @@ def _of_dataset(groups: Sequence[Group], dataset: str) -> list[Block]:
         blocks.append(_table(groups, 'test', MAIN, f'Test results on {dataset}'))
         cutoff = metric.partition('@')[2]
         shown = dict.fromkeys([metric, f'ndcg@{cutoff}', f'recall@{cutoff}'])
-        figures = [
-            _figure(groups, dataset, name) for name in list(shown)[:2] if _any(groups, name)
-        ]
-        blocks.append(Grid(figures, [(group.index, group.label) for group in groups]))
+        figures = [_figure(groups, dataset, name) for name in list(shown)[:2] if _any(groups, name)]
+        blocks.append(Grid(figures, [(group.number, group.label) for group in groups]))
         blocks += _differences(groups, [name for name in list(shown)[:2] if _any(groups, name)])
         blocks.append(
             _table(groups, 'test', FURTHER, 'Precision and mean average precision', folded=True)
@@ -138,7 +174,7 @@ def _figure(groups: Sequence[Group], dataset: str, metric: str) -> Figure:
             if metric in run.metrics('test')
         ]  # fmt: skip
         words.append(f'{group.label} {_number(values)}')
-    labels = [(group.index, group.label) for group in groups if group.values('test', metric)]
+    labels = [(group.number, group.label) for group in groups if group.values('test', metric)]
     name = 'results-' + _slug(f'{dataset}-{metric}')
     return Figure(
         name,
@@ -149,26 +185,23 @@ def _figure(groups: Sequence[Group], dataset: str, metric: str) -> Figure:
 
 
 def _differences(groups: Sequence[Group], metrics: Sequence[str]) -> list[Block]:
-    plain = [group for group in groups if group.first.variant == 'plain']
     rows = []
     for group in groups:
-        same_model = [g for g in plain if g.first.config['model'] == group.first.config['model']]
-        if group in plain or len(same_model) != 1:
-            continue  # compared with whom, it would not be clear
+        plain = _plain(groups, group)
+        if plain is None:
+            continue
         row = [Cell(group.label)]
         for metric in metrics:
-            before = _by_seed(same_model[0], metric)
-            after = _by_seed(group, metric)
-            seeds = [seed for seed in before if seed in after]
-            if not seeds:
+            pairs = _pairs(plain, group, metric)
+            if not pairs:
                 row += [Cell('–'), Cell('–')]
                 continue
-            pairs = [after[seed] - before[seed] for seed in seeds]
             mean, spread = mean_and_spread(pairs)
-            base = mean_and_spread(before[seed] for seed in seeds)[0]
-            relative = f'{100 * mean / base:+.1f} %' if base > 0 else ''
-            text = f'{mean:+.4f}' + ('' if spread is None else f' ± {spread:.4f}')
-            each = ', '.join(f'{d:+.4f}' for d in pairs)
+            before = _by_seed(plain, metric)
+            base = mean_and_spread(before[s] for s in _by_seed(group, metric) if s in before)[0]
+            relative = f'{100 * mean / base:+.1f} %'.replace('-', MINUS) if base > 0 else ''
+            text = _signed(mean) + ('' if spread is None else f' ± {spread:.4f}')
+            each = ', '.join(map(_signed, pairs))
             row += [Cell(text, mean, note=relative), Cell(each, mean)]
         rows.append(row)
     if not rows:
@@ -176,8 +209,25 @@ def _differences(groups: Sequence[Group], metrics: Sequence[str]) -> list[Block]
     columns = ['model']
     for metric in metrics:
         columns += [metric, f'{metric}, seed by seed']
-    caption = 'Differences to the plain model with the same seed'
-    return [Table(caption, columns, rows)]
+    return [Table('Differences to the plain model with the same seed', columns, rows)]
+
+
+def _plain(groups: Sequence[Group], group: Group) -> Group | None:
+    r"""Returns what a group is compared with, :obj:`None` where that is not clear."""
+    if group.first.variant == 'plain':
+        return None
+    found = [
+        other
+        for other in groups
+        if other.first.variant == 'plain'
+        and other.first.config['model'] == group.first.config['model']
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _pairs(plain: Group, group: Group, metric: str) -> list[float]:
+    before, after = _by_seed(plain, metric), _by_seed(group, metric)
+    return [after[seed] - before[seed] for seed in before if seed in after]
 
 
 def _cost(groups: Sequence[Group]) -> Table:
@@ -201,9 +251,7 @@ def _cost(groups: Sequence[Group]) -> Table:
 
 def _by_seed(group: Group, metric: str) -> dict[int | None, float]:
     return {
-        run.seed: run.metrics('test')[metric]
-        for run in group.runs
-        if metric in run.metrics('test')
+        run.seed: run.metrics('test')[metric] for run in group.runs if metric in run.metrics('test')
     }
 
 
@@ -216,8 +264,8 @@ def _number(values: Sequence[float]) -> str:
     return f'{mean:.4f}' if spread is None else f'{mean:.4f} ± {spread:.4f}'
 
 
-def _seeds(number: int) -> str:
-    return '1 seed' if number == 1 else f'{number} seeds'
+def _signed(x: float) -> str:
+    return f'{x:+.4f}'.replace('-', MINUS)
 
 
 def _cutoff(key: str) -> int:

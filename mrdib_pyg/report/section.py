@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+MINUS = '\N{MINUS SIGN}'
+
 
 class Cell(NamedTuple):
     r"""One cell of a table.
@@ -82,7 +84,47 @@ class Grid(NamedTuple):
     kind: str = 'point'
 
 
-Block = Table | Grid | Note | Text
+class Cards(NamedTuple):
+    r"""Blocks that stand side by side where there is room.
+
+    Args:
+        cards (Sequence[Sequence[Table or Note or Text]]): What each holds.
+    """
+
+    cards: Sequence[Sequence[Table | Note | Text]]
+
+
+Block = Table | Grid | Cards | Note | Text
+
+
+class Tile(NamedTuple):
+    r"""A number of the headline.
+
+    Args:
+        number (int): The number of the color and shape of what it belongs to.
+        label (str): What it belongs to.
+        value (str): The value.
+        note (str): What is added in small print.
+    """
+
+    number: int
+    label: str
+    value: str
+    note: str
+
+
+class Headline(NamedTuple):
+    r"""What is said first, of one data set.
+
+    Args:
+        title (str): What the numbers are.
+        tiles (Sequence[Tile]): The numbers.
+        sentences (Sequence[str]): What else there is to say.
+    """
+
+    title: str
+    tiles: Sequence[Tile]
+    sentences: Sequence[str]
 
 
 class Section(NamedTuple):
@@ -92,7 +134,7 @@ class Section(NamedTuple):
         id (str): Its anchor.
         title (str): Its heading.
         introduction (str): What it shows, in plain words.
-        blocks (Sequence[Table or Grid or Note or Text]): What it holds.
+        blocks (Sequence[Table or Grid or Cards or Note or Text]): What it holds.
     """
 
     id: str

@@ -14,23 +14,23 @@ def settings_section(groups: Sequence[Group]) -> Section:
     Args:
         groups (Sequence[Group]): The runs, grouped by their settings.
     """
-    runs = [run for group in groups for run in group.runs]
-    flat = [_flatten(run.config) for run in runs]
-    keys = list(dict.fromkeys(key for values in flat for key in values))
-    same = [k for k in keys if len({json.dumps(values.get(k)) for values in flat}) == 1]
-    blocks: list[Block] = []
-    differ = [key for key in keys if key not in same]
-    if differ:
-        rows = []
-        for run, values in zip(runs, flat):
-            cells = [Cell(_text(values.get(key)), _number(values.get(key))) for key in differ]
-            rows.append([Cell(str(run.path)), *cells])
-        blocks.append(Table('What differs between runs', ['run', *differ], rows, sortable=True))
-    rows = [[Cell(key), Cell(_text(flat[0][key]))] for key in same]
-    if len(runs) == 1:
-        rows = [[Cell('run'), Cell(str(runs[0].path))], *rows]
-    caption = 'Settings of the run' if len(runs) == 1 else 'What is the same in all runs'
-    blocks.append(Table(caption, ['setting', 'value'], rows))
+    flat = [[_flatten(run.config) for run in group.runs] for group in groups]
+    keys = list(dict.fromkeys(key for runs in flat for values in runs for key in values))
+    rows: dict[bool, list[list[Cell]]] = {True: [], False: []}
+    rows[False].append(
+        [Cell('run'), *(Cell(', '.join(run.name for run in group.runs)) for group in groups)]
+    )
+    for key in keys:
+        # Per group what its runs have, each value once.
+        texts = [list(dict.fromkeys(_text(run.get(key)) for run in runs)) for runs in flat]
+        is_same = len({text for of_group in texts for text in of_group}) == 1
+        cells = texts[:1] if is_same else texts
+        rows[is_same].append([Cell(key), *(Cell(', '.join(cell)) for cell in cells)])
+    columns = ['setting', *(group.label for group in groups)]
+    blocks: list[Block] = [
+        Table('What differs', columns, rows[False]),
+        Table('What is the same in all runs', ['setting', 'value'], rows[True]),
+    ]
     return Section(
         'settings',
         'Settings and versions',
@@ -45,7 +45,7 @@ def settings_section(groups: Sequence[Group]) -> Section:
 def _flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             out.update(_flatten(value, f'{prefix}{key}.'))
         else:
             out[f'{prefix}{key}'] = value
@@ -58,7 +58,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f'{value:g}'
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
