@@ -2,7 +2,7 @@
 
 import argparse
 
-from mrdib_pyg.commands.arguments import Add
+from mrdib_pyg.commands.arguments import Add, Usage
 
 
 def add_arguments(add: Add) -> None:
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     users = None
     if args.users is not None:
         users = [part.strip() for part in args.users.split(',') if part.strip()]
+        if not users:
+            raise Usage('--users names nothing; pass ids separated by commas')
 
     from mrdib_pyg.report import write_report
 

@@ -1,6 +1,7 @@
 """The charts, in Vega-Lite by Altair."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from mrdib_pyg.report.theme import DASHES, SHAPES, resolve, series, vega_config
@@ -24,6 +25,7 @@ def check_installed() -> None:
         ) from None
 
 
+@cache
 def javascript() -> str:
     r"""Returns the libraries that draw the charts in a browser, as one script without imports."""
     import altair
@@ -283,6 +285,8 @@ def _data(rows: Sequence[Row]) -> Any:
 def _finish(chart: Any, height: int) -> dict[str, Any]:
     spec = chart.properties(width='container', height=height).to_dict()
     del spec['config']  # the theme of Altair: the page brings its own
+    datasets = spec.pop('datasets')
+    spec['data'] = {'values': datasets[spec['data']['name']]}
     return spec
 
 

@@ -15,9 +15,11 @@ from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.bottleneck import Posterior
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.nn.mutual_information import Gaussian
-from mrdib_pyg.report.explanations import Explanation, explain
+from mrdib_pyg.report.explanations import Why, explain
 from mrdib_pyg.report.run_folder import RunFolder
 from mrdib_pyg.training import load_model
+
+NUM_EXPLAINED = 3  # of the best items of a user
 
 
 class Source(NamedTuple):
@@ -102,7 +104,8 @@ class Facts(NamedTuple):
         shared (List[Shared]): What the codes of two modalities have in common.
         widths (List[Width]): The posteriors; empty for a model without bottleneck.
         recommendations (Dict[int, List[Ranked]]): The best items of each chosen user.
-        explanations (Dict[int, Explanation]): What explains the first of them.
+        explanations (Dict[int, List[Why]]): What explains the first of them.
+        unexplained (str, optional): Why there are no explanations.
     """
 
     source: Source
@@ -112,7 +115,8 @@ class Facts(NamedTuple):
     shared: list[Shared]
     widths: list[Width]
     recommendations: dict[int, list[Ranked]]
-    explanations: dict[int, Explanation]
+    explanations: dict[int, list[Why]]
+    unexplained: str | None
 
 
 def load_source(run: RunFolder, dataset: str | None) -> Source:
@@ -205,11 +209,7 @@ def look_into(
     if fused is not None:
         widths.append(_width('fused', fused, torch.ones(model.num_items, dtype=torch.bool)))
     recommendations = _recommend(model, source.data, users, k)
-    explanations = {}
-    for user, ranked in recommendations.items():
-        explanation = explain(model, source, user, ranked[0].item) if ranked else None
-        if explanation is not None:
-            explanations[user] = explanation
+    explanations, unexplained = explain(model, source, recommendations, NUM_EXPLAINED)
     edges = source.data['user', 'rates', 'item'].edge_index
     counts = {
         'users': model.num_users,
@@ -225,6 +225,7 @@ def look_into(
         [width for width in widths if width is not None],
         recommendations,
         explanations,
+        unexplained,
     )
 
 

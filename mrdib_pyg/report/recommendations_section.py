@@ -38,7 +38,10 @@ def recommendations_section(
             for user in users
         ]
         blocks.append(Cards(cards))
-        blocks += _why(shown, facts, source, users)
+        for user in users:
+            blocks += _why(shown, facts, source, user)
+    reasons = [facts[g.number].unexplained for g in groups if g.number in facts]
+    blocks += [Note(reason) for reason in dict.fromkeys(reasons) if reason is not None]
     blocks += [Note(note) for note in notes]
     return Section(
         'recommendations',
@@ -46,7 +49,9 @@ def recommendations_section(
         'The best items of each model for a few users, without those of their training. A ✓ marks '
         'an item that is among the held-out test items of the user; the small number is how many '
         'users have the item in training. A handful of users shows what lists look like, not how '
-        'good they are: that is what the results are for.',
+        'good they are: that is what the results are for. Explanations are parts that add up to '
+        'the whole. They are statements about the model, not about what moves a user, and a '
+        'single pair has no interval.',
         blocks,
     )
 
@@ -74,31 +79,26 @@ def _table(groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, 
 
 
 def _why(
-    groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, users: Sequence[int]
+    groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, user: int
 ) -> list[Block]:
     found = [
-        (group, user, facts[group.number].explanations[user])
-        for user in users
-        for group in groups
-        if user in facts[group.number].explanations
+        (group, why) for group in groups for why in facts[group.number].explanations.get(user, [])
     ]
     if not found:
         return []
-    names = list(dict.fromkeys(name for *_, why in found for name, _ in why.parts))
+    names = list(dict.fromkeys(name for _, why in found for name in why.parts))
     rows = []
-    for group, user, why in found:
-        parts = dict(why.parts)
-        cells = [
-            Cell(f'{parts[name]:+.3f}'.replace('-', MINUS), parts[name])
-            if name in parts
-            else Cell('–')
-            for name in names
-        ]
-        item = facts[group.number].recommendations[user][0].item
-        row = [Cell(source.user(user)), Cell(group.label), Cell(source.item(item)), *cells]
-        rows.append([*row, Cell(why.text)])
-    columns = ['user', 'model', 'first item', *names, 'in words']
-    return [Table('What explains the first item of each list, in nats', columns, rows)]
+    for group, why in found:
+        cells = [_signed(why.parts[name]) if name in why.parts else Cell('–') for name in names]
+        row = [Cell(group.label), Cell(source.item(why.item)), *cells, _signed(why.total)]
+        rows.append([*row, Cell(why.sentence)])
+    columns = ['model', 'item', *names, 'total', 'in words']
+    caption = f'What explains the first items for user {source.user(user)}, in nats'
+    return [Table(caption, columns, rows, folded=True)]
+
+
+def _signed(x: float) -> Cell:
+    return Cell(f'{x:+.3f}'.replace('-', MINUS), x)
 
 
 def _history(source: Source, user: int) -> str:
