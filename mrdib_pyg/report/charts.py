@@ -167,9 +167,10 @@ def bars(
     # Room for the text at the end of the longest bar.
     high = max(max(row['high'], row['value'], 0) for row in rows)
     low = min(min(row['low'], row['value'], 0) for row in rows)
-    room = alt.Scale(domain=[low, high + 0.45 * (high - low or 1)], nice=False)
+    share = 0.15 + 0.025 * max(len(row['label']) for row in rows)
+    room = alt.Scale(domain=[low, high + share * (high - low or 1)], nice=False)
     color = _group_encodings(labels)['color']
-    bar = base.mark_bar(aria=False).encode(
+    bar = base.mark_bar(aria=False, opacity=0.75).encode(
         x=alt.X('value:Q').title(title).axis(tickCount=6).scale(room), color=color
     )
     interval = base.mark_rule(aria=False, strokeWidth=2, color='var(--text)').encode(

@@ -1,12 +1,13 @@
 """The training curves of every term of the loss, and of the validation metric."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.groups import Group, mean_and_spread, weights_of
 from mrdib_pyg.report.run_folder import RunFolder, is_number
-from mrdib_pyg.report.section import Block, Cell, Figure, Grid, Note, Section, Table
+from mrdib_pyg.report.section import MINUS, Block, Cell, Figure, Grid, Note, Section, Table
 
 #: The terms that have a meaning across models: title and unit.
 TERMS = {
@@ -124,7 +125,10 @@ def _table(groups: Sequence[Group], terms: Sequence[str]) -> Table:
                 row.append(Cell('–'))
                 continue
             mean, spread = mean_and_spread(values)
-            text = f'{mean:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
+            # Four digits of the mean, and as many decimals of the deviation.
+            decimals = 3 if mean == 0 else max(0, 3 - math.floor(math.log10(abs(mean))))
+            text = f'{mean:.{decimals}f}'.replace('-', MINUS)
+            text += '' if spread is None else f' ± {spread:.{decimals}f}'
             weight = weights_of(group.first).get(name)
             row.append(Cell(text, mean, note='' if weight is None else f'weight {weight:g}'))
         rows.append(row)

@@ -1,6 +1,7 @@
 """The partial information decomposition that ``mrdib measure`` has measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mrdib_pyg.report import charts
@@ -153,12 +154,13 @@ def _source_bars(
 def _figure(bars: Sequence[Bar], name: str, title: str) -> Figure:
     parts = list(dict.fromkeys(part for _, _, part, _ in bars))
     groups = list({group.number: group for group, *_ in bars}.values())
-    runs = list(dict.fromkeys(_label(group, run) for group, run, *_ in bars))
+    names = _names(bars)
+    runs = list(names.values())
     rows = [
         {
-            'part': part, 'group': group.label, 'run': _label(group, run),
+            'part': part, 'group': group.label, 'run': names[run.path],
             'value': _round(x['value']), 'low': _round(x['low']), 'high': _round(x['high']),
-            'label': f'{x["value"]:.4f}' + (f'  {_label(group, run)}' if len(runs) > 1 else ''),
+            'label': f'{x["value"]:.4f}' + (f' {names[run.path]}' if len(runs) > 1 else ''),
         }
         for group, run, part, x in bars
     ]  # fmt: skip
@@ -173,9 +175,10 @@ def _figure(bars: Sequence[Bar], name: str, title: str) -> Figure:
 
 def _table(bars: Sequence[Bar], caption: str, folded: bool) -> Table:
     parts = list(dict.fromkeys(part for _, _, part, _ in bars))
+    names = _names(bars)
     found: dict[str, dict[str, Mapping[str, float]]] = {}
-    for group, run, part, x in bars:
-        found.setdefault(_label(group, run), {})[part] = x
+    for _, run, part, x in bars:
+        found.setdefault(names[run.path], {})[part] = x
     rows = [
         [Cell(label), *(_cell(values[part]) if part in values else Cell('–') for part in parts)]
         for label, values in found.items()
@@ -199,19 +202,26 @@ def _by_group(
                     edges = part['num_edges']
                     rows.append(
                         [
-                            Cell(_label(group, run)), Cell(label), Cell(way),
+                            Cell(group.label), Cell(run.name), Cell(label), Cell(way),
                             Cell(f'{edges:,}', edges), *sources,
                         ]
                     )  # fmt: skip
-        columns = ['model', grouping, 'non-edges', 'edges', 'all modalities', 'IDs', 'everything']
+        columns = ['model', 'run', grouping, 'non-edges', 'edges']
+        columns += ['all modalities', 'IDs', 'everything']
         caption = f'By {grouping} of the items, in nats'
         if rows:
             out.append(Table(caption, columns, rows, sortable=True, folded=True))
     return out
 
 
-def _label(group: Group, run: RunFolder) -> str:
-    return group.label if len(group.runs) == 1 else f'{group.label} ({run.name})'
+def _names(bars: Sequence[Bar]) -> dict[Path, str]:
+    r"""Returns what to call each run: its group, where no other run of that has been measured."""
+    groups = {run.path: group for group, run, *_ in bars}
+    members = [group.number for group in groups.values()]
+    return {
+        path: group.label if members.count(group.number) == 1 else f'{group.label}, {path.name}'
+        for path, group in groups.items()
+    }
 
 
 def _cell(x: Mapping[str, float]) -> Cell:

@@ -156,7 +156,7 @@ def test_decomposition(page):
     sources = found['pid-sources-uniform']['data']['values']
     assert len(sources) == 7  # image, text, all modalities, IDs, everything, and two differences
     table = page.tables['By popularity of the items, in nats']
-    assert table[0][:4] == ['MRdIB (mrdib-0)', '10', 'uniform', '80']
+    assert table[0][:5] == ['MRdIB', 'mrdib-0', '10', 'uniform', '80']
 
 
 @pytest.mark.parametrize('change', [{'format': 'mrdib_pyg pid 2'}, {'overall': {'uniform': {}}}])
