@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 if TYPE_CHECKING:
     from mrdib_pyg.report.model_facts import Ranked, Source
 
@@ -47,7 +49,8 @@ def explain(
     except ImportError:
         return {}, 'This version of mrdib_pyg cannot say what explains a recommendation.'
     try:
-        explained = explainer(model, source.data)(*map(list, zip(*pairs)))
+        users, items = torch.tensor(pairs).unbind(dim=1)
+        explained = explainer(model, source.data)(users, items)
     except (TypeError, ValueError) as e:  # no modality, or no validation edges
         return {}, f'What explains these items could not be said: {e}.'
     out: dict[int, list[Why]] = {}
