@@ -56,7 +56,8 @@ def curves_section(groups: Sequence[Group]) -> Section:
     text = (
         'How training went, epoch by epoch: the validation metric that chose the epoch to keep, '
         'and every term of the loss, before its weight. One curve per run; the marked point is the '
-        'epoch that was kept. Terms are means over the triplets of an epoch.'
+        'epoch that was kept. Terms are means over the triplets of an '
+        'epoch. Models with other terms or weights have another loss: compare it within one model.'
     )
     if len(_estimators(groups)) > 1:
         text += (
