@@ -43,8 +43,8 @@ def results_section(groups: Sequence[Group]) -> Section:
         'How well each model ranks all items for every user, on interactions that training never '
         'saw, at the epoch that was best on the validation edges. The test edges were read after '
         'training. Runs with the same settings are one row: the mean over their seeds, ± the '
-        'standard deviation between seeds. The best mean of a column is bold and marked ▲; it says nothing '
-        'of whether a difference is larger than the spread. A click on a header sorts.',
+        'standard deviation between seeds. The best mean of a column is bold and marked ▲; it says '
+        'nothing of whether a difference is larger than the spread. A click on a header sorts.',
         blocks,
     )
 
