@@ -24,15 +24,21 @@ install_requires = [
     'tqdm>=4.60',
 ]
 
-report = ['matplotlib>=3.8']
+report = ['matplotlib>=3.8', 'altair>=6.0', 'vl-convert-python>=1.9', 'jinja2>=3.1']
+data = ['pyarrow>=14', 'safetensors>=0.4']
 text = ['sentence-transformers>=3.0']
-serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
+serve = [*data, 'fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
 test = [
     'pytest>=8.0',
     'hypothesis>=6.100',
     "triton>=3.4; platform_system == 'Linux'",
     # Decompositions are compared with its own; its solver comes as wheels for these two.
     "dit[broja]>=2.3; python_version >= '3.11' and python_version < '3.13'",
+    'altair>=6.0',
+    'vl-convert-python>=1.9',
+    'selenium>=4.20',
+    'httpx2>=2.0',  # by which starlette tests an application
+    *serve,
 ]
 dev = [*test, 'ruff>=0.17.6,<0.18', 'mypy>=2.4,<3', 'types-tqdm', 'pandas-stubs']
 
@@ -41,11 +47,12 @@ extras_require = {
     # pip install --no-build-isolation '.[sparse]'
     'sparse': ['torch-scatter>=2.1.2', 'torch-sparse>=0.6.18'],
     'report': report,
+    'data': data,
     'text': text,
     'serve': serve,
     'test': test,
     'dev': dev,
-    'full': sorted({*report, *text, *serve, *dev}),  # all but sparse
+    'full': sorted({*report, *data, *text, *serve, *dev}),  # all but sparse
 }
 
 setup(
@@ -73,7 +80,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=['mrdib_pyg', 'mrdib_pyg.*']),
-    package_data={'mrdib_pyg': ['py.typed']},
+    package_data={'mrdib_pyg': ['py.typed', 'report/assets/*', 'serving/pages/*.html']},
     install_requires=install_requires,
     extras_require=extras_require,
     entry_points={'console_scripts': ['mrdib = mrdib_pyg.cli:main']},

@@ -11,6 +11,7 @@ COMMANDS = (
     'recommend',
     'demo',
     'experiment',
+    'report',
     'models',
     'datasets',
 )

@@ -1,0 +1,295 @@
+"""The charts, in Vega-Lite by Altair."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from mrdib_pyg.report.theme import DASHES, SHAPES, resolve, series, vega_config
+
+Row = Mapping[str, Any]
+HEIGHT = 210
+
+
+def check_installed() -> None:
+    r"""Checks that the chart libraries are there.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as e:
+        raise ValueError(
+            f"a report needs {e.name or 'altair'}: pip install 'mrdib_pyg[report]'"
+        ) from None
+
+
+@cache
+def javascript() -> str:
+    r"""Returns the libraries that draw the charts in a browser, as one script without imports."""
+    import altair
+    import vl_convert
+
+    return vl_convert.javascript_bundle(vl_version=_version(altair))  # type: ignore[call-arg]
+
+
+def png(spec: dict[str, Any], title: str, width: int = 560, scale: float = 2.0) -> bytes:
+    r"""Draws a chart with a title and a legend of its own on white ground."""
+    import altair
+    import vl_convert
+
+    spec = {**spec, 'title': title, 'width': width, 'padding': 12}
+    config = {**vega_config(legend=True), 'background': '#ffffff', 'font': 'sans-serif'}
+    return vl_convert.vegalite_to_png(
+        resolve({**spec, 'config': config}), vl_version=_version(altair), scale=scale
+    )
+
+
+def lines(rows: Sequence[Row], labels: Sequence[tuple[int, str]], unit: str) -> dict[str, Any]:
+    r"""Draws curves over epochs.
+
+    Args:
+        rows (Sequence[Dict[str, Any]]): Points with the keys ``epoch``, ``value``, ``run``,
+            ``group`` and, where the epoch was kept, ``best``.
+        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
+        unit (str): The title of the vertical axis.
+    """
+    import altair as alt
+
+    encodings = _group_encodings(labels)
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X('epoch:Q').axis(tickMinStep=1, format='d', grid=False, tickCount=6)
+        .scale(nice=False).title('epoch'),
+        y=alt.Y('value:Q').scale(zero=False).axis(tickCount=5).title(unit),
+        detail='run:N',
+    )  # fmt: skip
+    tooltip = [
+        alt.Tooltip('run:N'), alt.Tooltip('group:N'), alt.Tooltip('epoch:Q'),
+        alt.Tooltip('value:Q', format='.4~g'),
+    ]  # fmt: skip
+    near = alt.selection_point(
+        name='near', nearest=True, on='pointerover', fields=['epoch', 'run'], empty=False,
+        clear='pointerout',
+    )  # fmt: skip
+    line = base.mark_line(strokeWidth=1.8, aria=False).encode(
+        color=encodings['color'], strokeDash=encodings['strokeDash']
+    )
+    best = (
+        base.transform_filter('datum.best == true')
+        .mark_point(filled=True, size=64, opacity=1, aria=False)
+        .encode(color=encodings['color'], shape=encodings['shape'])
+    )
+    hover = (
+        base.mark_point(filled=True, size=50, aria=False)
+        .encode(
+            color=encodings['color'],
+            opacity=alt.condition(near, alt.value(1), alt.value(0)),
+            tooltip=tooltip,
+        )
+        .add_params(near)
+    )
+    return _finish(alt.layer(line, best, hover), HEIGHT)
+
+
+def dots(rows: Sequence[Row], labels: Sequence[tuple[int, str]], title: str) -> dict[str, Any]:
+    r"""Draws one point per run, the mean of each group and a standard deviation to either side.
+
+    Args:
+        rows (Sequence[Dict[str, Any]]): Points with the keys ``kind`` (``'run'`` or ``'mean'``),
+            ``group``, ``value``, and ``run`` and ``seed``, or ``low`` and ``high``.
+        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
+        title (str): The title of the horizontal axis.
+    """
+    import altair as alt
+
+    encodings = _group_encodings(labels)
+    base = alt.Chart(_data(rows)).encode(
+        y=alt.Y('group:N').sort([label for _, label in labels]).title(None)
+        .axis(grid=True, ticks=False, domain=False, labelPadding=8),
+        color=encodings['color'],
+    )  # fmt: skip
+    x = alt.X('value:Q').scale(zero=False, padding=12).axis(tickCount=6, grid=False).title(title)
+    mean = base.transform_filter("datum.kind == 'mean'")
+    whisker = mean.transform_filter('isValid(datum.low)').mark_rule(strokeWidth=2, aria=False)
+    points = base.transform_filter("datum.kind == 'run'").mark_point(
+        filled=True, size=60, opacity=0.75, aria=False
+    )
+    chart = alt.layer(
+        whisker.encode(x=alt.X('low:Q').title(title), x2='high:Q'),
+        mean.mark_tick(thickness=3, size=22, aria=False).encode(
+            x=x,
+            tooltip=[
+                alt.Tooltip('group:N'), alt.Tooltip('value:Q', title='mean', format='.4f'),
+                alt.Tooltip('spread:N'),
+            ],
+        ),
+        points.encode(
+            x=x, shape=encodings['shape'],
+            tooltip=[
+                alt.Tooltip('run:N'), alt.Tooltip('seed:N'),
+                alt.Tooltip('value:Q', title=title, format='.4f'),
+            ],
+        ),
+    )  # fmt: skip
+    return _finish(chart, 46 * len(labels) + 20)
+
+
+def bars(
+    rows: Sequence[Row],
+    labels: Sequence[tuple[int, str]],
+    runs: Sequence[str],
+    parts: Sequence[str],
+    title: str,
+) -> dict[str, Any]:
+    r"""Draws horizontal bars with intervals, one block per part, one bar per run in each.
+
+    Args:
+        rows (Sequence[Dict[str, Any]]): Bars with the keys ``part``, ``run``, ``group``,
+            ``value``, ``low``, ``high`` and ``label``, the text at the end of a bar.
+        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
+        runs (Sequence[str]): The runs, from above.
+        parts (Sequence[str]): The parts, from above.
+        title (str): The title of the horizontal axis.
+    """
+    import altair as alt
+
+    base = alt.Chart(_data(rows)).encode(
+        y=alt.Y('part:N').sort(list(parts)).title(None).scale(paddingInner=0.25, paddingOuter=0.1)
+        .axis(ticks=False, domain=False, labelPadding=10, labelFontSize=12),
+        yOffset=alt.YOffset('run:N').sort(list(runs)).scale(paddingInner=0.15),
+        tooltip=[
+            alt.Tooltip('run:N', title='model'), alt.Tooltip('part:N'),
+            alt.Tooltip('value:Q', format='.4f'),
+            alt.Tooltip('low:Q', format='.4f'), alt.Tooltip('high:Q', format='.4f'),
+        ],
+    )  # fmt: skip
+    # Room for the text at the end of the longest bar.
+    high = max(max(row['high'], row['value'], 0) for row in rows)
+    low = min(min(row['low'], row['value'], 0) for row in rows)
+    share = 0.15 + 0.025 * max(len(row['label']) for row in rows)
+    room = alt.Scale(domain=[low, high + share * (high - low or 1)], nice=False)
+    color = _group_encodings(labels)['color']
+    bar = base.mark_bar(aria=False, opacity=0.75).encode(
+        x=alt.X('value:Q').title(title).axis(tickCount=6).scale(room), color=color
+    )
+    interval = base.mark_rule(aria=False, strokeWidth=2, color='var(--text)').encode(
+        x=alt.X('low:Q').title(title), x2='high:Q'
+    )
+    text = (
+        base.transform_calculate(end='max(datum.high, datum.value, 0)')
+        .mark_text(align='left', baseline='middle', dx=6, aria=False, color='var(--text)')
+        .encode(x=alt.X('end:Q').title(title), text='label:N')
+    )
+    return _finish(alt.layer(bar, interval, text), (18 * len(runs) + 14) * len(parts))
+
+
+def points(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
+    r"""Draws a map of items, one point per item and modality; hovering over a point marks the same
+    item in the others.
+
+    Args:
+        rows (Sequence[Dict[str, Any]]): Points with the keys ``x``, ``y``, ``item``, ``modality``
+            and ``users``.
+        names (Sequence[str]): The modalities.
+    """
+    import altair as alt
+
+    near = alt.selection_point(
+        name='near', on='pointerover', fields=['item'], empty=False, clear='pointerout'
+    )
+    axis = alt.Axis(labels=False, ticks=False, grid=False, domain=False, title=None)
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_point(filled=True, aria=False, strokeWidth=0)
+        .encode(
+            x=alt.X('x:Q').axis(axis).scale(zero=False),
+            y=alt.Y('y:Q').axis(axis).scale(zero=False),
+            color=alt.Color('modality:N').scale(
+                domain=list(names), range=[series(i, 'm') for i in range(len(names))]
+            ),
+            shape=alt.Shape('modality:N').scale(
+                domain=list(names), range=[SHAPES[i % len(SHAPES)] for i in range(len(names))]
+            ),
+            opacity=alt.condition(near, alt.value(1), alt.value(0.55)),
+            size=alt.condition(near, alt.value(220), alt.value(22)),
+            tooltip=[
+                alt.Tooltip('item:N'), alt.Tooltip('modality:N'),
+                alt.Tooltip('users:Q', title='users in training'),
+            ],
+        )
+        .add_params(near)
+    )  # fmt: skip
+    return _finish(chart, 340)
+
+
+def columns(
+    rows: Sequence[Row], x: str, x_title: str, y_title: str, color: str, tooltip: Mapping[str, str]
+) -> dict[str, Any]:
+    r"""Draws columns of one color.
+
+    Args:
+        rows (Sequence[Dict[str, Any]]): Columns with the keys ``value``, :obj:`x`, those of
+            :obj:`tooltip` and, where a column spans a range, ``end``.
+        x (str): The key of the horizontal place.
+        x_title (str): The title of the horizontal axis.
+        y_title (str): The title of the vertical axis.
+        color (str): The color.
+        tooltip (Dict[str, str]): What hovering shows: titles and formats by key.
+    """
+    import altair as alt
+
+    shown = [
+        alt.Tooltip(f'{key}:Q', title=title.partition('|')[0], format=title.partition('|')[2])
+        for key, title in tooltip.items()
+    ]
+    place: dict[str, Any] = {'x': alt.X(f'{x}:Q').title(x_title).axis(grid=False, tickCount=6)}
+    if rows and 'end' in rows[0]:
+        place = {'x': place['x'].bin('binned'), 'x2': 'end:Q'}
+        mark: dict[str, Any] = {'binSpacing': 1}
+    else:
+        mark = {'width': {'band': 0.85}}
+        place['x'] = alt.X(f'{x}:O').title(x_title).axis(
+            grid=False, labelAngle=0, labelOverlap=True, ticks=False
+        )  # fmt: skip
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_bar(aria=False, color=color, **mark)
+        .encode(
+            y=alt.Y('value:Q').title(y_title).axis(tickCount=5).scale(zero=True),
+            tooltip=shown,
+            **place,
+        )
+    )
+    return _finish(chart, 170)
+
+
+def _group_encodings(labels: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    import altair as alt
+
+    domain = [label for _, label in labels]
+    shapes = [SHAPES[i % len(SHAPES)] for i, _ in labels]
+    dashes = [DASHES[i % len(DASHES)] for i, _ in labels]
+    return {
+        'color': alt.Color('group:N').scale(domain=domain, range=[series(i) for i, _ in labels]),
+        'shape': alt.Shape('group:N').scale(domain=domain, range=shapes),
+        'strokeDash': alt.StrokeDash('group:N').scale(domain=domain, range=dashes),
+    }
+
+
+def _data(rows: Sequence[Row]) -> Any:
+    import altair as alt
+
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def _finish(chart: Any, height: int) -> dict[str, Any]:
+    spec = chart.properties(width='container', height=height).to_dict()
+    del spec['config']  # the theme of Altair: the page brings its own
+    datasets = spec.pop('datasets')
+    spec['data'] = {'values': datasets[spec['data']['name']]}
+    return spec
+
+
+def _version(altair: Any) -> str:
+    return '.'.join(altair.SCHEMA_VERSION.lstrip('v').split('.')[:2])

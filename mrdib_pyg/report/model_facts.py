@@ -1,0 +1,348 @@
+"""What the checkpoint of a run says together with its data."""
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets import DATASETS, IdMap, load_dataset
+from mrdib_pyg.nn import MRdIB
+from mrdib_pyg.nn.bottleneck import Posterior
+from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.nn.mutual_information import Gaussian
+from mrdib_pyg.report.explanations import Why, explain
+from mrdib_pyg.report.run_folder import RunFolder
+from mrdib_pyg.training import load_model
+
+NUM_EXPLAINED = 3  # of the best items of a user
+
+
+class Source(NamedTuple):
+    r"""A data set with the ids that its users and items have outside of it.
+
+    Args:
+        data (HeteroData): The data.
+        users (IdMap, optional): The users' own ids.
+        items (IdMap, optional): The items' own ids.
+    """
+
+    data: HeteroData
+    users: IdMap | None
+    items: IdMap | None
+
+    def item(self, index: int) -> str:
+        r"""Returns the own id of an item or, without any, its index."""
+        return str(index) if self.items is None else self.items[index]
+
+    def user(self, index: int) -> str:
+        r"""Returns the own id of a user or, without any, the index."""
+        return str(index) if self.users is None else self.users[index]
+
+
+class Shared(NamedTuple):
+    r"""What the item codes of two modalities have in common.
+
+    Args:
+        names (Tuple[str, str]): The modalities.
+        nats (float): Their mutual information, were they jointly Gaussian.
+        cka (float): Their linear centered kernel alignment, from 0 to 1.
+        num_items (int): The items with both modalities.
+    """
+
+    names: tuple[str, str]
+    nats: float
+    cka: float
+    num_items: int
+
+
+class Width(NamedTuple):
+    r"""How far the posteriors of one bottleneck are from the prior, over the items that have it.
+
+    Args:
+        name (str): The modality, or ``'fused'``.
+        kl (numpy.ndarray): Mean KL in nats by dimension, ``[C]``.
+        std (numpy.ndarray): Geometric mean of the standard deviation by dimension, ``[C]``.
+        spread (numpy.ndarray): Standard deviation of the mean over items by dimension, ``[C]``.
+        items (numpy.ndarray): KL in nats by item, summed over dimensions, ``[N]``.
+    """
+
+    name: str
+    kl: np.ndarray
+    std: np.ndarray
+    spread: np.ndarray
+    items: np.ndarray
+
+
+class Ranked(NamedTuple):
+    r"""One recommendation.
+
+    Args:
+        item (int): The index of the item.
+        score (float): Its score.
+        is_test (bool): Whether it is among the user's held-out test items.
+    """
+
+    item: int
+    score: float
+    is_test: bool
+
+
+class Facts(NamedTuple):
+    r"""What the model of a run and its data say.
+
+    Args:
+        source (Source): The data.
+        counts (Dict[str, int]): Sizes of the data set.
+        map (List[Dict[str, Any]]): Points of the map of item codes, see
+            :func:`~mrdib_pyg.report.charts.points`.
+        num_mapped (int): The number of items in the map.
+        shared (List[Shared]): What the codes of two modalities have in common.
+        widths (List[Width]): The posteriors; empty for a model without bottleneck.
+        recommendations (Dict[int, List[Ranked]]): The best items of each chosen user.
+        explanations (Dict[int, List[Why]]): What explains the first of them.
+        unexplained (str, optional): Why there are no explanations.
+    """
+
+    source: Source
+    counts: dict[str, int]
+    map: list[dict[str, Any]]
+    num_mapped: int
+    shared: list[Shared]
+    widths: list[Width]
+    recommendations: dict[int, list[Ranked]]
+    explanations: dict[int, list[Why]]
+    unexplained: str | None
+
+
+def load_source(run: RunFolder, dataset: str | None) -> Source:
+    r"""Loads the data of a run.
+
+    Args:
+        run (RunFolder): The run.
+        dataset (str, optional): The data, where they have moved since training.
+
+    Raises:
+        ValueError: If they have moved and :obj:`dataset` is not given, or cannot be read.
+    """
+    name = run.config.get('dataset') if dataset is None else dataset
+    if not isinstance(name, str) or (name not in DATASETS and not os.path.isdir(name)):
+        raise ValueError(f"the data of this run, '{name}', have moved; name them by --dataset")
+    data = load_dataset(name)
+    users, items = (IdMap.load(name, kind) for kind in ('user', 'item'))
+    # An id map of another size belongs to other data: indices say less, but nothing wrong.
+    if users is not None and len(users) != data['user'].num_nodes:
+        users = None
+    if items is not None and len(items) != data['item'].num_nodes:
+        items = None
+    return Source(data, users, items)
+
+
+def choose_users(source: Source, wanted: Sequence[str] | None, number: int, seed: int) -> list[int]:
+    r"""Returns the indices of users: those that are asked for or, without any, some with test
+    items, at random.
+
+    Raises:
+        ValueError: If there is no such user.
+    """
+    num_users = int(source.data['user'].num_nodes)
+    if wanted is None:
+        seen = source.data['user', 'rates', 'item'].edge_index[0].unique()
+        held_out = _held_out(source.data)[0].unique()
+        candidates = held_out[torch.isin(held_out, seen)]
+        candidates = seen if candidates.numel() == 0 else candidates
+        order = torch.randperm(candidates.numel(), generator=torch.Generator().manual_seed(seed))
+        return sorted(candidates[order[:number]].tolist())
+    out = []
+    for text in wanted:
+        if source.users is not None and text in source.users:
+            index = source.users.index(text)
+        elif source.users is None and text.isdecimal() and int(text) < num_users:
+            index = int(text)
+        else:
+            known = f'ids from 0 to {num_users - 1}'
+            if source.users is not None:
+                known = f"raw ids of the data, such as '{source.users[0]}'"
+            raise ValueError(f"--users must be {known} (got '{text}')")
+        if index not in out:
+            out.append(index)
+    return out
+
+
+def look_into(
+    run: RunFolder,
+    source: Source,
+    users: Sequence[int],
+    *,
+    k: int = 10,
+    method: str = 'tsne',
+    num_items: int = 400,
+    seed: int = 0,
+) -> Facts:
+    r"""Loads the best model of a run and looks into it.
+
+    Args:
+        run (RunFolder): The run.
+        source (Source): Its data.
+        users (Sequence[int]): The users to recommend items to.
+        k (int, optional): The number of items per user. (default: :obj:`10`)
+        method (str, optional): How the map is made, :obj:`"tsne"` or :obj:`"pca"`.
+            (default: ``'tsne'``)
+        num_items (int, optional): The largest number of items in the map. (default: :obj:`400`)
+        seed (int, optional): Seeds the choice of items and the map. (default: :obj:`0`)
+
+    Raises:
+        FileNotFoundError: If the run has no checkpoint.
+        ValueError: If the checkpoint is torn or belongs to other data.
+    """
+    model, _ = load_model(run.path / 'best.pt', source.data)
+    with torch.no_grad():
+        posteriors, fused = _posteriors(model)
+    present = _present(model)
+    codes = {name: posterior.mu for name, posterior in posteriors.items()}
+    points, num_mapped = _map(codes, present, source, method, num_items, seed)
+    widths = [_width(name, code, present[name]) for name, code in posteriors.items()]
+    if fused is not None:
+        widths.append(_width('fused', fused, torch.ones(model.num_items, dtype=torch.bool)))
+    recommendations = _recommend(model, source.data, users, k)
+    explanations, unexplained = explain(model, source, recommendations, NUM_EXPLAINED)
+    edges = source.data['user', 'rates', 'item'].edge_index
+    counts = {
+        'users': model.num_users,
+        'items': model.num_items,
+        'training interactions': int(edges.size(1)),
+    }
+    return Facts(
+        source,
+        counts,
+        points,
+        num_mapped,
+        _shared(codes, present),
+        [width for width in widths if width is not None],
+        recommendations,
+        explanations,
+        unexplained,
+    )
+
+
+def _posteriors(model: Recommender) -> tuple[dict[str, Posterior], Posterior | None]:
+    r"""Returns the posterior of the items per modality, and that of the fusion if it has one."""
+    if not model.multimodal:
+        return {}, None
+    x = model.modality_embeddings()
+    if not isinstance(model.mrdib, MRdIB):  # a control leaves the codes as they are in evaluation
+        return {name: Posterior(item, item) for name, (_, item) in x.items()}, None
+    encoded: Mapping[str, Any] = model.mrdib(x)
+    out = {name: pair[1] for name, pair in encoded.items()}
+    if model.mrdib.fused_bottleneck is None:
+        return out, None
+    codes = {name: (None if u is None else u.z, i.z) for name, (u, i) in encoded.items()}
+    embeddings = model.fuse(encoded if model.fuse_posteriors else codes)
+    fused: Any = model.mrdib.encode_fused((embeddings.user, embeddings.item))
+    return out, fused[1]
+
+
+def _present(model: Recommender) -> dict[str, Tensor]:
+    present = model.present()
+    if present is None:
+        return {name: torch.ones(model.num_items, dtype=torch.bool) for name in model.modalities}
+    return {name: pair[1] for name, pair in present.items()}
+
+
+def _map(
+    codes: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    source: Source,
+    method: str,
+    num_items: int,
+    seed: int,
+) -> tuple[list[dict[str, Any]], int]:
+    if not codes or len({code.size(1) for code in codes.values()}) > 1:
+        return [], 0  # codes of different widths lie in no common space
+    items = torch.stack([present[name] for name in codes]).all(dim=0).nonzero().flatten()
+    order = torch.randperm(items.numel(), generator=torch.Generator().manual_seed(seed))
+    items = items[order[:num_items]].sort().values
+    x = torch.cat([code[items] for code in codes.values()]).double().numpy()
+    if len(items) < 3 or not np.isfinite(x).all():
+        return [], 0
+    x = x - x.mean(axis=0)
+    from sklearn.decomposition import PCA
+
+    scale = x.std() or 1.0
+    if method == 'pca':
+        place = PCA(2, random_state=seed).fit_transform(x / scale)
+    else:
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(x) - 1) / 3)
+        place = TSNE(
+            2, perplexity=perplexity, init='pca', learning_rate='auto', random_state=seed
+        ).fit_transform(x / scale)
+    users = torch.bincount(
+        source.data['user', 'rates', 'item'].edge_index[1],
+        minlength=int(source.data['item'].num_nodes),
+    )
+    rows = []
+    for m, name in enumerate(codes):
+        for row, item in enumerate(items.tolist()):
+            point = place[m * len(items) + row]
+            rows.append(
+                {
+                    'x': round(float(point[0]), 2), 'y': round(float(point[1]), 2),
+                    'item': source.item(item), 'modality': name, 'users': int(users[item]),
+                }
+            )  # fmt: skip
+    return rows, len(items)
+
+
+def _shared(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[Shared]:
+    out = []
+    for first, second in combinations(codes, 2):
+        both = present[first] & present[second]
+        x, y = codes[first][both].double(), codes[second][both].double()
+        if len(x) < 2:
+            continue
+        nats = float(Gaussian(x.size(1), y.size(1))(x, y))
+        x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+        norm = (x.t() @ x).norm() * (y.t() @ y).norm()
+        cka = float((x.t() @ y).square().sum() / norm) if norm > 0 else 0.0
+        out.append(Shared((first, second), nats, cka, len(x)))
+    return out
+
+
+def _width(name: str, code: Posterior, present: Tensor) -> Width | None:
+    if code.logstd is None or not bool(present.any()):
+        return None
+    mu, logstd = code.mu[present].double(), code.logstd[present].double()
+    kl = 0.5 * (mu.square() + (2 * logstd).exp() - 1) - logstd
+    return Width(
+        name,
+        kl.mean(dim=0).numpy(),
+        logstd.mean(dim=0).exp().numpy(),
+        mu.std(dim=0, unbiased=False).numpy(),
+        kl.sum(dim=1).numpy(),
+    )
+
+
+def _recommend(
+    model: Recommender, data: HeteroData, users: Sequence[int], k: int
+) -> dict[int, list[Ranked]]:
+    if len(users) == 0:
+        return {}
+    score, item = model.recommend(torch.tensor(users), k=min(k, model.num_items))
+    test = _held_out(data)
+    out = {}
+    for user, items, scores in zip(users, item.tolist(), score.tolist()):
+        held_out = set(test[1, test[0] == user].tolist())
+        out[user] = [Ranked(i, s, i in held_out) for i, s in zip(items, scores) if i >= 0]
+    return out
+
+
+def _held_out(data: HeteroData) -> Tensor:
+    if ('user', 'test', 'item') not in data.edge_types:
+        return torch.empty(2, 0, dtype=torch.long)
+    return data['user', 'test', 'item'].edge_label_index

@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
+
+
+class RunFolder(NamedTuple):
+    r"""What the files of a run say, as :func:`~mrdib_pyg.training.run` and ``mrdib measure`` wrote
+    them.
+
+    Args:
+        path (Path): The folder.
+        config (Dict[str, Any]): The settings, from ``config.json``.
+        history (List[Dict[str, Any]]): One entry per epoch, from ``history.jsonl``.
+        results (Dict[str, Any], optional): What ``results.json`` holds; :obj:`None` if there is no
+            such file.
+        pid (Dict[str, Any], optional): What ``pid.json`` holds; :obj:`None` if there is no such
+            file.
+        notes (List[str]): What is missing or torn, a sentence each.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    results: dict[str, Any] | None
+    pid: dict[str, Any] | None
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        r"""The name of the folder."""
+        return self.path.name or str(self.path)
+
+    @property
+    def seed(self) -> int | None:
+        r"""The seed of the run."""
+        return self.config.get('seed')
+
+    @property
+    def monitor(self) -> str:
+        r"""The validation metric that chose the epoch."""
+        return str(self.config['fit'].get('monitor', 'recall@20'))
+
+    @property
+    def variant(self) -> str:
+        r"""What sits between the two functions of the model, in words."""
+        mrdib = self.config['settings'].get('mrdib')
+        if mrdib is None:
+            return 'plain'
+        control = mrdib.get('control')
+        return 'MRdIB' if control is None else NAMES.get(control, str(control))
+
+    @property
+    def best_epoch(self) -> int | None:
+        r"""The epoch whose parameters were kept: that of the results or, without them, the first
+        one with the best validation metric so far.
+        """
+        if self.results is not None and isinstance(self.results.get('best_epoch'), int):
+            return self.results['best_epoch']
+        scored = [
+            (row['val'][self.monitor], -row['epoch'])
+            for row in self.history
+            if isinstance(row.get('val'), dict) and self.monitor in row['val']
+        ]
+        return -max(scored)[1] if scored else None
+
+    def metrics(self, split: str) -> dict[str, float]:
+        r"""The metrics of a split, empty where it was not evaluated."""
+        values = None if self.results is None else self.results.get(split)
+        if not isinstance(values, dict):
+            return {}
+        return {key: value for key, value in values.items() if is_number(value)}
+
+
+def load_run_folder(path: str | Path) -> RunFolder:
+    r"""Reads the files of a run but for its checkpoints. What is missing or torn is noted.
+
+    Args:
+        path (str or Path): A folder made by ``mrdib train``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no readable ``config.json``: it is no run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"there is no run folder '{path}'; make one with `mrdib train --out`"
+        )
+    config = _read(path / 'config.json')
+    fits = isinstance(config, dict) and isinstance(config.get('model'), str)
+    if not fits or not all(isinstance(config.get(key), dict) for key in ('settings', 'fit')):
+        raise ValueError(
+            f"'{path}' has no readable config.json, so it is no run folder; pass a folder made by "
+            f'`mrdib train`'
+        )
+    notes: list[str] = []
+    history = _read_history(path, notes)
+    results = _read_optional(path, 'results.json', notes)
+    if results is None and not (path / 'results.json').exists():
+        notes.append(
+            f"'{path}' has no results.json: its training has not finished; finish it by `mrdib "
+            f'train` with the same arguments and --resume'
+        )
+    elif results is not None and not results.get('test'):
+        notes.append(
+            f"'{path}' has no test results: it was trained with --no-test, or its data have no "
+            f'test edges; `mrdib evaluate {path}` prints what the model reaches'
+        )
+    return RunFolder(path, config, history, results, _read_optional(path, 'pid.json', notes), notes)
+
+
+def is_number(value: Any) -> bool:
+    r"""Whether a value that was read from JSON is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+
+
+def _read_optional(path: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
+    if not (path / name).exists():
+        return None
+    values = _read(path / name)
+    if isinstance(values, dict):
+        return values
+    notes.append(f"'{path / name}' is torn or no JSON object; it is left out")
+    return None
+
+
+def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    file = path / 'history.jsonl'
+    try:
+        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        notes.append(f"'{path}' has no history.jsonl: there are no training curves")
+        return []
+    out: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        fits = isinstance(row, dict) and isinstance(row.get('train'), dict)
+        if not fits or row.get('epoch') != len(out) + 1:
+            notes.append(
+                f"'{file}' is torn in line {len(out) + 1} of {len(lines)}: the curves show the "
+                f'epochs before it; --resume of `mrdib train` mends it'
+            )
+            break
+        out.append(row)
+    return out
