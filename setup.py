@@ -26,6 +26,7 @@ install_requires = [
 
 report = ['matplotlib>=3.8']
 pid = ['scipy>=1.11']
+data = ['pyarrow>=14', 'safetensors>=0.4']
 text = ['sentence-transformers>=3.0']
 serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
 test = ['pytest>=8.0', 'hypothesis>=6.100', "triton>=3.4; platform_system == 'Linux'"]
@@ -37,11 +38,12 @@ extras_require = {
     'sparse': ['torch-scatter>=2.1.2', 'torch-sparse>=0.6.18'],
     'report': report,
     'pid': pid,
+    'data': data,
     'text': text,
     'serve': serve,
     'test': test,
     'dev': dev,
-    'full': sorted({*report, *pid, *text, *serve, *dev}),  # all but sparse
+    'full': sorted({*report, *pid, *data, *text, *serve, *dev}),  # all but sparse
 }
 
 setup(
