@@ -73,13 +73,11 @@ def _from_npz(
     path: Path, item_ids: Sequence[str], order: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError('it is a single array; name it .npy')
-            read = _Npz(archive)
-            if len(read) == 1 and order is not None:
-                return _by_order(f"'{path}'", read[next(iter(read))], item_ids, order)
-            return _by_id(f"'{path}'", read, item_ids)
+        with open(path, 'rb') as file, zipfile.ZipFile(file) as archive:
+            vectors = _Npz(archive)
+            if len(vectors) == 1 and order is not None:
+                return _by_order(f"'{path}'", vectors[next(iter(vectors))], item_ids, order)
+            return _by_id(f"'{path}'", vectors, item_ids)
     except _UNREADABLE as e:
         raise ValueError(
             f"'{path}' is no complete .npz archive of arrays named by item ids ({e}). Please write "
@@ -90,15 +88,15 @@ def _from_npz(
 class _Npz(Mapping[str, np.ndarray]):
     r"""The arrays of an archive, none of which may claim more than there is."""
 
-    def __init__(self, archive: Any) -> None:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
         self.entries: dict[str, zipfile.ZipInfo] = {
-            info.filename.removesuffix('.npy'): info for info in archive.zip.infolist()
+            info.filename.removesuffix('.npy'): info for info in archive.infolist()
         }
 
     def __getitem__(self, key: str) -> np.ndarray:
         info = self.entries[key]
-        with self.archive.zip.open(info) as f:
+        with self.archive.open(info) as f:
             version = np.lib.format.read_magic(f)
             read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
                 version, np.lib.format.read_array_header_2_0

@@ -83,6 +83,7 @@ def find_raw_files(
     names = raw_files(category, modalities)
     folder = root if any((root / name).is_file() for name in names) else root / 'raw'
     missing = [name for name in names if not (folder / name).is_file()]
+    new = [path for path in (folder, root) if not path.exists()]
     reason = ''
     for name in missing if download else []:
         address = names[name] if url is None else f'{url.rstrip("/")}/{name}'
@@ -93,8 +94,9 @@ def find_raw_files(
             break
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
         raise FileNotFoundError(
             f"'{folder}' lacks {', '.join(missing)}{reason}. Please put there the files of Amazon "
             f"Reviews 2014 for the category '{category}', from {BASE}: {', '.join(names)}"

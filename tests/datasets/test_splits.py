@@ -151,7 +151,7 @@ def test_split_interactions():
         split_interactions('temporal', user, item)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(PAIRS, st.integers(1, 5), st.integers(1, 5))
 def test_k_core_against_plain_python(pairs, k_user, k_item):
     rows = list(range(len(pairs)))
