@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrdib_pyg.datasets._collect import as_id
-from mrdib_pyg.datasets._read import read_array
+from mrdib_pyg.datasets._read import UNREADABLE, read_array
 
 #: Compression cannot make more of a byte than this: an archive that claims more lies.
 _DEFLATE = 1032
@@ -78,7 +79,7 @@ def _from_npz(
             if len(vectors) == 1 and order is not None:
                 return _by_order(f"'{path}'", vectors[next(iter(vectors))], item_ids, order)
             return _by_id(f"'{path}'", vectors, item_ids)
-    except _UNREADABLE as e:
+    except (*UNREADABLE, OSError, RuntimeError, zlib.error) as e:
         raise ValueError(
             f"'{path}' is no complete .npz archive of arrays named by item ids ({e}). Please write "
             f'it again with `numpy.savez`'
@@ -121,13 +122,6 @@ class _Npz(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.entries)
-
-
-#: What the readers of NumPy and of ZIP archives raise, given bytes at random.
-_UNREADABLE = (
-    ValueError, EOFError, SyntaxError, OSError, KeyError, TypeError, RuntimeError, MemoryError,
-    OverflowError, AttributeError, zipfile.BadZipFile, NotImplementedError,
-)  # fmt: skip
 
 
 def _from_safetensors(
