@@ -29,7 +29,8 @@ pid = ['scipy>=1.11']
 data = ['pyarrow>=14', 'safetensors>=0.4']
 text = ['sentence-transformers>=3.0']
 serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
-test = ['pytest>=8.0', 'hypothesis>=6.100', "triton>=3.4; platform_system == 'Linux'"]
+triton = "triton>=3.4; platform_system == 'Linux'"
+test = ['pytest>=8.0', 'hypothesis>=6.100', 'safetensors>=0.4', triton]
 dev = [*test, 'ruff>=0.17.6,<0.18', 'mypy>=2.4,<3', 'types-tqdm', 'pandas-stubs']
 
 extras_require = {

@@ -33,7 +33,7 @@ def measure(part: Part) -> None:
         part.miss({'task': 'ingest'}, 'all', 'it runs on the CPU')
         return
     part.settings.update(k_core=K_CORE, min_rating=MIN_RATING, split='random', format='csv')
-    sizes = part.pick(full=[1_000_000, 10_000_000], short=[200_000], smallest=[3_000])
+    sizes = part.pick(full=[10_000_000, 1_000_000], short=[100_000], smallest=[3_000])
     for num_rows in sizes:
         part.attempt({'rows': num_rows}, functools.partial(_measure, part, num_rows))
 
@@ -43,13 +43,13 @@ def _measure(part: Part, num_rows: int) -> None:
         path = Path(folder) / 'table.csv'
         write_table(path, num_rows)
         part.log(f'{num_rows} rows, {path.stat().st_size / 1e6:.0f} MB')
-        calls = ((OURS, 'prepare', 'ours'), (RIVAL, 'prepare', 'baseline'), (READ, 'read', 'ours'))
+        calls = ((OURS, 'prepare', 'ours'), (READ, 'read', 'ours'), (RIVAL, 'prepare', 'baseline'))
         for method, task, role in calls:
             case: dict[str, Any] = {'rows': num_rows, 'task': task}
             if part.out_of_time(case, method):
                 continue
             try:
-                if part.smallest:
+                if part.short:
                     out = run(method, folder)
                 else:
                     out = in_process('benchmarks.data.ingest:run', method, folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mrdib_pyg.datasets._prepare import Settings
 from mrdib_pyg.datasets.folder import InteractionFolder
 from mrdib_pyg.datasets.id_map import IdMap
-from mrdib_pyg.datasets.interaction_table import load_ids
+from mrdib_pyg.datasets.interaction_table import load_ids, without_counts
 from mrdib_pyg.datasets.prepare_amazon import (
     MODALITIES,
     describe_settings,
@@ -109,9 +109,11 @@ class AmazonReviews(InteractionFolder):
             text_encoder=text_encoder, k_core=k_core, min_rating=min_rating, split=split, seed=seed,
             ratios=ratios, fill=fill, url=url, force=force_reload, reuse=True, progress=progress,
         )  # fmt: skip
-        super().__init__(
-            root, transform, pre_transform, force_reload, modalities=modalities, cache_dir=cache_dir
-        )
+        with without_counts():
+            super().__init__(
+                root, transform, pre_transform, force_reload,
+                modalities=modalities, cache_dir=cache_dir,
+            )  # fmt: skip
         self.user_ids, self.item_ids = load_ids(self.folder)
 
     @property

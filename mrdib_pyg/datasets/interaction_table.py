@@ -1,5 +1,7 @@
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mrdib_pyg.datasets.folder import InteractionFolder
@@ -70,10 +72,20 @@ class InteractionTable(InteractionFolder):
         self.report = prepare_table(
             table, root, user=user, item=item, force=force_reload, reuse=True, **kwargs
         )
-        super().__init__(
-            root, transform, pre_transform, force_reload, modalities=modalities, cache_dir=cache_dir
-        )
+        with without_counts():
+            super().__init__(
+                root, transform, pre_transform, force_reload,
+                modalities=modalities, cache_dir=cache_dir,
+            )  # fmt: skip
         self.user_ids, self.item_ids = load_ids(root)
+
+
+@contextlib.contextmanager
+def without_counts() -> Iterator[None]:
+    r"""Leaves out the counted warning of a folder: the report has these counts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', r"'[^\n]*\.inter': ", UserWarning)
+        yield
 
 
 def load_ids(folder: str) -> tuple[IdMap, IdMap]:

@@ -38,7 +38,7 @@ def load_model(
     found = data_hash(data)
     if identity['data_hash'] != found:
         raise CheckpointError(
-            f"the model in '{path}' was trained on other data (hash {identity['data_hash'][:12]}, "
+            f"the model in '{path}' was trained on other data (hash {str(identity['data_hash'])[:12]}, "
             f'this data has {found[:12]}); pass the data set it was trained on'
         )
     name = str(identity['model'])
@@ -52,7 +52,7 @@ def load_model(
     try:
         model = cls(data, **identity['config'])
         model.load_state_dict(state['model'])
-    except (RuntimeError, TypeError) as e:  # a checkpoint of a version with other settings
+    except (RuntimeError, TypeError, AttributeError, LookupError) as e:  # of other settings
         raise CheckpointError(
             f"the parameters in '{path}' do not fit the model {name}; train again"
         ) from e

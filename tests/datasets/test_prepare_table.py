@@ -475,7 +475,7 @@ def test_interaction_table(tmp_path):
     root = tmp_path / 'shop'
     arguments = {**NAMES, 'features': {'image': VECTORS}, 'seed': 3}
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+        warnings.simplefilter('error')  # the report says what is missing
         dataset = InteractionTable(root, csv(tmp_path), **arguments)
         assert str(dataset) == 'InteractionTable(shop)' and len(dataset) == 1
         assert dataset[0]['item'].x_image.tolist() == [[1, 2], [0, 0], [3, 4]]

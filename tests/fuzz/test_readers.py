@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from readers import EDITS, NEEDS, READERS, attempt, spoil  # noqa: E402
 
 from mrdib_pyg.datasets._read import read_array  # noqa: E402
+from mrdib_pyg.training import load_checkpoint, save_checkpoint  # noqa: E402
 
 EXAMPLES = int(os.environ.get('MRDIB_FUZZ_EXAMPLES', '60'))
 
@@ -57,3 +58,30 @@ def test_an_array_that_claims_more_than_its_file_holds(tmp_path, shape):
                                      + content[length:])  # fmt: skip
     with pytest.raises(ValueError, match='not a complete .npy array'):
         read_array(tmp_path / 'x.npy')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'model': None}, {'model': {}}, {'model': {'x': 1}}, {'model': [1]},
+        {'identity': None}, {'identity': {}}, {'data_hash': 5}, {'data_hash': None},
+        {'config': None}, {'config': [1]}, {'config': {'channels': 'x'}}, {'config': {1: 2}},
+        {'config': {'channels': -1}}, {'config': {'nonsense': 1}}, {'config': {'mrdib': [1]}},
+        {'name': 5}, {'name': 'Popen'},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_says_something_else(tmp_path, change):
+    """What a checkpoint of the right form says is not trusted either."""
+    reader = READERS['model']
+    reader.make(tmp_path)
+    state = load_checkpoint(tmp_path / 'best.pt')
+    for key, value in change.items():
+        if key in ('data_hash', 'config'):
+            state['identity'][key] = value
+        elif key == 'name':
+            state['identity']['model'] = value
+        else:
+            state[key] = value
+    save_checkpoint(tmp_path / 'best.pt', state)
+    with pytest.raises(ValueError):
+        reader.read(tmp_path)
