@@ -20,5 +20,5 @@ def run(args: argparse.Namespace) -> None:
     describe('FOLDER', InteractionFolder)
     print('    <name>.inter, tab separated: userID itemID x_label (0 train, 1 validation, 2 test)')
     print('    <modality>_feat.npy: a row per item; <modality>_mask.npy: which items have it')
-    describe('`mrdib prepare amazon` makes such a folder', AmazonReviews)
-    describe('`mrdib prepare table` makes such a folder', InteractionTable)
+    describe('FOLDER by mrdib prepare amazon', AmazonReviews)
+    describe('FOLDER by mrdib prepare table', InteractionTable)
