@@ -186,6 +186,8 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     ),
     'training-memory': ('training', memory),
     'scaling': ('scaling', scaling),
+    'ingest': ('ingest', pivot),
+    'ingest-memory': ('ingest', memory),
 }
 
 

@@ -29,6 +29,7 @@ MRDIB_SECONDS, MRDIB_SHARE = 0.015, 0.025
 PROPAGATION = 0.20
 PID_SPEED, PID_SHARE = 4.0, 0.7
 SLOPE_MEMORY, SLOPE_TIME = 0.05, 0.1
+INGEST_ROWS, INGEST_SECONDS, INGEST_GIB = 10_000_000, 60.0, 4.0
 
 
 def medians(result: Result | None, **case: Any) -> dict[str, float]:
@@ -137,6 +138,8 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
     add('propagation, forward+backward, d = 64, float32', target, median, text, met)
     out.extend(_pid_rows(get('pid_loss')))
     out.extend(_scaling_rows(get('scaling')))
+    if device == 'cpu':
+        out.extend(_ingest_rows(get('ingest')))
     return out
 
 
@@ -198,6 +201,21 @@ def _scaling_rows(result: Result | None) -> list[tuple[str, str, str, bool | Non
     if len(out) == 0:
         out.append(('slopes of memory and time', '1 +- 0.05 and 0.1', NOT_MEASURED, None))
     return out
+
+
+def _ingest_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+    what = 'a table of 10 million rows into a folder'
+    names = (what, f'{what}, memory')
+    targets = (f'<= {INGEST_SECONDS:g} s', f'<= {INGEST_GIB:g} GiB')
+    for row in [] if result is None else result['rows']:
+        case = row['case']
+        if case == {'rows': INGEST_ROWS, 'task': 'prepare'} and row['role'] == 'ours':
+            seconds, gib = row['time']['median'], row['memory']['peak_bytes'] / 2**30
+            return [
+                (names[0], targets[0], f'{seconds:.1f} s', seconds <= INGEST_SECONDS),
+                (names[1], targets[1], f'{gib:.2f} GiB', gib <= INGEST_GIB),
+            ]
+    return [(name, target, NOT_MEASURED, None) for name, target in zip(names, targets)]
 
 
 def table(results: dict[str, Result], device: str) -> str:

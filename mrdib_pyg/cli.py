@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
-        advice = {'train': '; continue with --resume', 'experiment': '; call it again to continue'}
+        advice = {
+            'train': '; continue with --resume',
+            'experiment': '; call it again to continue',
+            'prepare': '; nothing is written; a download continues when it is called again',
+        }
         print(f'\nmrdib: stopped{advice.get(args.command, "")}', file=sys.stderr)
         return EXIT_FAILED
     except Exception as e:

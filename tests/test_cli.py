@@ -15,7 +15,9 @@ from mrdib_pyg.training import load_checkpoint, load_model
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
-COMMANDS = ['train', 'evaluate', 'recommend', 'demo', 'experiment', 'report', 'models', 'datasets']
+COMMANDS = [
+    'prepare', 'train', 'evaluate', 'recommend', 'demo', 'experiment', 'report', 'models', 'datasets',
+]  # fmt: skip
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,8 @@
 """Reading of the two kinds of file of an interaction folder, and their refusals."""
 
+import struct
+import tokenize
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +11,12 @@ import torch
 from torch import Tensor
 
 COLUMNS = ('userID', 'itemID', 'x_label')
+#: What NumPy's readers raise, given bytes at random.
+UNREADABLE = (
+    ValueError, EOFError, SyntaxError, TypeError, KeyError, AttributeError, OverflowError,
+    MemoryError, RecursionError, NotImplementedError, tokenize.TokenError, zipfile.BadZipFile,
+    struct.error,
+)  # fmt: skip
 
 
 class Interactions(NamedTuple):
@@ -117,7 +126,7 @@ def read_array(path: Path) -> np.ndarray:
     r"""Maps the array at :obj:`path` into memory, never unpickling anything."""
     try:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"'{path}' is not a complete .npy array of numbers ({error}). Please write it again "
             f'with `numpy.save`, as a plain numeric array'

@@ -113,7 +113,7 @@ class InteractionFolder(InMemoryDataset):
         # `process()` is not overridden, so the base class creates no folder in `root`.
         super().__init__(os.fspath(root), transform, pre_transform, force_reload=force_reload)
         self.cache_dir = None if cache_dir is None else osp.expanduser(os.fspath(cache_dir))
-        table, features, masks = _find_files(Path(self.raw_dir), modalities)
+        table, features, masks = _find_files(Path(self.folder), modalities)
         self.name = table.stem
 
         cache = self._cache_path([table, *features.values(), *masks.values()])
@@ -137,6 +137,11 @@ class InteractionFolder(InMemoryDataset):
     @property
     def raw_dir(self) -> str:
         return self.root
+
+    @property
+    def folder(self) -> str:
+        r"""The folder that is read."""
+        return self.raw_dir
 
     def _cache_path(self, files: list[Path]) -> str | None:
         if self.cache_dir is None:

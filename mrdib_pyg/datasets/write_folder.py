@@ -1,10 +1,11 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
+from mrdib_pyg.datasets._read import COLUMNS
+from mrdib_pyg.datasets._write import write_array, write_table
 from mrdib_pyg.datasets.folder import SPLITS
 
 
@@ -30,16 +31,11 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
         prefix, _, modality = key.partition('_')
         if prefix in ('x', 'has') and modality:
             path = folder / f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'
-            with open(f'{path}.part', 'wb') as f:
-                np.save(f, value.cpu().numpy(), allow_pickle=False)
-            os.replace(f'{path}.part', path)
+            write_array(path, value.cpu().numpy())
     rows = []
     for label, (_, relation) in enumerate(SPLITS):
         key = 'edge_index' if label == 0 else 'edge_label_index'
         index = data['user', relation, 'item'][key].cpu()
-        rows.append(torch.cat([index, torch.full_like(index[:1], label)]).t())
+        rows.append(torch.cat([index, torch.full_like(index[:1], label)]))
     # The table comes last: without it, a folder is not taken for a data set.
-    with open(f'{table}.part', 'w', encoding='utf-8', newline='\n') as f:
-        f.write('userID\titemID\tx_label\n')
-        np.savetxt(f, torch.cat(rows).numpy(), fmt='%d', delimiter='\t')
-    os.replace(f'{table}.part', table)
+    write_table(table, dict(zip(COLUMNS, torch.cat(rows, dim=1).numpy())))

@@ -38,8 +38,9 @@ def load_model(
     found = data_hash(data)
     if identity['data_hash'] != found:
         raise CheckpointError(
-            f"the model in '{path}' was trained on other data (hash {identity['data_hash'][:12]}, "
-            f'this data has {found[:12]}); pass the data set it was trained on'
+            f"the model in '{path}' was trained on other data (hash "
+            f'{str(identity["data_hash"])[:12]}, this data has {found[:12]}); pass the data set it '
+            f'was trained on'
         )
     name = str(identity['model'])
     if cls is None:
@@ -52,7 +53,7 @@ def load_model(
     try:
         model = cls(data, **identity['config'])
         model.load_state_dict(state['model'])
-    except (RuntimeError, TypeError) as e:  # a checkpoint of a version with other settings
+    except (RuntimeError, TypeError, AttributeError, LookupError) as e:  # of other settings
         raise CheckpointError(
             f"the parameters in '{path}' do not fit the model {name}; train again"
         ) from e

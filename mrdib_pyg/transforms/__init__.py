@@ -1,5 +1,6 @@
-r"""PyG transforms that add the graphs of multimodal recommenders to a data set."""
+r"""PyG transforms: the graphs of multimodal recommenders, and splits of their interactions."""
 
+from mrdib_pyg.transforms.interaction_split import InteractionSplit
 from mrdib_pyg.transforms.interest_graph import InterestGraph
 from mrdib_pyg.transforms.item_graph_union import ItemGraphUnion
 from mrdib_pyg.transforms.item_knn import ItemKNN
@@ -8,6 +9,7 @@ from mrdib_pyg.transforms.second_order_graph import SecondOrderGraph
 from mrdib_pyg.transforms.user_cooccurrence import UserCooccurrence
 
 __all__ = [
+    'InteractionSplit',
     'InterestGraph',
     'ItemGraphUnion',
     'ItemKNN',

@@ -30,6 +30,17 @@ EXAMPLES = [
         r'best epoch 1: .*\nbest epoch 1: .*unique.*\nplain: recall@20 0\.\d{4}, .*\nMRdIB: .*\n'
         r'best items of user 0: \[\d+, \d+, \d+, \d+, \d+\]\n',
     ),
+    (
+        'own_table.py',
+        ['--epochs', '1', '--quiet'],
+        r'1,200 rows of a data frame\n.* -225 with a rating below 2\n(.*\n)*photo: 72 items .*'
+        r"\n.*\nndcg@10: 0\.\d+\nfor customer0@shop: \['SKU-\d+', 'SKU-\d+', 'SKU-\d+'\]\n",
+    ),
+    (
+        'amazon_baby.py',
+        ['--dry-run', '--category', 'sports'],
+        r'ratings_Sports_and_Outdoors.csv: missing, from http://.*\nmeta_.*\nimage_features_.*\n',
+    ),
 ]
 
 
@@ -45,6 +56,20 @@ def test_example(name, args, expected, tmp_path):
     assert out.stderr == ''
     assert re.search(expected, out.stdout), out.stdout
     assert 'nan' not in out.stdout
+
+
+def test_amazon_baby(tmp_path):
+    """From raw files to recommendations."""
+    sys.path.insert(0, str(ROOT / 'tests' / 'datasets'))
+    raw_files = importlib.import_module('raw_files')
+    raw_files.write_amazon(tmp_path / 'data')
+    args = ['--root', 'data', '--text-encoder', 'hashing', '--epochs', '1', '--channels', '8']
+    expected = (
+        r'320 rows of ratings_Baby.csv\n(.*\n)*text: 30 items have it, 384 channels\n'
+        r'plain: recall@20 0\.\d{4}, .*\nMRdIB: recall@20 .*\n'
+        r"for A\d{12}X: \[('B\d{9}'(, )?){5}\]\n"
+    )
+    test_example('amazon_baby.py', [*args, '--quiet'], expected, tmp_path)
 
 
 @pytest.fixture

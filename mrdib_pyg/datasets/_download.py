@@ -1,0 +1,93 @@
+"""Download of large files: continued where it stopped, checked, and complete or not there."""
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+def download(url: str, path: Path, progress: bool = False) -> None:
+    r"""Downloads :obj:`url` to :obj:`path`.
+
+    What arrives is kept in ``<path>.part`` until it is complete: a later call asks for the rest
+    only, unless the file has changed there meanwhile.
+
+    Args:
+        url (str): The address.
+        path (Path): The file; its folder is created.
+        progress (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
+
+    Raises:
+        ConnectionError: If the server cannot be reached, refuses, or ends too early.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    tag = path.with_name(f'{path.name}.part.tag')  # of the version that the part is of
+    try:
+        _fetch(url, part, tag, progress)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        _remove_if_empty(part, tag)
+        raise ConnectionError(f'{url} could not be downloaded ({error!r})') from error
+    os.replace(part, path)
+    tag.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: Path, tag: Path, progress: bool) -> None:
+    begin = part.stat().st_size if part.exists() and tag.exists() else 0
+    request = urllib.request.Request(url)
+    if begin > 0:
+        request.add_header('Range', f'bytes={begin}-')
+        request.add_header('If-Range', tag.read_text(encoding='latin-1'))
+    try:
+        response = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or begin == 0:
+            raise
+        # Nothing is left to send: the part is complete, or is of another file.
+        error.close()
+        part.unlink()
+        begin = 0
+        response = urllib.request.urlopen(url, timeout=30)
+    with response:
+        if begin > 0 and response.status != 206:
+            begin = 0
+        length = response.headers.get('Content-Length')
+        total = None if length is None else begin + int(length)
+        version = response.headers.get('ETag') or response.headers.get('Last-Modified')
+        if version is not None and not version.startswith('W/'):
+            tag.write_text(version, encoding='latin-1')
+        else:
+            tag.unlink(missing_ok=True)
+        sent = response.headers.get('Content-Range', '')
+        if begin > 0 and not sent.startswith(f'bytes {begin}-'):
+            raise ValueError('the server sent another part than was asked for')
+        with open(part, 'ab' if begin > 0 else 'wb') as file:
+            with _bar(part, total, begin, progress) as bar:
+                while data := response.read(_BLOCK):
+                    file.write(data)
+                    bar.update(len(data))
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise ValueError(f'{size} of {total} bytes arrived; call it again to continue')
+
+
+def _bar(part: Path, total: int | None, begin: int, progress: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=part.name.removesuffix('.part'), total=total, initial=begin, unit='B', unit_scale=True,
+        disable=not progress,
+    )  # fmt: skip
+
+
+def _remove_if_empty(part: Path, tag: Path) -> None:
+    if part.exists() and part.stat().st_size == 0:
+        part.unlink()
+    if not part.exists():
+        tag.unlink(missing_ok=True)

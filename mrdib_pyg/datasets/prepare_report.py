@@ -1,0 +1,100 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+#: Its file in a data folder.
+FILE = 'report.json'
+
+
+class PrepareReport:
+    r"""What became of the rows of raw data on their way to a folder: what was dropped and why, what
+    is left, and by which settings.
+
+    Args:
+        source (str): Where the rows came from.
+        settings (Dict[str, Any]): What they were prepared by.
+
+    Attributes:
+        num_rows (int): The rows that were read.
+        dropped (Dict[str, int]): The rows that were left out, by the reason.
+        kept (Dict[str, int]): The interactions, users and items that are left.
+        split (Dict[str, int]): The interactions of each split.
+        modalities (Dict[str, Dict[str, Any]]): For each modality its width, the items that have it,
+            and what was left out, by the reason.
+        notes (Dict[str, int]): What else is worth knowing, counted.
+    """
+
+    def __init__(self, source: str, settings: dict[str, Any]) -> None:
+        self.source, self.settings = source, settings
+        self.num_rows = 0
+        self.dropped: dict[str, int] = {}
+        self.kept: dict[str, int] = {}
+        self.split: dict[str, int] = {}
+        self.modalities: dict[str, dict[str, Any]] = {}
+        self.notes: dict[str, int] = {}
+
+    def drop(self, reason: str, count: int) -> None:
+        r"""Counts rows that are left out; none are not mentioned."""
+        if count > 0:
+            self.dropped[reason] = self.dropped.get(reason, 0) + int(count)
+
+    def note(self, text: str, count: int) -> None:
+        r"""Counts something else; nothing is not mentioned."""
+        if count > 0:
+            self.notes[text] = self.notes.get(text, 0) + int(count)
+
+    def to_dict(self) -> dict[str, Any]:
+        r"""Returns all of it in plain values."""
+        return {
+            'source': self.source,
+            'settings': self.settings,
+            'rows': self.num_rows,
+            'dropped': self.dropped,
+            'kept': self.kept,
+            'split': self.split,
+            'modalities': self.modalities,
+            'notes': self.notes,
+        }
+
+    def to_json(self) -> str:
+        r"""Returns all of it as JSON."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + '\n'
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> 'PrepareReport | None':
+        r"""Reads the report of a folder, :obj:`None` where there is none that can be read.
+
+        Args:
+            folder (str): The data folder.
+        """
+        try:
+            value = json.loads((Path(folder) / FILE).read_text(encoding='utf-8'))
+            out = cls(value['source'], value['settings'])
+            out.num_rows = value['rows']
+            for name in ('dropped', 'kept', 'split', 'modalities', 'notes'):
+                setattr(out, name, dict(value[name]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return out
+
+    def __str__(self) -> str:
+        lines = [f'{self.num_rows:>13,} rows of {self.source}']
+        lines += [f'{-count:>13,} {reason}' for reason, count in self.dropped.items()]
+        if self.kept:
+            kept = self.kept
+            lines.append(
+                f'{kept["interactions"]:>13,} interactions of {kept["users"]:,} users with '
+                f'{kept["items"]:,} items'
+            )
+        if self.split:
+            lines.append('split: ' + ', '.join(f'{n:,} {name}' for name, n in self.split.items()))
+        for name, entry in self.modalities.items():
+            text = f'{name}: {entry["items"]:,} items have it, {entry["channels"]} channels'
+            counts = [f'{count:,} {why}' for why, count in entry.get('notes', {}).items()]
+            lines.append('; '.join([text, *counts]))
+        lines += [f'{count:,} {text}' for text, count in self.notes.items()]
+        return '\n'.join(lines)
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.source})'

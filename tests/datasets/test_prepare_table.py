@@ -1,0 +1,537 @@
+import gzip
+import json
+import warnings
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mrdib_pyg.datasets import (
+    HashingTextEncoder,
+    IdMap,
+    InteractionFolder,
+    InteractionTable,
+    PrepareReport,
+    _chunks,
+    prepare_table,
+    random_split,
+)
+
+HEADER = 'user,item,stars,at\n'
+# Users of text ids, an item with a leading zero, a repeated pair whose later row comes first.
+ROWS = [
+    ('ann', '007', 4, 30), ('bob', '12', 5, 10), ('ann', 'x y', 3, 20), ('bob', '007', 1, 40),
+    ('ann', '12', 2, 60), ('ann', '12', 5, 50), ('cid', 'x y', 4, 70), ('bob', 'x y', 3, 5),
+]  # fmt: skip
+CSV = HEADER + ''.join(f'{u},{i},{r},{t}\n' for u, i, r, t in ROWS)
+NAMES = {'user': 'user', 'item': 'item'}
+
+
+def csv(folder, text=CSV, name='t.csv'):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def load(folder, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return InteractionFolder(folder, **kwargs)[0]
+
+
+def read_back(folder):
+    """The rows of the table that was written, with the ids in the place of the indices."""
+    users, items = IdMap.load(folder, 'user'), IdMap.load(folder, 'item')
+    (path,) = folder.glob('*.inter')
+    table = pd.read_csv(path, sep='\t')
+    table['userID'] = [users[u] for u in table['userID']]
+    table['itemID'] = [items[i] for i in table['itemID']]
+    return table
+
+
+def test_prepare_table(tmp_path):
+    out = tmp_path / 'a' / 'shop'
+    report = prepare_table(csv(tmp_path), out, **NAMES, rating='stars', time='at', min_rating=2)
+    table = read_back(out)
+    assert list(table.columns) == ['userID', 'itemID', 'rating', 'timestamp', 'x_label']
+    assert [tuple(row) for row in table.iloc[:, :4].to_numpy().tolist()] == [
+        row for row in ROWS if row not in (('bob', '007', 1, 40), ('ann', '12', 2, 60))
+    ]
+    assert IdMap.load(out, 'user').ids == ['ann', 'bob', 'cid']
+    assert IdMap.load(out, 'item').ids == ['007', '12', 'x y']
+    assert report.num_rows == 8
+    assert report.dropped == {
+        'with a rating below 2': 1, 'that repeat a pair of user and item': 1
+    }  # fmt: skip
+    assert report.kept == {'interactions': 6, 'users': 3, 'items': 3}
+    assert sum(report.split.values()) == 6
+    index = np.array([(0, 0), (1, 1), (0, 2), (0, 1), (2, 2), (1, 2)]).T
+    assert table['x_label'].tolist() == random_split(*index).tolist()
+    assert sorted(p.name for p in out.iterdir()) == [
+        'item_ids.csv', 'report.json', 'shop.inter', 'user_ids.csv',
+    ]  # fmt: skip
+    assert json.loads((out / 'report.json').read_text()) == report.to_dict()
+    assert PrepareReport.load(out).to_dict() == report.to_dict()
+    text = str(report)
+    assert '8 rows of' in text and '-1 with a rating below 2' in text and '6 interactions' in text
+    data = load(out)
+    assert data['user'].num_nodes == 3 and data['item'].num_nodes == 3
+
+
+def frame(**kwargs):
+    table = pd.DataFrame(ROWS, columns=['user', 'item', 'stars', 'at'])
+    return table.astype(kwargs) if kwargs else table
+
+
+def write(kind, folder):
+    if kind == 'frame':
+        return frame()
+    if kind == 'categorical':
+        return frame(user='category', item='category', stars='float32', at='float64')
+    if kind == 'parquet':
+        pytest.importorskip('pyarrow')
+        frame().to_parquet(folder / 't.parquet')
+        return folder / 't.parquet'
+    text = {
+        'tsv': CSV.replace(',', '\t'),
+        'semicolon': CSV.replace(',', ';'),
+        'crlf': CSV.replace('\n', '\r\n'),
+        'bom': '\ufeff' + CSV,
+        'last line': CSV.rstrip('\n'),
+        'blank lines': CSV.replace('\n', '\n\n'),
+        'quoted': CSV.replace('x y', '"x y"').replace('ann', '"ann"'),
+        'other columns': 'note,' + CSV.replace('\n', '\n"é\n",', len(ROWS)),
+    }.get(kind, CSV)
+    if kind == 'gzip':
+        return csv(folder, gzip.compress(CSV.encode()), 't.csv.gz')
+    return csv(folder, text, 't.tsv' if kind == 'tsv' else 't.csv')
+
+
+@pytest.mark.parametrize('block', [7, 1 << 20])
+@pytest.mark.parametrize(
+    'kind',
+    ['frame', 'categorical', 'parquet', 'tsv', 'semicolon', 'crlf', 'bom', 'last line',
+     'blank lines', 'quoted', 'other columns', 'gzip'],
+)  # fmt: skip
+def test_equivalent_tables(tmp_path, monkeypatch, kind, block):
+    """Whatever the file, and wherever it is cut into pieces, the folder is the same."""
+    prepare_table(csv(tmp_path), tmp_path / 'a', **NAMES, rating='stars', time='at', name='n')
+    # A row may take two blocks: the longest has 17 bytes here.
+    monkeypatch.setattr(_chunks, 'BLOCK', max(block, 11))
+    monkeypatch.setattr(_chunks, 'ROWS', 3)
+    sep = ';' if kind == 'semicolon' else None
+    prepare_table(
+        write(kind, tmp_path), tmp_path / 'b', **NAMES, rating='stars', time='at', name='n',
+        sep=sep,
+    )  # fmt: skip
+    for name in ('n.inter', 'user_ids.csv', 'item_ids.csv'):
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+
+
+def test_ids_of_any_type(tmp_path):
+    values = {
+        'int': ([5, 10**18, 5], ['5', '1000000000000000000']),
+        'float': ([5.0, None, 7.0], ['5', '7']),
+        'text': (['007', '', 'NA'], ['007', 'NA']),
+        'mixed': ([5, '5', 'ü'], ['5', 'ü']),
+        'nullable': (pd.array([1, None, 2], dtype='Int64'), ['1', '2']),
+        'bytes': ([b'a', None, 'b'], ['a', 'b']),
+        'half': (pd.Series(['\ud800', None, 'a\nb'], dtype=object), ['?', 'a\nb']),
+        'bool': ([True, False, True], ['True', 'False']),
+    }
+    for name, (column, expected) in values.items():
+        table = pd.DataFrame({'user': column, 'item': [1, 2, 3]})
+        report = prepare_table(table, tmp_path / name, **NAMES)
+        assert IdMap.load(tmp_path / name, 'user').ids == expected, name
+        assert sum(report.dropped.values()) == 3 - report.kept['interactions']
+    with pytest.raises(ValueError, match="ids in column 'user' are neither numbers nor text"):
+        prepare_table(pd.DataFrame({'user': [[1], [2]], 'item': [1, 2]}), tmp_path / 'x', **NAMES)
+    with pytest.raises(ValueError, match='an id has 5000 characters'):
+        prepare_table(csv(tmp_path, 'user,item\n' + 'a' * 5000 + ',1\n'), tmp_path / 'x', **NAMES)
+
+
+def test_everything_that_is_dropped_is_counted(tmp_path):
+    text = (
+        'user,item,stars,at,n\n'
+        'a,1,5,1,1\n'
+        ',1,5,1,1\n'      # no user
+        'a,,5,1,1\n'      # no item
+        'a\n'             # a torn line: no item
+        'a,2,good,1,1\n'  # no rating
+        'a,2,inf,1,1\n'
+        'a,2,5,today,1\n'  # no time
+        'a,2,5,1,-1\n'    # no weight
+        'a,2,5,1,1,1,1\n'  # too many fields
+        'a,2,1,1,1\n'     # a low rating
+        'a,1,5,9,2.5\n'   # a repeated pair
+        'b,9,5,9,1\n'     # not in the 2-core
+        'a,3,5,1,1\nb,1,5,1,1\nb,3,5,1,1\n'
+    )  # fmt: skip
+    report = prepare_table(
+        csv(tmp_path, text), tmp_path / 'out', **NAMES, rating='stars', time='at', weight='n',
+        min_rating=2, k_core=2,
+    )  # fmt: skip
+    assert report.num_rows == 15
+    assert report.dropped == {
+        'without a user id (user)': 1,
+        'without a item id (item)': 2,
+        'whose rating (stars) is no number': 2,
+        'whose time (at) is no time': 1,
+        'with a rating below 2': 1,
+        'with a weight of zero or less': 1,
+        'with too many fields': 1,
+        'that repeat a pair of user and item': 1,
+        'of users or items with fewer than 2 (2-core)': 1,
+    }
+    table = read_back(tmp_path / 'out')
+    assert table['weight'].tolist() == [3.5, 1, 1, 1]  # weights of repeated pairs add up
+    assert report.kept['interactions'] + sum(report.dropped.values()) == report.num_rows
+
+
+def test_dates_and_splits_by_time(tmp_path):
+    days = pd.date_range('2024-01-01', periods=10, freq='12h')
+    table = pd.DataFrame({'user': 'a', 'item': range(10), 'at': days})
+    for name, column in (('datetime', days), ('text', days.strftime('%Y-%m-%dT%H:%M:%SZ'))):
+        table['at'] = column
+        prepare_table(table, tmp_path / name, **NAMES, time='at', split='leave_one_out')
+        written = read_back(tmp_path / name)
+        assert written['timestamp'].tolist() == [1704067200 + 43200 * n for n in range(10)]
+        assert written['x_label'].tolist() == [0] * 8 + [1, 2]
+    prepare_table(
+        table, tmp_path / 'temporal', **NAMES, time='at', split='temporal', ratios=(0.5, 0.3, 0.2)
+    )
+    assert read_back(tmp_path / 'temporal')['x_label'].tolist() == [0] * 5 + [1] * 3 + [2] * 2
+
+
+VECTORS = {'007': [1, 2], 'x y': [3, 4], 'unknown': [9, 9]}
+
+
+def features(kind, folder):
+    """The features of two of three items, and the arguments that go with them."""
+    if kind == 'dict':
+        return VECTORS, None
+    if kind == 'npz':
+        np.savez(folder / 'f.npz', **{k: np.array(v, 'f8') for k, v in VECTORS.items()})
+        return folder / 'f.npz', None
+    if kind == 'safetensors':
+        numpy = pytest.importorskip('safetensors.numpy')
+        path = folder / 'f.safetensors'
+        numpy.save_file({k: np.array(v, 'f2') for k, v in VECTORS.items()}, path)
+        return path, None
+    array = np.array(list(VECTORS.values()), 'f4')
+    if kind == 'array':
+        return array, list(VECTORS)
+    (folder / 'order.txt').write_text('\n'.join(VECTORS) + '\n')
+    if kind == 'one safetensor':
+        numpy = pytest.importorskip('safetensors.numpy')
+        numpy.save_file({'all': array}, folder / 'f.safetensors')
+        return folder / 'f.safetensors', folder / 'order.txt'
+    if kind == 'one npz':
+        np.savez_compressed(folder / 'f.npz', array)
+        return folder / 'f.npz', folder / 'order.txt'
+    np.save(folder / 'f.npy', array)
+    return str(folder / 'f.npy'), str(folder / 'order.txt')
+
+
+@pytest.mark.parametrize(
+    'kind', ['dict', 'npz', 'safetensors', 'array', 'npy', 'one npz', 'one safetensor']
+)
+def test_features(tmp_path, kind):
+    source, order = features(kind, tmp_path)
+    out = tmp_path / 'out'
+    report = prepare_table(
+        csv(tmp_path), out, **NAMES, features={'image': source}, item_order=order
+    )
+    assert IdMap.load(out, 'item').ids == ['007', '12', 'x y']
+    assert np.load(out / 'image_feat.npy').tolist() == [[1, 2], [0, 0], [3, 4]]
+    assert np.load(out / 'image_mask.npy').tolist() == [True, False, True]
+    entry = report.modalities['image']
+    assert (entry['items'], entry['channels']) == (2, 2)
+    assert list(entry['notes'].values()) == [1]  # a vector of no item
+    data = load(out)
+    assert data['item'].has_image.tolist() == [True, False, True]
+    prepare_table(
+        csv(tmp_path), tmp_path / 'mean', **NAMES, features={'image': source}, item_order=order,
+        fill='mean',
+    )  # fmt: skip
+    assert np.load(tmp_path / 'mean' / 'image_feat.npy').tolist() == [[1, 2], [2, 3], [3, 4]]
+    assert not (tmp_path / 'mean' / 'image_mask.npy').exists()
+
+
+def test_features_by_the_number_of_the_row(tmp_path):
+    table = pd.DataFrame({'user': 'abc', 'item': [2, 0, 3]})
+    table['user'] = list('abc')
+    x = np.arange(8.0).reshape(4, 2)
+    x[3, 0] = np.nan
+    report = prepare_table(table, tmp_path / 'out', **NAMES, features={'a': x})
+    assert np.load(tmp_path / 'out' / 'a_feat.npy').tolist() == [[4, 5], [0, 1], [0, 0]]
+    assert np.load(tmp_path / 'out' / 'a_mask.npy').tolist() == [True, True, False]
+    assert report.modalities['a']['notes'] == {
+        'rows are of items that are not kept': 1,
+        'vectors hold NaN or infinity and count as missing': 1,
+    }
+    with pytest.raises(ValueError, match="has 3 rows and no ids.*got '3'.*'item_order'"):
+        prepare_table(table, tmp_path / 'x', **NAMES, features={'a': x[:3]})
+
+
+def test_texts(tmp_path):
+    items = pd.DataFrame(
+        {'id': ['12', '007', '12', 'x y'], 'title': ['red\n car', None, 'late', ' '],
+         'brand': ['A', 'B', 'C', None]}
+    )  # fmt: skip
+    seen = []
+
+    def encoder(texts):
+        seen.append(list(texts))
+        return [[len(text), 1] for text in texts]
+
+    out = tmp_path / 'out'
+    report = prepare_table(
+        csv(tmp_path), out, **NAMES, text=['title', 'brand'], items=items, item_id='id',
+        text_encoder=encoder,
+    )  # fmt: skip
+    assert seen == [['B', 'red car. A']]
+    assert np.load(out / 'text_feat.npy').tolist() == [[1, 1], [10, 1], [0, 0]]
+    assert np.load(out / 'text_mask.npy').tolist() == [True, True, False]
+    assert report.settings['text_encoder'].endswith('encoder')
+    # The columns of the interactions themselves: the first text of an item counts.
+    text = 'user,item,title\na,1,\nb,1,car\na,2,boat\nc,1,other\n'
+    prepare_table(
+        csv(tmp_path, text), tmp_path / 'own', **NAMES, text='title', text_encoder=encoder
+    )
+    assert seen[1] == ['car', 'boat']
+
+
+def test_texts_are_encoded_once(tmp_path):
+    class Encoder:
+        name = 'mine'
+        calls = 0
+
+        def __call__(self, texts):
+            self.calls += 1
+            return np.ones((len(texts), 2))
+
+    text = 'user,item,title\na,1,x\nb,2,y\n'
+    encoder, cache = Encoder(), tmp_path / 'cache'
+
+    def prepare(out, text=text):
+        prepare_table(
+            csv(tmp_path, text), tmp_path / out, **NAMES, text='title', text_encoder=encoder,
+            cache_dir=cache,
+        )  # fmt: skip
+
+    prepare('a')
+    prepare('b')
+    assert encoder.calls == 1
+    prepare('c', text.replace('y', 'z'))
+    encoder.name = 'other'
+    prepare('d')
+    assert encoder.calls == 3
+    next(iter(cache.glob('*.npy'))).write_bytes(b'torn')
+    for file in cache.glob('*.npy'):
+        file.write_bytes(file.read_bytes()[:-1])
+    prepare('e')
+    assert encoder.calls == 4
+
+
+def test_hashing_text_encoder():
+    encoder = HashingTextEncoder(64)
+    assert str(encoder) == 'HashingTextEncoder(64)' and encoder.name == 'hashing-64'
+    x = encoder(['red wooden car', 'red wooden car', 'blue toy', '', 'wooden car red'])
+    assert x.shape == (5, 64) and x.dtype == np.float32
+    assert np.allclose(np.linalg.norm(x, axis=1), [1, 1, 1, 0, 1])
+    assert (x[0] == x[1]).all() and x[0] @ x[4] > 0.5 > x[0] @ x[2]
+    with pytest.raises(ValueError, match="'channels' needs to be positive"):
+        HashingTextEncoder(0)
+
+
+def refuse(folder, match, error=ValueError, table=CSV, **kwargs):
+    path = csv(folder, table) if isinstance(table, (str, bytes)) else table
+    out = folder / 'never'
+    with pytest.raises(error, match=match):
+        prepare_table(path, out, **{**NAMES, **kwargs})
+    assert not out.exists() and not list(folder.glob('.never*'))
+
+
+def test_refused_settings(tmp_path):
+    refuse(tmp_path, "has no column 'who'; its columns are user, item", user='who')
+    refuse(tmp_path, "more than one column 'user'", table='user,item,user\n1,2,3\n')
+    refuse(tmp_path, 'has two uses', item='user')
+    refuse(tmp_path, "'min_rating' 3 needs the column", min_rating=3)
+    refuse(tmp_path, "'k_core' needs to be at least 1", k_core=0)
+    refuse(tmp_path, "'split' needs to be one of", split='newest')
+    refuse(tmp_path, 'orders interactions by time', split='temporal')
+    refuse(tmp_path, "'fill' needs to be 'mask' or 'mean'", fill='zero')
+    refuse(tmp_path, "modality '../x'", features={'../x': np.ones((3, 2))})
+    refuse(tmp_path, 'exclude each other', text='item', features={'text': np.ones((3, 2))})
+    refuse(tmp_path, "'items' is only read for texts", items='x.csv')
+    refuse(tmp_path, "'name' needs to be letters", name='../x')
+    refuse(tmp_path, 'no interaction .* is left: 8 rows were read.*smaller', k_core=9)
+    refuse(tmp_path, 'no interaction .* is left', table=HEADER)
+    refuse(tmp_path, 'none of the items has a text', text='note', table='user,item,note\n1,2,\n')
+    for returned, message in (
+        ([1, 2], r'shape \[2\] for 2 texts'), (np.full((2, 3), np.nan), 'finite'),
+        (np.ones((3, 3)), r'shape \[3, 3\]'), (np.array([['a'], ['b']]), 'finite real numbers'),
+    ):  # fmt: skip
+        refuse(
+            tmp_path, message, text='note', table='user,item,note\n1,2,x\n1,3,y\n',
+            text_encoder=lambda texts, returned=returned: returned,
+        )  # fmt: skip
+
+
+def test_refused_files(tmp_path, monkeypatch):
+    refuse(tmp_path, 'there is no table', FileNotFoundError, table=tmp_path / 'none.csv')
+    refuse(tmp_path, "does not tell what separates.*pass 'sep'", table=csv(tmp_path, name='t.dat'))
+    refuse(tmp_path, 'is empty', table='')
+    refuse(tmp_path, 'UTF-8 text', table=HEADER.encode() + b'\xff\xfe,1,1,1\n')
+    refuse(tmp_path, 'no row of names', table=b'\xff\xfe,1,1,1\n')
+    torn = gzip.compress(CSV.encode() * 50)[:-9]
+    refuse(tmp_path, 'cut short or damaged', table=csv(tmp_path, torn, 't.csv.gz'))
+    refuse(tmp_path, 'cut short or damaged', table=csv(tmp_path, CSV, 'u.csv.gz'))
+    refuse(tmp_path, 'pass quote=False', table='user,item\n"a,1\nb,2\n')
+    prepare_table(csv(tmp_path, 'user,item\n"a,1\nb,2\n'), tmp_path / 'ok', **NAMES, quote=False)
+    assert IdMap.load(tmp_path / 'ok', 'user').ids == ['"a', 'b']
+    monkeypatch.setattr(_chunks, 'BLOCK', 64)
+    refuse(tmp_path, 'a row of more than', table='user,item\n"' + 'a,1\n' * 100)
+    pytest.importorskip('pyarrow')
+    refuse(tmp_path, 'not a Parquet file', table=csv(tmp_path, b'PAR1' * 9, 't.parquet'))
+
+
+def test_refused_features(tmp_path):
+    def wrong(match, value, error=ValueError, **kwargs):
+        refuse(tmp_path, match, error, features={'a': value}, **kwargs)
+
+    wrong('no file', tmp_path / 'none.npy', FileNotFoundError)
+    wrong('needs to be .npy, .npz or .safetensors', csv(tmp_path, name='f.txt'))
+    wrong('expected .rows, F.', np.ones(3))
+    wrong('expected real numbers', np.ones((3, 2), 'c8'))
+    wrong("'item_order' names 2 items", np.ones((3, 2)), item_order=['a', 'b'])
+    wrong('a row for none of the items', np.ones((1, 2)), item_order=['a'])
+    wrong('a vector for none of the items.*such as', {'a': [1]})
+    wrong('3 numbers for the item', {'007': [1, 2], '12': [1, 2, 3]})
+    wrong('an empty vector', {'007': []})
+    wrong('no file', np.ones((1, 2)), FileNotFoundError, item_order=tmp_path / 'none.txt')
+    wrong('no text file of ids', np.ones((1, 2)), item_order=csv(tmp_path, b'\xff\xfe', 'o.txt'))
+    np.savez(tmp_path / 'object.npz', **{'007': np.array([None])})
+    wrong('Python objects', tmp_path / 'object.npz')
+    wrong('no complete .npz', csv(tmp_path, b'PK\x03\x04', 'f.npz'))
+    np.save(tmp_path / 'single.npy', np.ones((3, 2)))
+    (tmp_path / 'single.npy').rename(tmp_path / 'single.npz')
+    wrong('no complete .npz', tmp_path / 'single.npz')
+    pytest.importorskip('safetensors')
+    wrong('no safetensors file', csv(tmp_path, b'\xff' * 64, 'f.safetensors'))
+
+
+def test_an_archive_that_claims_more_than_it_holds(tmp_path):
+    np.savez_compressed(tmp_path / 'f.npz', **{'007': np.zeros(2, 'f4')})
+    content = (tmp_path / 'f.npz').read_bytes()
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / 'g.npz', 'w', zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(tmp_path / 'f.npz') as old:
+            raw = old.read('007.npy').replace(b'(2,), }' + b' ' * 11, b'(2000000000000,), }')
+        archive.writestr('007.npy', raw)
+    assert content != (tmp_path / 'g.npz').read_bytes()
+    refuse(tmp_path, 'claims .* bytes', features={'a': tmp_path / 'g.npz'})
+
+
+def test_the_folder_is_replaced_only_if_asked(tmp_path):
+    out, path = tmp_path / 'out', csv(tmp_path)
+    prepare_table(path, out, **NAMES, features={'a': {'12': [1]}}, seed=1)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(ValueError, match='holds prepared data already'):
+        prepare_table(path, out, **NAMES)
+    with pytest.raises(ValueError, match='no interaction'):
+        prepare_table(path, out, **NAMES, k_core=50, force=True)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    (out / 'notes.txt').write_text('mine')
+    prepare_table(path, out, **NAMES, force=True, name='other')
+    assert sorted(p.name for p in out.iterdir()) == [
+        'item_ids.csv', 'notes.txt', 'other.inter', 'report.json', 'user_ids.csv',
+    ]  # fmt: skip
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').write_text('x')
+    with pytest.raises(ValueError, match='was not prepared by this package'):
+        prepare_table(path, tmp_path / 'mine', **NAMES, force=True)
+    with pytest.raises(ValueError, match='is a file'):
+        prepare_table(path, tmp_path / 'mine' / 'thesis.tex', **NAMES)
+    (tmp_path / 'empty').mkdir()
+    prepare_table(path, tmp_path / 'empty', **NAMES)
+    assert (tmp_path / 'empty' / 'empty.inter').is_file()
+
+
+def test_nothing_is_left_by_a_failure_while_writing(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('mrdib_pyg.datasets._prepare.write_table', full)
+    with pytest.raises(OSError, match='No space left'):
+        prepare_table(csv(tmp_path), tmp_path / 'out', **NAMES)
+    assert [p.name for p in tmp_path.iterdir()] == ['t.csv']
+
+
+def test_interaction_table(tmp_path):
+    root = tmp_path / 'shop'
+    arguments = {**NAMES, 'features': {'image': VECTORS}, 'seed': 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # the report says what is missing
+        dataset = InteractionTable(root, csv(tmp_path), **arguments)
+        assert str(dataset) == 'InteractionTable(shop)' and len(dataset) == 1
+        assert dataset[0]['item'].x_image.tolist() == [[1, 2], [0, 0], [3, 4]]
+        assert dataset.item_ids.index('x y') == 2 and dataset.user_ids[0] == 'ann'
+        assert dataset.report.kept['items'] == 3
+        # It is read from then on: the table may be gone.
+        (tmp_path / 't.csv').unlink()
+        again = InteractionTable(root, tmp_path / 't.csv', **arguments)
+        assert again.report.to_dict() == dataset.report.to_dict()
+        with pytest.raises(ValueError, match='by other settings'):
+            InteractionTable(root, tmp_path / 't.csv', **{**arguments, 'seed': 4})
+        with pytest.raises(ValueError, match='from another table'):
+            InteractionTable(root, tmp_path / 'u.csv', **arguments)
+        csv(tmp_path, CSV + 'dan,12,4,90\n')
+        new = InteractionTable(
+            root, tmp_path / 't.csv', force_reload=True, **{**arguments, 'seed': 4}
+        )
+    assert new[0]['user'].num_nodes == 4
+
+
+def test_cold_users_and_items_are_noted(tmp_path):
+    table = pd.DataFrame(
+        {'user': list('aaabc'), 'item': [1, 2, 3, 1, 9], 'at': [1, 2, 3, 4, 5]}
+    )  # fmt: skip
+    report = prepare_table(
+        table, tmp_path / 'out', **NAMES, time='at', split='temporal', ratios=(0.6, 0.2, 0.2)
+    )
+    assert report.notes == {
+        'users have no training interaction': 2, 'items have no training interaction': 1
+    }  # fmt: skip
+
+
+def test_a_large_random_table_against_pandas(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {'user': rng.integers(0, 60, 3000), 'item': rng.integers(0, 80, 3000) ** 2,
+         'stars': rng.integers(1, 6, 3000), 'at': rng.integers(0, 50, 3000)}
+    )  # fmt: skip
+    report = prepare_table(
+        table, tmp_path / 'o', **NAMES, rating='stars', time='at', min_rating=3, k_core=15
+    )
+    left = table[table['stars'] >= 3].sort_values('at', kind='stable')
+    left = left.drop_duplicates(['user', 'item']).sort_index()
+    while True:
+        users, items = Counter(left['user']), Counter(left['item'])
+        stays = [
+            users[u] >= 15 and items[i] >= 15 for u, i in zip(left['user'], left['item'])
+        ]  # fmt: skip
+        if all(stays):
+            break
+        left = left[stays]
+    written = read_back(tmp_path / 'o')
+    assert 0 < len(left) < 1500
+    for name, column in (('userID', 'user'), ('itemID', 'item'), ('rating', 'stars'),
+                         ('timestamp', 'at')):  # fmt: skip
+        assert written[name].astype(int).tolist() == left[column].tolist()
+    ids = IdMap.load(tmp_path / 'o', 'item').ids
+    assert ids == [str(i) for i in dict.fromkeys(left['item'])]
+    assert report.kept['interactions'] == len(left)
