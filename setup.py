@@ -26,9 +26,16 @@ install_requires = [
 
 report = ['matplotlib>=3.8']
 pid = ['scipy>=1.11']
+data = ['pyarrow>=14', 'safetensors>=0.4']
 text = ['sentence-transformers>=3.0']
-serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
-test = ['pytest>=8.0', 'hypothesis>=6.100', "triton>=3.4; platform_system == 'Linux'"]
+serve = [*data, 'fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
+test = [
+    'pytest>=8.0',
+    'hypothesis>=6.100',
+    "triton>=3.4; platform_system == 'Linux'",
+    'httpx2>=2.0',  # by which starlette tests an application
+    *serve,
+]
 dev = [*test, 'ruff>=0.17.6,<0.18', 'mypy>=2.4,<3', 'types-tqdm', 'pandas-stubs']
 
 extras_require = {
@@ -37,11 +44,12 @@ extras_require = {
     'sparse': ['torch-scatter>=2.1.2', 'torch-sparse>=0.6.18'],
     'report': report,
     'pid': pid,
+    'data': data,
     'text': text,
     'serve': serve,
     'test': test,
     'dev': dev,
-    'full': sorted({*report, *pid, *text, *serve, *dev}),  # all but sparse
+    'full': sorted({*report, *pid, *data, *text, *serve, *dev}),  # all but sparse
 }
 
 setup(
@@ -69,7 +77,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=['mrdib_pyg', 'mrdib_pyg.*']),
-    package_data={'mrdib_pyg': ['py.typed']},
+    package_data={'mrdib_pyg': ['py.typed', 'serving/pages/*.html']},
     install_requires=install_requires,
     extras_require=extras_require,
     entry_points={'console_scripts': ['mrdib = mrdib_pyg.cli:main']},

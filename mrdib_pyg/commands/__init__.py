@@ -9,6 +9,8 @@ COMMANDS = (
     'train',
     'evaluate',
     'recommend',
+    'export',
+    'serve',
     'demo',
     'experiment',
     'models',
