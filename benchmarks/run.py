@@ -44,6 +44,7 @@ PARTS: dict[str, Entry] = {
     'knn': Entry('benchmarks.ops.knn', 15, 20, 30),
     'negative_sampling': Entry('benchmarks.ops.negative_sampling', 8, 10, 10),
     'mutual_information': Entry('benchmarks.ops.mutual_information', 10, 15, 20),
+    'index': Entry('benchmarks.serving.index', 7, 5, 70),
 }
 #: Wall seconds for the suite as a whole.
 LIMITS = {'short': 285.0, 'cuda': 570.0, 'full': 2090.0}

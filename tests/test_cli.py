@@ -15,7 +15,17 @@ from mrdib_pyg.training import load_checkpoint, load_model
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
-COMMANDS = ['train', 'evaluate', 'recommend', 'demo', 'experiment', 'models', 'datasets']
+COMMANDS = [
+    'train',
+    'evaluate',
+    'recommend',
+    'export',
+    'serve',
+    'demo',
+    'experiment',
+    'models',
+    'datasets',
+]
 
 
 @pytest.fixture(scope='session')

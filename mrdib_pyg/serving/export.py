@@ -70,6 +70,8 @@ def export(
     tensors = {
         kind: getattr(embeddings, kind).detach().cpu().contiguous() for kind in ('user', 'item')
     }
+    if tensors['user'].untyped_storage().data_ptr() == tensors['item'].untyped_storage().data_ptr():
+        tensors['user'] = tensors['user'].clone()  # safetensors knows no shared memory
     with atomic_folder(folder) as part:
         safetensors.save_file(tensors, part / TENSORS, {'version': VERSION})
         for kind, ids in (('user', user_ids), ('item', item_ids)):

@@ -61,7 +61,7 @@ class Index:
         self.cosine = cosine
         self.approximate = approximate
         self.item = F.normalize(item, dim=1) if cosine else item
-        self.num_cells = self.num_cells_to_visit = 0
+        self.num_cells = self._num_visits = 0
         self._cells: Any = None
         if not approximate:
             self._padded = pad_items(self.item)
@@ -80,11 +80,6 @@ class Index:
             )
         visits = num_cells_to_visit
         self.num_cells_to_visit = -(-self.num_cells // 8) if visits is None else visits
-        if not 1 <= self.num_cells_to_visit <= self.num_cells:
-            raise ValueError(
-                f"'num_cells_to_visit' must lie between 1 and the {self.num_cells} cells (got "
-                f'{visits})'
-            )
         self._cells = self._empty_cells()
         self._cells.add(self.item)
 
@@ -92,6 +87,22 @@ class Index:
     def numel(self) -> int:
         r"""The number of items."""
         return self.item.size(0)
+
+    @property
+    def num_cells_to_visit(self) -> int:
+        r"""The number of cells that a search visits, which may be changed at any time."""
+        return self._num_visits
+
+    @num_cells_to_visit.setter
+    def num_cells_to_visit(self, value: int) -> None:
+        if not 1 <= value <= self.num_cells:
+            raise ValueError(
+                f"'num_cells_to_visit' must lie between 1 and the {self.num_cells} cells (got "
+                f'{value})'
+            )
+        self._num_visits = value
+        if self._cells is not None:
+            self._cells.num_cells_to_visit = self._cells.index.nprobe = value
 
     def search(self, query: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r"""Returns the scores and ids of the :obj:`k` best items of each query.
@@ -194,14 +205,14 @@ class Index:
         if not out.approximate:
             return out
         centroids, cells = tensors['centroids'], tensors['cells']
-        out.num_cells, out.num_cells_to_visit = centroids.size(0), settings['num_cells_to_visit']
+        out.num_cells = centroids.size(0)
+        out.num_cells_to_visit = int(settings['num_cells_to_visit'])
         if (
             {out.item.dtype, centroids.dtype} != {torch.float32}
             or centroids.size(1) != out.item.size(1)
             or cells.dtype != torch.int64
             or cells.shape != (out.numel,)
             or not 0 <= int(cells.min()) <= int(cells.max()) < out.num_cells
-            or not 1 <= int(out.num_cells_to_visit) <= out.num_cells
         ):
             raise ValueError('its cells do not fit its items')
         out._cells = out._empty_cells()

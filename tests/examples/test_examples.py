@@ -30,11 +30,21 @@ EXAMPLES = [
         r'best epoch 1: .*\nbest epoch 1: .*unique.*\nplain: recall@20 0\.\d{4}, .*\nMRdIB: .*\n'
         r'best items of user 0: \[\d+, \d+, \d+, \d+, \d+\]\n',
     ),
+    (
+        'serve_and_query.py',
+        SMALL,
+        r'health: ok\n1\. article-\d+: .* \(image alone .*, text alone .*\)\n(.*\n)*'
+        r'near article-\d+: '
+        r"\['article-\d+', .*\n(without .*\n){2}404 there is no user 'nobody'\n",
+    ),
 ]
 
 
 @pytest.mark.parametrize('name, args, expected', EXAMPLES, ids=[e[0] for e in EXAMPLES])
 def test_example(name, args, expected, tmp_path):
+    if name == 'serve_and_query.py':
+        pytest.importorskip('fastapi')
+        pytest.importorskip('uvicorn')
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-W', 'error::UserWarning', str(ROOT / 'examples' / name), *args]

@@ -1,5 +1,6 @@
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,14 @@ def test_blocks_of_rows(tmp_path, model, monkeypatch):
     export(model, tmp_path / 'out')
     table = parquet.read_table(tmp_path / 'out' / 'users.parquet')
     assert torch.equal(torch.tensor(table['embedding'].to_pylist()), model.embed().user)
+
+
+def test_users_and_items_in_one_table(tmp_path):
+    table = torch.arange(20.0).view(5, 4)
+    emb = SimpleNamespace(user=table[:3], item=table[3:])
+    export(SimpleNamespace(num_users=3, num_items=2, config={}, embed=lambda: emb), tmp_path / 'x')
+    loaded = load_export(tmp_path / 'x')
+    assert torch.equal(loaded.user, table[:3]) and torch.equal(loaded.item, table[3:])
 
 
 def test_an_empty_folder_gives_way(tmp_path, model):

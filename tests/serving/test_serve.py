@@ -121,12 +121,17 @@ def browse(tmp_path):
     return dump
 
 
-def test_page_in_a_browser(run, browse):
+@pytest.fixture(scope='module')
+def address(run):
     with serving(run) as (_, address):
-        found = get(f'{address}/recommend?user=u4&k=6&parts=true')
-        near = get(f'{address}/similar?item={urllib.request.quote(found["items"][0]["item"])}&k=8')
-        html = browse(f'{address}/#user=u4&k=6')
-        docs = browse(f'{address}/docs')
+        yield address
+
+
+def test_page_in_a_browser(address, browse):
+    found = get(f'{address}/recommend?user=u4&k=6&parts=true')
+    near = get(f'{address}/similar?item={urllib.request.quote(found["items"][0]["item"])}&k=8')
+    html = browse(f'{address}/#user=u4&k=6')
+    docs = browse(f'{address}/docs')
     names = [entry['item'] for entry in found['items'] + near['items']]
     shown = re.findall(r'<span class="name">(.*?)</span>', html)
     assert [name.replace('&lt;', '<').replace('&gt;', '>') for name in shown] == names
@@ -137,7 +142,6 @@ def test_page_in_a_browser(run, browse):
     assert docs.count('<section>') == 6 and '/similar' in docs
 
 
-def test_page_tells_what_is_wrong(run, browse):
-    with serving(run) as (_, address):
-        command = browse(f'{address}/#user=%3Cb%3E7')
-    assert 'there is no user' in command and '<b>7' not in command
+def test_page_tells_what_is_wrong(address, browse):
+    html = browse(f'{address}/#user=%3Cb%3E7')
+    assert 'there is no user' in html and '<b>7' not in html
