@@ -2,7 +2,10 @@
 local users = tonumber(os.getenv('NUM_USERS'))
 local path = os.getenv('ADDRESS')
 function init() math.randomseed(1) end
-function request() return wrk.format('GET', path:gsub('USER', tostring(math.random(0, users - 1)))) end
+function request()
+  local here = path:gsub('USER', tostring(math.random(0, users - 1)))
+  return wrk.format('GET', here)
+end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format('FIGURES %d %d %d %d %d %d %d %.0f %.0f %.0f %.0f\n', summary.requests,
