@@ -166,9 +166,7 @@ def searches(result: Result) -> str:
         case = f'{row["case"]["items"]:,} items, {row["case"]["data"]}'
         cells = [f'{values[name]:.2f} ms' for name in ('p50_ms', 'p90_ms', 'p99_ms')]
         build = f'{values["build_s"]:.1f} s' if 'build_s' in values else ''
-        lines.append(
-            [case, row['method'], '' if recall is None else f'{recall:.3f}', *cells, build]
-        )
+        lines.append([case, row['method'], recall, *cells, build])
     if len(lines) == 0:
         return NOT_MEASURED
     header = ['', 'index', 'recall @ 20', 'p50', 'p90', 'p99', 'build']
