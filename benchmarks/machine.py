@@ -10,7 +10,7 @@ import torch
 from mrdib_pyg.training import provenance
 
 #: Packages that a rival may come from; their versions are noted where they are installed.
-OPTIONAL = ('triton', 'torch-sparse', 'torch-scatter', 'cornac')
+OPTIONAL = ('triton', 'torch-sparse', 'torch-scatter', 'cornac', 'faiss-cpu', 'fastapi', 'uvicorn')
 
 
 def describe_machine(device: str) -> dict[str, Any]:

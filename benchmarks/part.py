@@ -63,6 +63,7 @@ class Part:
         self.rows: list[dict[str, Any]] = []
         self.missing: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
+        self.command: str | None = None  # where it is none of the parts of `benchmarks.run`
         self._clock: Any = None
         self._base = describe_machine(device)
 
@@ -189,6 +190,8 @@ class Part:
         write_atomic(self.path, dump(value).encode())
 
     def _command(self) -> str:
+        if self.command is not None:
+            return self.command + (' --short' if self.short else '')
         flags = ' --short' if self.short else ' --full' if self.full else ''
         flags += f' --sizes {" ".join(map(str, self.sizes))}' if self.sizes else ''
         return f'python -m benchmarks.run --only {self.name} --device {self.device}{flags}'

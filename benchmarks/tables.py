@@ -157,6 +157,40 @@ def scaling(result: Result) -> str:
     return text + (f'\n\nSlopes: {"; ".join(slopes)}.' if slopes else '') + _missing(result)
 
 
+def searches(result: Result) -> str:
+    r"""Recall and wall latency of single queries, by index."""
+    lines = []
+    for row in result['rows']:
+        values = row['values']
+        recall = f'{values["recall_at_20"]:.3f}' if 'recall_at_20' in values else ''
+        case = f'{row["case"]["items"]:,} items, {row["case"]["data"]}'
+        cells = [f'{values[name]:.2f} ms' for name in ('p50_ms', 'p90_ms', 'p99_ms')]
+        build = f'{values["build_s"]:.1f} s' if 'build_s' in values else ''
+        lines.append([case, row['method'], recall, *cells, build])
+    if len(lines) == 0:
+        return NOT_MEASURED
+    header = ['', 'index', 'recall @ 20', 'p50', 'p90', 'p99', 'build']
+    return make_table(header, lines) + _missing(result)
+
+
+def load(result: Result) -> str:
+    r"""What the service bears, by address and number of connections."""
+    lines = [
+        [
+            row['case']['address'],
+            str(row['case']['connections']),
+            f'{row["values"]["requests_per_second"]:.0f}',
+            *(f'{row["values"][name]:.1f} ms' for name in ('p50_ms', 'p90_ms', 'p99_ms')),
+            f'{row["values"]["errors"]:.0f}',
+        ]
+        for row in result['rows']
+    ]
+    if len(lines) == 0:
+        return NOT_MEASURED
+    header = ['', 'connections', 'requests a second', 'p50', 'p90', 'p99', 'errors']
+    return make_table(header, lines) + _missing(result)
+
+
 def _of_task(*tasks: str) -> Callable[[Row], bool]:
     return lambda row: row['case'].get('task') in tasks
 
@@ -188,6 +222,8 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     'scaling': ('scaling', scaling),
     'ingest': ('ingest', pivot),
     'ingest-memory': ('ingest', memory),
+    'index': ('index', searches),
+    'load': ('load', load),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mrdib_pyg.cli import main
+from mrdib_pyg.commands import COMMANDS
 from mrdib_pyg.commands.run_folder import absolute
 from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
 from mrdib_pyg.evaluation import evaluate
@@ -15,9 +16,6 @@ from mrdib_pyg.training import load_checkpoint, load_model
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
-COMMANDS = [
-    'prepare', 'train', 'evaluate', 'recommend', 'demo', 'experiment', 'report', 'models', 'datasets',
-]  # fmt: skip
 
 
 @pytest.fixture(scope='session')

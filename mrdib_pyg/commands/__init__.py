@@ -10,6 +10,8 @@ COMMANDS = (
     'train',
     'evaluate',
     'recommend',
+    'export',
+    'serve',
     'demo',
     'experiment',
     'report',

@@ -1,13 +1,13 @@
 """``mrdib recommend``: the best items of users."""
 
 import argparse
-import json
-import os
+import importlib.util
 import sys
 from pathlib import Path
 
-from mrdib_pyg.commands.arguments import Add, Usage, integers
-from mrdib_pyg.commands.run_folder import load_run
+from mrdib_pyg.commands.arguments import Add, Usage
+from mrdib_pyg.commands.ids import read_id_file, read_ids
+from mrdib_pyg.commands.run_folder import load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -15,8 +15,12 @@ def add_arguments(add: Add) -> None:
     p = add(
         'recommend',
         'RUN [options]',
-        'Write the best items of users as CSV or JSON lines.',
-        epilog='example: mrdib recommend runs/tiktok --users 3,17 --k 10',
+        'Write the best items of users as CSV, JSON lines or Parquet.',
+        epilog='Ids are those of user_ids.csv and item_ids.csv in the data folder, where there are '
+        'any.\n'
+        'examples:\n'
+        '  mrdib recommend runs/tiktok --users 3,17 --k 10\n'
+        '  mrdib recommend runs/tiktok --users users.txt --deny sold-out.txt --out recs.parquet',
     )
     p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
     p.add_argument('--dataset', help='the data, where it has moved since training')
@@ -25,51 +29,61 @@ def add_arguments(add: Add) -> None:
     )
     p.add_argument('--k', metavar='N', type=int, help='items per user (20)')
     p.add_argument('--include-seen', action='store_true', help='rank training items too')
-    p.add_argument('--out', metavar='FILE', help='a file (standard output)')
+    p.add_argument('--allow', metavar='FILE', help='recommend only the items of this file')
+    p.add_argument('--deny', metavar='FILE', help='never recommend the items of this file')
+    p.add_argument(
+        '--out', metavar='FILE', help='a .csv, .jsonl or .parquet file (standard output)'
+    )
     p.add_argument('--json', action='store_true', help='one JSON object per user')
 
 
 def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
-    if args.out is not None and (Path(args.out).is_dir() or not Path(args.out).parent.is_dir()):
-        raise Usage(f"--out '{args.out}' must be a file in a folder that exists")
-    users = None if args.users is None else _users(args.users)
-    model, data = load_run(args)
+    format = _format(args)
+    model, _ = load_run(args)
+    user_ids, item_ids = load_ids(args, model)
+    users = None
+    if args.users is not None:
+        users = read_ids('--users', args.users, user_ids, model.num_users)
+    lists = [
+        None if path is None else read_id_file(option, path, item_ids, model.num_items)
+        for option, path in (('--allow', args.allow), ('--deny', args.deny))
+    ]
 
     import torch
 
-    from mrdib_pyg.training import write_atomic
+    from mrdib_pyg.serving import recommend, save_recommendations
+    from mrdib_pyg.serving.save_recommendations import write_text
 
-    user = None
-    if users is not None:
-        if not 0 <= min(users) <= max(users) < model.num_users:
-            wrong = next(u for u in users if not 0 <= u < model.num_users)
-            raise Usage(f'--users must be ids from 0 to {model.num_users - 1} (got {wrong})')
-        user = torch.tensor(users)
-    k = min(20, model.num_items) if args.k is None else args.k
-    score, item = model.recommend(user, k=k, exclude_seen=not args.include_seen)
-    lines: list[str] = [] if args.json else ['userID,rank,itemID,score']
-    for u, items, scores in zip(users or range(model.num_users), item.tolist(), score.tolist()):
-        ranked = [(i, s) for i, s in zip(items, scores) if i >= 0]
-        if args.json:
-            row = {'user': u, 'item': [i for i, _ in ranked], 'score': [s for _, s in ranked]}
-            lines.append(json.dumps(row))
-        else:
-            lines += [f'{u},{rank},{i},{s:.6g}' for rank, (i, s) in enumerate(ranked, start=1)]
-    text = '\n'.join(lines) + '\n'
+    allow, deny = (None if ids is None else torch.tensor(ids) for ids in lists)
+    blocks = recommend(
+        model,
+        None if users is None else torch.tensor(users),
+        min(20, model.num_items) if args.k is None else args.k,
+        exclude_seen=not args.include_seen,
+        allow=allow,
+        deny=deny,
+    )
     if args.out is None:
-        sys.stdout.write(text)
+        write_text(blocks, sys.stdout, user_ids, item_ids, format)
     else:
-        write_atomic(Path(args.out), text.encode())
+        save_recommendations(blocks, args.out, user_ids, item_ids, format)
 
 
-def _users(text: str) -> list[int]:
-    if os.path.isfile(text):  # unlike Path.is_file, takes a text too long for a name
-        try:
-            return integers(f"--users, file '{text}'", Path(text).read_text(encoding='utf-8'))
-        except UnicodeDecodeError:
-            raise Usage(f"--users: '{text}' is not a text file of ids") from None
-    try:
-        return integers('--users', text)
-    except Usage as e:
-        raise Usage(f'{e}, and there is no such file') from None
+def _format(args: argparse.Namespace) -> str:
+    if args.out is None:
+        return 'jsonl' if args.json else 'csv'
+    out = Path(args.out)
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
+        raise Usage(f"--out '{args.out}' must be a file in a folder that exists")
+
+    from mrdib_pyg.serving.save_recommendations import format_of
+
+    format = format_of(out)
+    if format == 'parquet' and importlib.util.find_spec('pyarrow') is None:
+        raise Usage(f"--out '{args.out}' needs pyarrow: pip install 'mrdib_pyg[serve]'")
+    if args.json and format != 'jsonl':
+        if format == 'parquet' or out.suffix.lower() == '.csv':
+            raise Usage(f"--json and --out '{args.out}' exclude each other; leave out --json")
+        return 'jsonl'
+    return format

@@ -12,28 +12,55 @@ from mrdib_pyg.commands.arguments import Usage
 
 def load_run(args: argparse.Namespace) -> Any:
     r"""Returns the model of a run folder, at its best epoch, and its data."""
+    dataset = find_dataset(args)
+
+    from mrdib_pyg.datasets import load_dataset
+    from mrdib_pyg.training import load_model
+
+    data = load_dataset(dataset)
+    model, _ = load_model(Path(args.folder) / 'best.pt', data)
+    return model, data
+
+
+def load_ids(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
+    r"""Returns the ids that the users and the items of a run have outside, an
+    :class:`~mrdib_pyg.datasets.IdMap` each, or :obj:`None` where its data folder has none.
+    """
+    from mrdib_pyg.datasets import DATASETS, IdMap
+
+    dataset, out = find_dataset(args), []
+    for kind, size in (('user', model.num_users), ('item', model.num_items)):
+        ids = None if dataset in DATASETS else IdMap.load(dataset, kind)
+        if ids is not None and len(ids) != size:
+            raise Usage(
+                f"'{dataset}' has {kind}_ids.csv with {len(ids)} ids, but {size} {kind}s; write "
+                f'the file again, or take it away'
+            )
+        out.append(ids)
+    return out[0], out[1]
+
+
+def find_dataset(args: argparse.Namespace) -> str:
+    r"""Returns the name or the folder of the data of a run."""
     folder = Path(args.folder)
     if not folder.is_dir():
         raise Usage(f"there is no run folder '{folder}'; make one with `mrdib train --out`")
-    dataset = args.dataset
-    if dataset is None:
-        try:
-            dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
-            assert isinstance(dataset, str)
-        except (OSError, ValueError, KeyError, TypeError, AssertionError):
-            raise Usage(
-                f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
-                f'made by `mrdib train`, or --dataset'
-            ) from None
+    if args.dataset is not None:
+        return args.dataset
+    try:
+        dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
+        assert isinstance(dataset, str)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise Usage(
+            f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
+            f'made by `mrdib train`, or --dataset'
+        ) from None
 
-    from mrdib_pyg.datasets import DATASETS, load_dataset
-    from mrdib_pyg.training import load_model
+    from mrdib_pyg.datasets import DATASETS
 
-    if args.dataset is None and dataset not in DATASETS and not os.path.isdir(dataset):
+    if dataset not in DATASETS and not os.path.isdir(dataset):
         raise Usage(f"the data of this run, '{dataset}', have moved; name them by --dataset")
-    data = load_dataset(dataset)
-    model, _ = load_model(folder / 'best.pt', data)
-    return model, data
+    return dataset
 
 
 def new_run_folder(out: str, resume: bool) -> Path:

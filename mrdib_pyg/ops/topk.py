@@ -51,7 +51,28 @@ def masked_topk(
             f"'user' and 'item' must be of one floating point type (got {user.dtype} and "
             f'{item.dtype})'
         )
-    num_users, num_items = user.size(0), item.size(0)
+    return topk_of_padded(user, pad_items(item), item.size(0), k, mask, chunk_size)
+
+
+def pad_items(item: Tensor) -> Tensor:
+    r"""Fills item embeddings up to whole blocks, for :func:`topk_of_padded`."""
+    num_rows = -item.size(0) % _BLOCK
+    return item if num_rows == 0 else torch.cat([item, item.new_zeros(num_rows, item.size(1))])
+
+
+@torch.no_grad()
+def topk_of_padded(
+    user: Tensor,
+    item: Tensor,
+    num_items: int,
+    k: int,
+    mask: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""As :func:`masked_topk`, of what :func:`pad_items` gives: a table that is searched again and
+    again is not copied every time.
+    """
+    num_users = user.size(0)
     if not 1 <= k <= num_items:
         raise ValueError(f"'k' must be between 1 and the {num_items} items (got {k})")
     if chunk_size is None:
@@ -65,16 +86,14 @@ def masked_topk(
 
     value = user.new_empty(num_users, k)
     index = torch.empty(num_users, k, dtype=torch.long, device=user.device)
-    # Items that fill the last block up score nothing.
-    num_columns = -(-num_items // _BLOCK) * _BLOCK
-    item = torch.cat([item, item.new_zeros(num_columns - num_items, item.size(1))])
+    num_columns = item.size(0)
     buffer = user.new_empty(chunk_size, num_columns)
     for i, start in enumerate(starts):
         users = user[start : start + chunk_size]
         scores = buffer[: users.size(0)]
         torch.mm(users, item.t(), out=scores)
         part = slice(bounds[i], bounds[i + 1])
-        scores[:, num_items:] = -torch.inf
+        scores[:, num_items:] = -torch.inf  # those that fill the last block up
         scores.view(-1)[(row[part] - start) * num_columns + col[part]] = -torch.inf
         out = slice(start, start + users.size(0))
         value[out], index[out] = stable_topk(scores, k)

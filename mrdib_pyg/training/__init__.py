@@ -1,8 +1,8 @@
+from mrdib_pyg.training.atomic import atomic_file, atomic_folder, write_atomic
 from mrdib_pyg.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
-    write_atomic,
 )
 from mrdib_pyg.training.fit import FitResult, fit
 from mrdib_pyg.training.history import History
@@ -17,6 +17,8 @@ __all__ = [
     'FitResult',
     'History',
     'LossWeights',
+    'atomic_file',
+    'atomic_folder',
     'fit',
     'load_checkpoint',
     'load_model',

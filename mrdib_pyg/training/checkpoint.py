@@ -1,42 +1,17 @@
-import os
 import re
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mrdib_pyg.training.atomic import atomic_file
+
 VERSION = 1
 
 
 class CheckpointError(ValueError):
     r"""A checkpoint that cannot be read, or that belongs to something else."""
-
-
-def write_atomic(path: str | Path, content: bytes) -> None:
-    r"""Writes a file so that a reader, or a crash at any moment, finds the old content or the new,
-    never a part.
-
-    Args:
-        path (str or Path): The file; its folder must exist.
-        content (bytes): The new content.
-
-    Raises:
-        OSError: If it cannot be written, e.g. since the disk is full; the old file stays.
-    """
-    path = Path(path)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    try:
-        with os.fdopen(fd, 'wb') as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files for the owner alone
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
@@ -51,24 +26,15 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         OSError: If it cannot be written; an older checkpoint stays as it was.
     """
     path = Path(path)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    os.close(fd)
     try:
-        torch.save({'version': VERSION, **state}, name)
-        with open(name, 'rb') as f:
-            os.fsync(f.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with atomic_file(path) as part:
+            torch.save({'version': VERSION, **state}, part)
     except (OSError, RuntimeError) as e:  # a full disk is a RuntimeError of PyTorch's file writer
-        Path(name).unlink(missing_ok=True)
         reason = (str(e).splitlines() or [''])[0]
         raise OSError(
             f"cannot write '{path}' ({reason}); if the disk is full, make room and continue with "
             f'resume: an older checkpoint is as it was'
         ) from e
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def remove_temporary_files(folder: str | Path) -> None:

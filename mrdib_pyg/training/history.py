@@ -3,7 +3,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mrdib_pyg.training.checkpoint import CheckpointError, write_atomic
+from mrdib_pyg.training.atomic import write_atomic
+from mrdib_pyg.training.checkpoint import CheckpointError
 
 
 class History:

@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average, evaluate
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.training.checkpoint import write_atomic
+from mrdib_pyg.training.atomic import write_atomic
 from mrdib_pyg.training.fit import fit, num_held_out
 from mrdib_pyg.training.provenance import provenance
 from mrdib_pyg.training.seed import seed_everything

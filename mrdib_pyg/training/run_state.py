@@ -12,12 +12,12 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.ops import encode_edges
+from mrdib_pyg.training.atomic import write_atomic
 from mrdib_pyg.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     remove_temporary_files,
     save_checkpoint,
-    write_atomic,
 )
 from mrdib_pyg.training.history import History
 

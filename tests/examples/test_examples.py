@@ -41,11 +41,21 @@ EXAMPLES = [
         ['--dry-run', '--category', 'sports'],
         r'ratings_Sports_and_Outdoors.csv: missing, from http://.*\nmeta_.*\nimage_features_.*\n',
     ),
+    (
+        'serve_and_query.py',
+        SMALL,
+        r'health: ok\n1\. article-\d+: .* \(image alone .*, text alone .*\)\n(.*\n)*'
+        r'near article-\d+: '
+        r"\['article-\d+', .*\n(without .*\n){2}404 there is no user 'nobody'\n",
+    ),
 ]
 
 
 @pytest.mark.parametrize('name, args, expected', EXAMPLES, ids=[e[0] for e in EXAMPLES])
 def test_example(name, args, expected, tmp_path):
+    if name == 'serve_and_query.py':
+        pytest.importorskip('fastapi')
+        pytest.importorskip('uvicorn')
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-W', 'error::UserWarning', str(ROOT / 'examples' / name), *args]

@@ -14,7 +14,9 @@ import torch
 from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
 
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[2])}
+ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])  # of killing.py
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PATHS}
 WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
 
 
@@ -204,11 +206,11 @@ def test_resume_refuses_a_lost_history(data, tmp_path):
         train(data, tmp_path, 3, resume=True)
 
 
-# Children are forked from a process that has imported everything: a kill costs milliseconds.
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
+from killing import die_at_call, fork
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MultimodalLightGCN
 from mrdib_pyg.training import fit, seed_everything
@@ -224,40 +226,24 @@ def train(out):
     fit(model, data, epochs=6, batch_size=64, lr=0.02, weights=weights, patience=100, out=out,
         resume=True, progress=False, config={'dataset': 'planted'})
 
-def fork(prepare):
-    pid = os.fork()
-    if pid == 0:
+def attempt(prepare):
+    def work():
         prepare()
         train(folder / 'killed')
-        os._exit(0)
-    return pid
+    return fork(work)
 
-def die_at_write(n):
-    # Kills the process right before or right after its n-th step of writing.
-    calls = [0]
-    def counted(function):
-        def call(*args, **kwargs):
-            for part in (lambda: None, lambda: function(*args, **kwargs)):
-                out = part()
-                calls[0] += 1
-                if calls[0] == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return out
-        return call
-    for owner, name in ((os, 'fsync'), (os, 'replace'), (torch, 'save')):
-        setattr(owner, name, counted(getattr(owner, name)))
-
+WRITING = ((os, 'fsync'), (os, 'replace'), (torch, 'save'))
 train(folder / 'unbroken')
 random.seed(0)
 num_killed, leftovers = 0, 0
 while True:
     # Later attempts live longer, so that the run comes to its end.
     if how == 'random':
-        pid = fork(lambda: None)
+        pid = attempt(lambda: None)
         time.sleep(random.uniform(0.0, 0.01 * (1 + num_killed)))
         os.kill(pid, signal.SIGKILL)
     else:
-        pid = fork(lambda: die_at_write(num_killed + 1))
+        pid = attempt(lambda: die_at_call(num_killed + 1, *WRITING))
     _, status = os.waitpid(pid, 0)
     if not os.WIFSIGNALED(status):
         break

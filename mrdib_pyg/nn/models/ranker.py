@@ -96,15 +96,25 @@ class Ranker(nn.Module):
                 f"'user' must lie in [0, {self.num_users}) (got {int(user.min())} to "
                 f'{int(user.max())})'
             )
-        mask = None
-        if exclude_seen:
-            # One row per entry of `user`, which may repeat: expand each user's slice of edges.
-            start = self.adj.rowptr[user].long()
-            count = self.adj.rowptr[user + 1].long() - start
-            row = torch.repeat_interleave(count)
-            offset = torch.arange(row.numel(), device=device) - (count.cumsum(0) - count)[row]
-            mask = torch.stack([row, self.adj.col[start[row] + offset]])
+        mask = self.seen_pairs(user) if exclude_seen else None
         return masked_topk(emb.user[user], emb.item, k, mask)
+
+    def seen_pairs(self, user: Tensor) -> Tensor:
+        r"""Returns the training edges of users, as the mask of
+        :func:`~mrdib_pyg.ops.masked_topk`.
+
+        Args:
+            user (torch.Tensor): The ids of the users, ``[B]``; one may come more than once.
+
+        Returns:
+            torch.Tensor: Pairs of a row of :obj:`user` and an item, ``[2, n]``.
+        """
+        # One row per entry of `user`, which may repeat: expand each user's slice of edges.
+        start = self.adj.rowptr[user].long()
+        count = self.adj.rowptr[user + 1].long() - start
+        row = torch.repeat_interleave(count)
+        offset = torch.arange(row.numel(), device=row.device) - (count.cumsum(0) - count)[row]
+        return torch.stack([row, self.adj.col[start[row] + offset]])
 
 
 def _freeze(embeddings: Embeddings) -> Embeddings:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.training.checkpoint import write_atomic
+from mrdib_pyg.training.atomic import write_atomic
 
 
 def job_id(job: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mrdib_pyg.training.checkpoint import write_atomic
+from mrdib_pyg.training.atomic import write_atomic
 from mrdib_pyg.training.experiment.description import Experiment
 from mrdib_pyg.training.experiment.figures import save_figures
 from mrdib_pyg.training.experiment.records import Records

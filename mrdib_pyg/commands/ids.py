@@ -1,0 +1,57 @@
+"""How commands read the ids of users and items."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mrdib_pyg.commands.arguments import Usage, integers
+
+
+def read_ids(option: str, text: str, ids: Any, size: int) -> list[int]:
+    r"""Reads ids, or the file that holds them, and returns indices.
+
+    Where there are ids of the user's own, a file has one a line, and a list has commas between
+    them; otherwise ids are integers between commas or white space.
+
+    Args:
+        option (str): The option, for messages.
+        text (str): The ids, or a file of them.
+        ids (IdMap, optional): The ids that users or items have outside, or :obj:`None`.
+        size (int): How many users or items there are.
+    """
+    if os.path.isfile(text):  # unlike Path.is_file, takes a text too long for a name
+        return read_id_file(option, text, ids, size)
+    try:
+        return _indices(option, text.split(','), ids, size)
+    except Usage as e:
+        if ',' in text or (ids is None and text.isdecimal()):
+            raise
+        raise Usage(f'{e}, and there is no such file') from None
+
+
+def read_id_file(option: str, path: str, ids: Any, size: int) -> list[int]:
+    r"""As :func:`read_ids`, of a file only."""
+    option = f"{option}, file '{path}'"
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+    except FileNotFoundError:
+        raise Usage(f'{option}: there is no such file') from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise Usage(f'{option}, is not a text file of ids') from None
+    return _indices(option, text.splitlines(), ids, size)
+
+
+def _indices(option: str, parts: list[str], ids: Any, size: int) -> list[int]:
+    if ids is None:
+        out = integers(option, ' '.join(parts))
+        for index in out:
+            if not 0 <= index < size:
+                raise Usage(f'{option} must be ids from 0 to {size - 1} (got {index})')
+        return out
+    names = [part.strip() for part in parts if part.strip()]
+    if len(names) == 0:
+        raise Usage(f'{option} names nothing; pass ids separated by commas')
+    for name in names:
+        if name not in ids:
+            raise Usage(f"{option}: there is no '{name[:60]}' in the data, whose ids are its own")
+    return [ids.index(name) for name in names]

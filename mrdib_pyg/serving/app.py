@@ -1,0 +1,211 @@
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import mrdib_pyg
+from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.serving.optional import require
+from mrdib_pyg.serving.service import Id, Service, Unavailable, UnknownId
+
+PAGES = Path(__file__).parent / 'pages'
+# Nothing of a page may come from elsewhere, nor be framed elsewhere.
+PAGE_HEADERS = {
+    'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; script-src "
+    "'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    'X-Content-Type-Options': 'nosniff',
+}
+
+
+def make_app(
+    model: Recommender,
+    user_ids: IdMap | None = None,
+    item_ids: IdMap | None = None,
+    *,
+    approximate: bool = False,
+    max_k: int = 100,
+    max_ids: int = 1000,
+    max_body: int = 1 << 18,
+    num_threads: int | None = None,
+    hosts: Sequence[str] | None = None,
+) -> Any:
+    r"""Returns a :class:`fastapi.FastAPI` application (extra ``[serve]``) that answers for a model:
+
+    * :obj:`/recommend`: the best items of one user (GET) or of several (POST), optionally with the
+      score by each modality alone, and within an allow list and a deny list,
+    * :obj:`/similar`: the items nearest to one item (GET) or to several (POST), by cosine,
+    * :obj:`/explain`: what makes an item good for a user (501 where nothing can tell),
+    * :obj:`/health`, :obj:`/openapi.json`, :obj:`/docs`, and a page for people at :obj:`/`.
+
+    Pages load nothing from elsewhere. Wrong input is answered by 404 (no such user or item), 413
+    (a body that is too large) or 422, with the reason under ``"detail"``.
+
+    Args:
+        model (Recommender): A trained model; what it would answer now is what is served.
+        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
+        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        approximate (bool, optional): Searches an approximate :class:`Index`.
+            (default: :obj:`False`)
+        max_k (int, optional): The most items for a user. (default: :obj:`100`)
+        max_ids (int, optional): The most ids in any list of a request. (default: :obj:`1000`)
+        max_body (int, optional): The most bytes of a request's body. (default: 256 KiB)
+        num_threads (int, optional): The most requests that are worked on at a time.
+            (default: :obj:`None`, the number of cores)
+        hosts (Sequence[str], optional): The only values of the header :obj:`Host` that are
+            answered, so that no web page reaches a service on the loopback by a name of its own.
+            (default: :obj:`None`, any)
+
+    Raises:
+        ImportError: If FastAPI is missing.
+    """
+    require('fastapi', 'the service')
+    from anyio.to_thread import current_default_thread_limiter
+    from fastapi import Body, FastAPI, HTTPException, Query
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import HTMLResponse, JSONResponse
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    default_k = min(20, max_k)
+    service = Service(model, user_ids, item_ids, approximate=approximate)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        limiter = current_default_thread_limiter()
+        limiter.total_tokens = num_threads or os.cpu_count() or 1
+        yield
+
+    app = FastAPI(
+        title='mrdib_pyg',
+        version=mrdib_pyg.__version__,
+        description=f'Recommendations by {type(model).__name__}.',
+        docs_url=None,  # both would load their scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.add_middleware(BodyLimit, max_body=max_body)
+    if hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
+        # What was sent is not sent back: it may be long.
+        detail = [{key: e[key] for key in ('type', 'loc', 'msg')} for e in error.errors()]
+        return JSONResponse({'detail': detail}, 422)
+
+    Name = Annotated[str, Query(max_length=200, description='An id.')]
+    K = Annotated[int, Query(ge=1, le=max_k, description='The number of items.')]
+    Ids = Annotated[list[Id], Body(min_length=1, max_length=max_ids, description='Ids.')]
+    Some = Annotated[list[Id] | None, Body(max_length=max_ids)]
+    Number = Annotated[int, Body(ge=1, le=max_k, description='The number of items.')]
+    Flag = Annotated[bool, Body()]
+    errors: dict[int | str, dict[str, Any]] = {404: {'description': 'No such user or item'}}
+
+    def answer(function: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UnknownId as e:
+            raise HTTPException(404, str(e)) from None
+        except Unavailable as e:
+            raise HTTPException(501, str(e)) from None
+        except ValueError as e:
+            raise HTTPException(422, str(e)) from None
+
+    # Functions that are not coroutines run in threads, as many as there are tokens.
+    @app.get('/recommend', responses=errors, summary='The best items of a user')
+    def recommend(
+        user: Name, k: K = default_k, exclude_seen: bool = True, parts: bool = False
+    ) -> dict[str, Any]:
+        return answer(
+            service.recommend, [user], k, exclude_seen=exclude_seen, parts=parts
+        )[0]  # fmt: skip
+
+    @app.post('/recommend', responses=errors, summary='The best items of several users')
+    def recommend_all(
+        users: Ids,
+        k: Number = default_k,
+        exclude_seen: Flag = True,
+        parts: Flag = False,
+        allow: Some = None,
+        deny: Some = None,
+    ) -> dict[str, Any]:
+        kwargs = {'exclude_seen': exclude_seen, 'parts': parts, 'allow': allow, 'deny': deny}
+        return {'results': answer(service.recommend, users, k, **kwargs)}
+
+    @app.get('/similar', responses=errors, summary='The items nearest to an item')
+    def similar(item: Name, k: K = default_k) -> dict[str, Any]:
+        return answer(service.similar, [item], k)[0]
+
+    @app.post('/similar', responses=errors, summary='The items nearest to several items')
+    def similar_all(items: Ids, k: Number = default_k) -> dict[str, Any]:
+        return {'results': answer(service.similar, items, k)}
+
+    unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'Not by this model'}}
+
+    @app.get(
+        '/explain', responses=errors | unavailable, summary='What makes an item good for a user'
+    )
+    def explain(user: Name, item: Name) -> dict[str, Any]:
+        return answer(service.explain, user, item)
+
+    @app.get('/health', summary='Whether the service is up, and what it serves')
+    async def health() -> dict[str, Any]:
+        return {**service.describe(), 'max_k': max_k, 'version': mrdib_pyg.__version__}
+
+    pages = {path: (PAGES / f'{name}.html').read_text('utf-8') for path, name in ROUTES.items()}
+
+    @app.get('/', include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(pages['/'], headers=PAGE_HEADERS)
+
+    @app.get('/docs', include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(pages['/docs'], headers=PAGE_HEADERS)
+
+    return app
+
+
+#: The pages and their files.
+ROUTES = {'/': 'index', '/docs': 'docs'}
+
+
+class BodyLimit:
+    r"""Answers 413 to a request whose body is larger than allowed, whatever its header claims; at
+    most so much of it is read.
+
+    Args:
+        app (callable): The ASGI application behind it.
+        max_body (int): The most bytes.
+    """
+
+    def __init__(self, app: Any, max_body: int) -> None:
+        self.app = app
+        self.max_body = max_body
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope['type'] != 'http':
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope['headers']).get(b'content-length', b'0')
+        too_large = not length.isdigit() or int(length) > self.max_body
+        messages, size, more = [], 0, not too_large
+        while more:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get('body', b''))
+            too_large = size > self.max_body
+            more = message.get('more_body', False) and not too_large
+        if too_large:
+            from starlette.responses import JSONResponse
+
+            reason = f'the body of a request may have at most {self.max_body} bytes'
+            response = JSONResponse({'detail': reason}, 413, headers={'Connection': 'close'})
+            await response(scope, receive, send)
+            return
+
+        async def replay() -> Any:
+            return messages.pop(0) if messages else await receive()
+
+        await self.app(scope, replay, send)

@@ -1,0 +1,159 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.serving.optional import require
+from mrdib_pyg.training.atomic import atomic_folder
+from mrdib_pyg.training.provenance import provenance
+
+VERSION = 'mrdib_pyg export 1'
+TABLES = {'user': 'users.parquet', 'item': 'items.parquet'}
+TENSORS = 'embeddings.safetensors'
+_BLOCK = 65_536  # rows
+
+
+class Export(NamedTuple):
+    r"""What an exported folder holds: embeddings whose inner product is the score, ``[U, d]`` and
+    ``[I, d]``, the ids of their rows (or :obj:`None`), and what the folder says of itself.
+    """
+
+    user: Tensor
+    item: Tensor
+    user_ids: IdMap | None
+    item_ids: IdMap | None
+    info: dict[str, Any]
+
+
+def export(
+    model: Recommender,
+    folder: str | Path,
+    user_ids: IdMap | None = None,
+    item_ids: IdMap | None = None,
+    info: dict[str, Any] | None = None,
+) -> None:
+    r"""Writes the embeddings of a model for other software (extra ``[serve]``). The folder appears
+    whole or not at all. It holds
+
+    * :obj:`embeddings.safetensors`: :obj:`user` and :obj:`item`,
+    * :obj:`users.parquet` and :obj:`items.parquet`: a row for each, with its :obj:`index`, its
+      :obj:`id` (the outside one, or the index) and its :obj:`embedding`, the same bits,
+    * :obj:`export.json`: the model, its settings, versions, and a SHA-256 of each file.
+
+    Args:
+        model (Recommender): A trained model.
+        folder (str or Path): The folder, which must not exist or must be empty.
+        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
+        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        info (Dict[str, Any], optional): Further keys of :obj:`export.json`.
+            (default: :obj:`None`)
+
+    Raises:
+        ImportError: If pyarrow or safetensors is missing.
+        FileExistsError: If the folder holds something.
+        ValueError: If the ids do not fit the model.
+    """
+    safetensors = require('safetensors.torch', 'export')
+    require('pyarrow.parquet', 'export')
+    for kind, ids, size in (
+        ('user', user_ids, model.num_users),
+        ('item', item_ids, model.num_items),
+    ):
+        if ids is not None and len(ids) != size:
+            raise ValueError(f"'{kind}_ids' holds {len(ids)} ids for {size} {kind}s")
+    embeddings = model.embed()
+    tensors = {
+        kind: getattr(embeddings, kind).detach().cpu().contiguous() for kind in ('user', 'item')
+    }
+    if tensors['user'].untyped_storage().data_ptr() == tensors['item'].untyped_storage().data_ptr():
+        tensors['user'] = tensors['user'].clone()  # safetensors knows no shared memory
+    with atomic_folder(folder) as part:
+        safetensors.save_file(tensors, part / TENSORS, {'version': VERSION})
+        for kind, ids in (('user', user_ids), ('item', item_ids)):
+            _write_table(part / TABLES[kind], tensors[kind], ids)
+        content = {
+            'version': VERSION,
+            'model': type(model).__name__,
+            'config': model.config,
+            'num_users': model.num_users,
+            'num_items': model.num_items,
+            'channels': tensors['user'].size(1),
+            'dtype': str(tensors['user'].dtype).removeprefix('torch.'),
+            'raw_ids': {'user': user_ids is not None, 'item': item_ids is not None},
+            'sha256': {name: _sha256(part / name) for name in (TENSORS, *TABLES.values())},
+            **provenance(),
+            **(info or {}),
+        }
+        (part / 'export.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def load_export(folder: str | Path) -> Export:
+    r"""Loads what :func:`export` has written, and checks it.
+
+    Args:
+        folder (str or Path): The folder.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or a file of it is missing.
+        ValueError: If a file is not the one that was written. The message names it.
+        ImportError: If pyarrow or safetensors is missing.
+    """
+    folder = Path(folder)
+    safetensors = require('safetensors.torch', 'load_export')
+    parquet = require('pyarrow.parquet', 'load_export')
+    try:
+        info = json.loads((folder / 'export.json').read_text(encoding='utf-8'))
+        if info['version'] != VERSION:
+            raise ValueError(f'its version is {info["version"]!r}')
+        sums, raw = dict(info['sha256']), dict(info['raw_ids'])
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"'{folder / 'export.json'}' is no {VERSION} ({e}); export again") from e
+    for name in (TENSORS, *TABLES.values()):
+        if _sha256(folder / name) != sums.get(name):
+            raise ValueError(f"'{folder / name}' is not the file that was exported; export again")
+    tensors = safetensors.load_file(folder / TENSORS)
+    ids = {
+        kind: IdMap(parquet.read_table(folder / name, columns=['id'])['id'].to_pylist())
+        if raw.get(kind)
+        else None
+        for kind, name in TABLES.items()
+    }
+    return Export(tensors['user'], tensors['item'], ids['user'], ids['item'], info)
+
+
+def _write_table(path: Path, x: Tensor, ids: IdMap | None) -> None:
+    pa, parquet = require('pyarrow', 'export'), require('pyarrow.parquet', 'export')
+    x = x.float() if x.dtype == torch.bfloat16 else x  # which Parquet does not know
+    value = pa.from_numpy_dtype(x.numpy().dtype)
+    schema = pa.schema(
+        [
+            ('index', pa.int64()),
+            ('id', pa.int64() if ids is None else pa.string()),
+            ('embedding', pa.list_(value, x.size(1))),
+        ]
+    )
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, x.size(0), _BLOCK):
+            block = x[start : start + _BLOCK]
+            index = range(start, start + block.size(0))
+            names = index if ids is None else [ids[i] for i in index]
+            flat = pa.array(block.reshape(-1).numpy())
+            columns = [
+                pa.array(index, pa.int64()),
+                pa.array(names, schema.field('id').type),
+                pa.FixedSizeListArray.from_arrays(flat, x.size(1)),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,235 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrdib_pyg.ops.topk import pad_items, topk_of_padded
+from mrdib_pyg.serving.optional import require
+from mrdib_pyg.training.atomic import atomic_file
+
+VERSION = 'mrdib_pyg index 1'
+
+
+class Index:
+    r"""Finds the items of largest inner product with a query: the best items of a user, or, with
+    :obj:`cosine`, the items nearest to an item.
+
+    The exact index is :func:`~mrdib_pyg.ops.masked_topk` over the stored embeddings. The
+    approximate one looks into some of many cells of items, by :obj:`faiss` and
+    :class:`torch_geometric.nn.pool.knn.KNNIndex` (extra ``[serve]``): it may miss items, but the
+    scores of those that it finds are exact.
+
+    Args:
+        item (torch.Tensor): The item embeddings.
+        cosine (bool, optional): If set to :obj:`True`, items and queries are scaled to unit length,
+            so that the score is their cosine. (default: :obj:`False`)
+        approximate (bool, optional): If set to :obj:`True`, builds cells. (default: :obj:`False`)
+        num_cells (int, optional): The number of cells.
+            (default: :obj:`None`, the square root of the number of items)
+        num_cells_to_visit (int, optional): The number of cells that a search visits: more find
+            more, and take longer. (default: :obj:`None`, an eighth of them)
+
+    Shapes:
+        - **input:** items :math:`(I, d)`
+
+    Raises:
+        ValueError: If the embeddings are no finite matrix, or a setting is out of range.
+        ImportError: If it is to be approximate, and faiss is missing.
+    """
+
+    def __init__(
+        self,
+        item: Tensor,
+        *,
+        cosine: bool = False,
+        approximate: bool = False,
+        num_cells: int | None = None,
+        num_cells_to_visit: int | None = None,
+    ) -> None:
+        item = item.detach()
+        if item.dim() != 2 or item.numel() == 0 or not item.is_floating_point():
+            raise ValueError(
+                f"'item' must be a matrix of embeddings (got {item.dtype} of the shape "
+                f'{list(item.shape)})'
+            )
+        if not bool(item.isfinite().all()):
+            raise ValueError("'item' holds NaN or infinite values; check the embeddings")
+        self.cosine = cosine
+        self.approximate = approximate
+        self.item = F.normalize(item, dim=1) if cosine else item
+        self.num_cells = self._num_visits = 0
+        self._cells: Any = None
+        if not approximate:
+            self._padded = pad_items(self.item)
+            self.item = self._padded[: self.numel]  # one copy of them
+            if num_cells is not None or num_cells_to_visit is not None:
+                raise ValueError(
+                    "'num_cells' and 'num_cells_to_visit' need approximate=True: an exact index "
+                    'has no cells'
+                )
+            return
+        self.item = self.item.float().cpu().contiguous()
+        self.num_cells = max(math.isqrt(self.numel), 1) if num_cells is None else num_cells
+        if not 1 <= self.num_cells <= self.numel:
+            raise ValueError(
+                f"'num_cells' must lie between 1 and the {self.numel} items (got {num_cells})"
+            )
+        visits = num_cells_to_visit
+        self.num_cells_to_visit = -(-self.num_cells // 8) if visits is None else visits
+        self._cells = self._empty_cells()
+        self._cells.add(self.item)
+
+    @property
+    def numel(self) -> int:
+        r"""The number of items."""
+        return self.item.size(0)
+
+    @property
+    def num_cells_to_visit(self) -> int:
+        r"""The number of cells that a search visits, which may be changed at any time."""
+        return self._num_visits
+
+    @num_cells_to_visit.setter
+    def num_cells_to_visit(self, value: int) -> None:
+        if not 1 <= value <= self.num_cells:
+            raise ValueError(
+                f"'num_cells_to_visit' must lie between 1 and the {self.num_cells} cells (got "
+                f'{value})'
+            )
+        self._num_visits = value
+        if self._cells is not None:
+            self._cells.num_cells_to_visit = self._cells.index.nprobe = value
+
+    def search(self, query: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        r"""Returns the scores and ids of the :obj:`k` best items of each query.
+
+        Args:
+            query (torch.Tensor): The queries, e.g. user embeddings.
+            k (int): The number of items; where fewer are left or found, the row ends in scores of
+                :math:`-\infty` and ids of :obj:`-1`.
+            mask (torch.Tensor, optional): Pairs of a row of :obj:`query` and an item to leave out.
+                (default: :obj:`None`)
+
+        Shapes:
+            - **input:** queries :math:`(B, d)`, mask :math:`(2, n)`
+            - **output:** scores :math:`(B, k)` and ids :math:`(B, k)`, by descending score
+
+        Raises:
+            ValueError: If :obj:`k` exceeds the number of items, or shapes do not fit.
+        """
+        if query.dim() != 2 or query.size(1) != self.item.size(1):
+            raise ValueError(
+                f"'query' must be of the shape [*, {self.item.size(1)}] (got {list(query.shape)})"
+            )
+        if not 1 <= k <= self.numel:
+            raise ValueError(f"'k' must be between 1 and the {self.numel} items (got {k})")
+        query = query.detach().to(self.item.device, self.item.dtype)
+        if self.cosine:
+            query = F.normalize(query, dim=1)
+        if self._cells is None:
+            return topk_of_padded(query, self._padded, self.numel, k, mask)
+        if mask is not None and mask.numel() == 0:
+            mask = None
+        out = self._cells.search(query.contiguous(), k, None if mask is None else mask.long())
+        score, index = out.score, out.index
+        if score.size(1) < k:  # there are no more than that
+            score = F.pad(score, (0, k - score.size(1)), value=-torch.inf)
+            index = F.pad(index, (0, k - index.size(1)), value=-1)
+        # Where the cells held fewer, faiss ends in -1, and PyG in any id with a score of -inf.
+        none = (index < 0) | (score == -torch.inf)
+        return score.masked_fill(none, -torch.inf), index.masked_fill(none, -1)
+
+    def save(self, path: str | Path) -> None:
+        r"""Saves the index to one safetensors file (extra ``[serve]``), atomically.
+
+        Args:
+            path (str or Path): The file; its folder must exist.
+
+        Raises:
+            ImportError: If safetensors is missing.
+            OSError: If it cannot be written; the old file stays.
+        """
+        safetensors = require('safetensors.torch', 'Index.save')
+        tensors = {'item': self.item.cpu().contiguous()}
+        if self._cells is not None:
+            tensors.update(centroids=self._cells.centroids, cells=self._cells.cells)
+        settings = {
+            'version': VERSION,
+            'cosine': self.cosine,
+            'approximate': self.approximate,
+            'num_cells_to_visit': self.num_cells_to_visit,
+        }
+        with atomic_file(path) as part:  # one key, as they are written in any order
+            safetensors.save_file(tensors, part, {'settings': json.dumps(settings)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Index':
+        r"""Loads what :meth:`save` has saved; its answers are the same. No code of the file is run.
+
+        Args:
+            path (str or Path): The file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is torn, or no index.
+            ImportError: If safetensors, or faiss for an approximate index, is missing.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no index '{path}'; make one with Index.save")
+        safetensors = require('safetensors', 'Index.load')
+        try:
+            with safetensors.safe_open(path, 'pt') as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            settings = json.loads(metadata['settings'])
+            if not isinstance(settings, dict) or settings.get('version') != VERSION:
+                raise ValueError(f'its version is not {VERSION!r}')
+            return cls._restore(tensors, settings)
+        except (PermissionError, MemoryError, ImportError):
+            raise
+        except Exception as e:  # bytes at random raise nearly anything in a reader
+            raise ValueError(
+                f"'{path}' is torn or no index of this package ({e}); save it again"
+            ) from e
+
+    @classmethod
+    def _restore(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> 'Index':
+        out = cls(tensors['item'])  # scaled already, where it is the cosine
+        out.cosine = bool(settings['cosine'])
+        out.approximate = bool(settings['approximate'])
+        if not out.approximate:
+            return out
+        centroids, cells = tensors['centroids'], tensors['cells']
+        out.num_cells = centroids.size(0)
+        out.num_cells_to_visit = int(settings['num_cells_to_visit'])
+        if (
+            {out.item.dtype, centroids.dtype} != {torch.float32}
+            or centroids.size(1) != out.item.size(1)
+            or cells.dtype != torch.int64
+            or cells.shape != (out.numel,)
+            or not 0 <= int(cells.min()) <= int(cells.max()) < out.num_cells
+        ):
+            raise ValueError('its cells do not fit its items')
+        out._cells = out._empty_cells()
+        out._cells.restore(out.item, centroids, cells)
+        return out
+
+    def _empty_cells(self) -> Any:
+        require('faiss', 'an approximate index')
+        from mrdib_pyg.serving.mips_index import CellMIPSKNNIndex
+
+        return CellMIPSKNNIndex(self.num_cells, self.num_cells_to_visit)
+
+    def __repr__(self) -> str:
+        cells = ''
+        if self.approximate:
+            cells = f', num_cells={self.num_cells}, num_cells_to_visit={self.num_cells_to_visit}'
+        return (
+            f'{self.__class__.__name__}({self.numel}, {self.item.size(1)}, cosine={self.cosine}, '
+            f'approximate={self.approximate}{cells})'
+        )

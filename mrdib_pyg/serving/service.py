@@ -1,0 +1,246 @@
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.serving.index import Index
+from mrdib_pyg.serving.recommend import restrict_pairs, select_items
+
+Id = str | int
+
+
+class UnknownId(KeyError):
+    r"""There is no such user or item."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Unavailable(RuntimeError):
+    r"""Something that this model, or this installation, cannot tell."""
+
+
+class Service:
+    r"""Answers for single users and items, by the embeddings that a model has now; what
+    :func:`make_app` puts behind addresses.
+
+    Args:
+        model (Recommender): A trained model.
+        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`, the ids
+            of the model)
+        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        approximate (bool, optional): Searches an approximate :class:`Index`.
+            (default: :obj:`False`)
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        user_ids: IdMap | None = None,
+        item_ids: IdMap | None = None,
+        *,
+        approximate: bool = False,
+    ) -> None:
+        for kind, ids, size in (
+            ('user', user_ids, model.num_users),
+            ('item', item_ids, model.num_items),
+        ):
+            if ids is not None and len(ids) != size:
+                raise ValueError(f"'{kind}_ids' holds {len(ids)} ids for {size} {kind}s")
+        self.model = model.eval()
+        self.user_ids, self.item_ids = user_ids, item_ids
+        with torch.no_grad():
+            self.embeddings = model.embed()
+            self.modalities = modality_embeddings(model)
+        self.index = Index(self.embeddings.item, approximate=approximate)
+        self.similar_index = Index(self.embeddings.item, cosine=True, approximate=approximate)
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        users: Sequence[Id],
+        k: int = 20,
+        *,
+        exclude_seen: bool = True,
+        allow: Sequence[Id] | None = None,
+        deny: Sequence[Id] | None = None,
+        parts: bool = False,
+    ) -> list[dict[str, Any]]:
+        r"""Returns ``{'user': id, 'items': [{'item': id, 'score': float}, ...]}`` for each user, at
+        most :obj:`k` items by descending score.
+
+        Args:
+            users (Sequence[str or int]): The ids of the users.
+            k (int, optional): The number of items. (default: :obj:`20`)
+            exclude_seen (bool, optional): If set to :obj:`False`, items of the training edges are
+                candidates too. (default: :obj:`True`)
+            allow (Sequence[str or int], optional): The only items that may be recommended.
+                (default: :obj:`None`, all)
+            deny (Sequence[str or int], optional): Items that may not. (default: :obj:`None`)
+            parts (bool, optional): If set to :obj:`True`, each item also has ``'parts'``: the score
+                by each modality alone. (default: :obj:`False`)
+
+        Raises:
+            UnknownId: If there is no such user or item.
+            ValueError: If :obj:`allow` and :obj:`deny` leave no item.
+        """
+        user = torch.tensor([self.user(u) for u in users], dtype=torch.long)
+        query = self.embeddings.user[user]
+        mask = self.model.seen_pairs(user) if exclude_seen else user.new_empty(2, 0)
+        index, candidates = self.index, None
+        if allow is not None or deny is not None:
+            lists = [
+                None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
+                for ids in (allow, deny)
+            ]
+            candidates = select_items(self.model.num_items, *lists)
+            assert candidates is not None
+            index = Index(self.embeddings.item[candidates])
+            mask = restrict_pairs(mask, candidates, self.model.num_items)
+        score, item = index.search(query, min(k, index.numel), mask)
+        if candidates is not None:
+            item = torch.where(item < 0, item, candidates[item])
+        out = []
+        for u, items, scores in zip(user.tolist(), item.tolist(), score.tolist()):
+            rows = [self._row(i, s) for i, s in zip(items, scores) if i >= 0]
+            if parts:
+                self._add_parts(rows, u, torch.tensor([i for i in items if i >= 0]))
+            out.append({'user': self.user_name(u), 'items': rows})
+        return out
+
+    @torch.no_grad()
+    def similar(self, items: Sequence[Id], k: int = 20) -> list[dict[str, Any]]:
+        r"""Returns ``{'item': id, 'items': [{'item': id, 'score': float}, ...]}`` for each item:
+        the :obj:`k` others whose embeddings have the largest cosine with its own.
+
+        Raises:
+            UnknownId: If there is no such item.
+        """
+        item = torch.tensor([self.item(i) for i in items], dtype=torch.long)
+        itself = torch.stack([torch.arange(item.numel()), item])
+        k = min(k, self.similar_index.numel)
+        score, near = self.similar_index.search(self.similar_index.item[item], k, itself)
+        return [
+            {
+                'item': self.item_name(i),
+                'items': [self._row(j, s) for j, s in zip(*row) if j >= 0],
+            }
+            for i, row in zip(item.tolist(), zip(near.tolist(), score.tolist()))
+        ]
+
+    def explain(self, user: Id, item: Id) -> dict[str, Any]:
+        r"""Returns what :func:`mrdib_pyg.pid.explain` says of a user and an item, in plain values.
+
+        Raises:
+            UnknownId: If there is no such user or item.
+            Unavailable: If there is no explanation for this model.
+        """
+        u, i = self.user(user), self.item(item)
+        try:
+            from mrdib_pyg.pid import explain  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            raise Unavailable('this release has no mrdib_pyg.pid.explain') from None
+        try:
+            told = explain(self.model, u, i)
+        except (TypeError, ValueError, NotImplementedError) as e:
+            raise Unavailable(f'there is no explanation by this model: {e}') from e
+        return {'user': self.user_name(u), 'item': self.item_name(i), 'explanation': _plain(told)}
+
+    @property
+    def can_explain(self) -> bool:
+        r"""Whether :meth:`explain` may have an answer."""
+        try:
+            from mrdib_pyg.pid import explain  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            return False
+        return bool(self.modalities) and explain is not None
+
+    def describe(self) -> dict[str, Any]:
+        r"""Returns what is served: the model, the sizes, and a few ids to begin with."""
+        return {
+            'status': 'ok',
+            'model': type(self.model).__name__,
+            'mrdib': self.model.mrdib is not None,
+            'num_users': self.model.num_users,
+            'num_items': self.model.num_items,
+            'modalities': list(self.modalities),
+            'index': 'approximate' if self.index.approximate else 'exact',
+            'explain': self.can_explain,
+            'first_users': [self.user_name(u) for u in range(min(10, self.model.num_users))],
+        }
+
+    def user(self, name: Id) -> int:
+        r"""Returns the row of a user.
+
+        Raises:
+            UnknownId: If there is no such user.
+        """
+        return _index('user', name, self.user_ids, self.model.num_users)
+
+    def item(self, name: Id) -> int:
+        r"""Returns the row of an item.
+
+        Raises:
+            UnknownId: If there is no such item.
+        """
+        return _index('item', name, self.item_ids, self.model.num_items)
+
+    def user_name(self, index: int) -> Id:
+        r"""Returns the id of a user."""
+        return index if self.user_ids is None else self.user_ids[index]
+
+    def item_name(self, index: int) -> Id:
+        r"""Returns the id of an item."""
+        return index if self.item_ids is None else self.item_ids[index]
+
+    def _row(self, item: int, score: float) -> dict[str, Any]:
+        return {'item': self.item_name(item), 'score': score}
+
+    def _add_parts(self, rows: list[dict[str, Any]], user: int, item: Tensor) -> None:
+        scores = {m: (x[item] @ u[user]).tolist() for m, (u, x) in self.modalities.items()}
+        for n, row in enumerate(rows):
+            row['parts'] = {m: score[n] for m, score in scores.items()}
+
+
+def modality_embeddings(model: Recommender) -> dict[str, tuple[Tensor, Tensor]]:
+    r"""Returns per modality the users and items whose inner product scores with this modality
+    alone, ``[U, d]`` and ``[I, d]``; none for a model that reads no modality.
+    """
+    if not model.multimodal:
+        return {}
+    x: Mapping[str, Any] = model.modality_embeddings()
+    if model.mrdib is not None:
+        encoded = model.mrdib(x)
+        x = {m: (None if u is None else u.z, i.z) for m, (u, i) in encoded.items()}
+    pairs = model.unimodal(x, model.embed())
+    return {m: (user.detach(), item.detach()) for m, (user, item) in pairs.items()}
+
+
+def _index(kind: str, name: Id, ids: IdMap | None, size: int) -> int:
+    if ids is not None:
+        if str(name) not in ids:
+            raise UnknownId(f'there is no {kind} {str(name)[:80]!r}')
+        return ids.index(name)
+    text = str(name)
+    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) < size):
+        raise UnknownId(f'there is no {kind} {text[:80]!r}; ids run from 0 to {size - 1}')
+    return int(text)
+
+
+def _plain(value: Any) -> Any:
+    r"""Turns what a library returns into what JSON knows."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, '_asdict'):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

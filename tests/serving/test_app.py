@@ -1,0 +1,255 @@
+"""The application, in one process and without a network."""
+
+import concurrent.futures
+import re
+import sys
+import types
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.nn.models import LightGCN
+from mrdib_pyg.serving import make_app
+from mrdib_pyg.serving import optional as module
+from mrdib_pyg.serving.service import modality_embeddings
+
+
+@pytest.fixture(scope='module')
+def client(connect, model):
+    with connect(make_app(model, max_k=20, max_ids=30, max_body=4096, num_threads=2)) as client:
+        yield client
+
+
+@pytest.fixture(scope='module')
+def named(connect, model, ids):
+    with connect(make_app(model, *ids, max_k=50)) as client:
+        yield client
+
+
+def ranked(answer):
+    return [entry['item'] for entry in answer['items']]
+
+
+def test_recommend(client, model):
+    score, item = model.recommend(k=5)
+    for user in (0, 17, 39):
+        answer = client.get('/recommend', params={'user': user, 'k': 5}).json()
+        assert answer['user'] == user and ranked(answer) == item[user].tolist()
+        assert [e['score'] for e in answer['items']] == pytest.approx(score[user].tolist())
+    assert len(ranked(client.get('/recommend?user=0').json())) == 20
+    every = client.get('/recommend?user=0&exclude_seen=false&k=3').json()
+    assert ranked(every) == model.recommend(k=3, exclude_seen=False)[1][0].tolist()
+
+
+def test_recommend_several(client, model):
+    body = {'users': [3, '1', 3], 'k': 4}
+    results = client.post('/recommend', json=body).json()['results']
+    assert [r['user'] for r in results] == [3, 1, 3]
+    assert [ranked(r) for r in results] == model.recommend(torch.tensor([3, 1, 3]), k=4)[1].tolist()
+
+
+def test_lists(client, model):
+    best = model.recommend(torch.tensor([5]), k=4)[1][0].tolist()
+    body = {'users': [5], 'k': 4, 'deny': best[:2]}
+    answer = client.post('/recommend', json=body).json()['results'][0]
+    assert ranked(answer)[:2] == best[2:] and not set(ranked(answer)) & set(best[:2])
+    body = {'users': [5], 'allow': best[::-1], 'deny': best[1:2]}
+    answer = client.post('/recommend', json=body).json()['results'][0]
+    assert ranked(answer) == [best[0], *best[2:]]
+
+
+def test_parts_are_the_scores_of_each_modality(client, model):
+    with torch.no_grad():
+        pairs = modality_embeddings(model)
+        codes = model.mrdib(model.modality_embeddings())
+    assert list(pairs) == ['image', 'text']
+    answer = client.get('/recommend?user=2&k=3&parts=true').json()
+    for entry in answer['items']:
+        for name, value in entry['parts'].items():
+            user, item = (code.z for code in codes[name])
+            assert value == pytest.approx(float(user[2] @ item[entry['item']]), abs=1e-6)
+    assert 'parts' not in client.get('/recommend?user=2').json()['items'][0]
+
+
+def test_similar(client, model):
+    x = F.normalize(model.embed().item, dim=1)
+    cosine = x @ x.t()
+    cosine.fill_diagonal_(-2)
+    for item in (0, 49):
+        answer = client.get('/similar', params={'item': item, 'k': 6}).json()
+        assert answer['item'] == item and ranked(answer) == cosine[item].topk(6).indices.tolist()
+    results = client.post('/similar', json={'items': [4, 0], 'k': 2}).json()['results']
+    assert [ranked(r) for r in results] == cosine[[4, 0]].topk(2).indices.tolist()
+
+
+def test_raw_ids(named, model, ids):
+    answer = named.get('/recommend', params={'user': 'José, "J"', 'k': 50}).json()
+    assert answer['user'] == 'José, "J"'
+    expected = model.recommend(torch.tensor([3]), k=44)[1][0].tolist()
+    assert ranked(answer) == [ids[1][i] for i in expected]  # no more are left
+    answer = named.get('/similar', params={'item': '<b>7</b>', 'k': 1}).json()
+    assert answer['item'] == '<b>7</b>' and ranked(answer)[0] in ids[1]
+    assert named.get('/recommend?user=3').status_code == 404  # an index is no id here
+    body = {'users': ['u1'], 'allow': ['<b>7</b>', 'a b']}
+    assert set(ranked(named.post('/recommend', json=body).json()['results'][0])) <= {
+        '<b>7</b>', 'a b',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('address', 'status', 'reason'),
+    [
+        ('/recommend?user=40', 404, "there is no user '40'; ids run from 0 to 39"),
+        ('/recommend?user=-1', 404, "there is no user '-1'"),
+        ('/recommend?user=٣', 404, 'there is no user'),
+        (f'/recommend?user={"9" * 100}', 404, 'there is no user'),
+        (f'/recommend?user={"9" * 300}', 422, 'at most 200 characters'),
+        ('/recommend', 422, 'Field required'),
+        ('/recommend?user=1&k=0', 422, 'greater than or equal to 1'),
+        ('/recommend?user=1&k=21', 422, 'less than or equal to 20'),
+        ('/recommend?user=1&k=many', 422, 'valid integer'),
+        ('/recommend?user=1&parts=perhaps', 422, 'valid boolean'),
+        ('/similar?item=50', 404, "there is no item '50'"),
+        ('/similar?item=x&k=2', 404, "there is no item 'x'"),
+        ('/explain?user=1', 422, 'Field required'),
+        ('/explain?user=1&item=51', 404, "there is no item '51'"),
+        ('/nothing', 404, 'Not Found'),
+    ],
+)
+def test_refusals(client, address, status, reason):
+    response = client.get(address)
+    assert response.status_code == status and reason in response.text
+    assert 'detail' in response.json()
+
+
+@pytest.mark.parametrize(
+    ('body', 'status', 'reason'),
+    [
+        ({'users': []}, 422, 'at least 1 item'),
+        ({'users': list(range(31))}, 422, 'at most 30 items'),
+        ({'users': [0], 'allow': list(range(31))}, 422, 'at most 30 items'),
+        ({'users': [0], 'k': 21}, 422, 'less than or equal to 20'),
+        ({'users': [0], 'k': 'many'}, 422, 'valid integer'),
+        ({'users': [0.5]}, 422, 'valid'),
+        ({'users': 'all'}, 422, 'valid list'),
+        ({'users': [40]}, 404, "there is no user '40'"),
+        ({'users': [0], 'deny': ['x']}, 404, "there is no item 'x'"),
+        ({'users': [0], 'allow': []}, 422, 'leave none of the 50 items'),
+        ({'users': [0], 'allow': [1], 'deny': [1]}, 422, 'leave none of the 50 items'),
+        ([], 422, 'Field required'),
+    ],
+)
+def test_refusals_of_bodies(client, body, status, reason):
+    response = client.post('/recommend', json=body)
+    assert response.status_code == status and reason in response.text
+    assert '"input"' not in response.text  # what was sent is not sent back
+
+
+def test_bodies_that_are_no_json_or_too_large(client):
+    header = {'Content-Type': 'application/json'}
+    assert client.post('/recommend', content=b'{', headers=header).status_code == 422
+    assert client.post('/recommend', content=b'\xff', headers=header).status_code in (400, 422)
+    fits = b'{"users": [0]' + b' ' * 4000 + b'}'
+    assert client.post('/recommend', content=fits, headers=header).status_code == 200
+    for content in (b' ' * 4097, (b' ' * 100 for _ in range(50))):  # with and without a length
+        response = client.post('/recommend', content=content, headers=header)
+        assert response.status_code == 413
+        assert response.json()['detail'] == 'the body of a request may have at most 4096 bytes'
+
+
+def test_health_and_openapi(client, named, ids):
+    health = client.get('/health').json()
+    assert {k: health[k] for k in ('status', 'model', 'num_users', 'num_items', 'max_k')} == {
+        'status': 'ok', 'model': 'MultimodalLightGCN', 'num_users': 40, 'num_items': 50,
+        'max_k': 20,
+    }  # fmt: skip
+    assert health['modalities'] == ['image', 'text'] and health['index'] == 'exact'
+    assert named.get('/health').json()['first_users'] == ids[0].ids[:10]
+    paths = client.get('/openapi.json').json()['paths']
+    assert {path: sorted(methods) for path, methods in paths.items()} == {
+        '/recommend': ['get', 'post'], '/similar': ['get', 'post'], '/explain': ['get'],
+        '/health': ['get'],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('path', ['/', '/docs'])
+def test_pages_load_nothing_from_elsewhere(client, path):
+    response = client.get(path)
+    assert response.status_code == 200 and response.headers['content-type'].startswith('text/html')
+    assert "default-src 'none'" in response.headers['content-security-policy']
+    own = r'data:|docs|openapi|health|\.'
+    assert re.findall(rf'(?:src|href)="?(?!{own})[^"> ]+', response.text) == []
+    assert 'http://' not in response.text and 'https://' not in response.text
+    assert 'innerHTML' not in response.text  # an id is text, whatever it holds
+
+
+def test_hosts(connect, model):
+    with connect(make_app(model, hosts=['localhost', '127.0.0.1'])) as client:
+        for host, status in (('localhost:8000', 200), ('127.0.0.1', 200), ('elsewhere.test', 400)):
+            assert client.get('/health', headers={'Host': host}).status_code == status
+
+
+def test_explain(client, monkeypatch):
+    class Told(NamedTuple):
+        unique: dict
+        total: torch.Tensor
+        sentence: str
+
+    def explain(model, user, item):
+        if user == 5:
+            raise ValueError('no validation edges')
+        return Told({'image': torch.tensor([0.25])}, torch.tensor(1.5), f'{user} and {item}')
+
+    pid = types.ModuleType('mrdib_pyg.pid')
+    monkeypatch.setitem(sys.modules, 'mrdib_pyg.pid', pid)
+    response = client.get('/explain?user=1&item=2')
+    assert response.status_code == 501 and 'pid.explain' in response.json()['detail']
+    assert client.get('/health').json()['explain'] is False
+    pid.explain = explain
+    assert client.get('/health').json()['explain'] is True
+    answer = client.get('/explain?user=1&item=2').json()
+    told = {'unique': {'image': [0.25]}, 'total': 1.5, 'sentence': '1 and 2'}
+    assert answer == {'user': 1, 'item': 2, 'explanation': told}
+    response = client.get('/explain?user=5&item=2')
+    assert response.status_code == 501 and 'no validation edges' in response.json()['detail']
+
+
+def test_a_model_without_modalities(connect, data):
+    model = LightGCN(data, channels=8).eval()
+    with connect(make_app(model)) as client:
+        answer = client.get('/recommend?user=0&k=2&parts=true').json()
+        assert [entry['parts'] for entry in answer['items']] == [{}, {}]
+        assert client.get('/health').json()['modalities'] == []
+
+
+def test_approximate(connect, model):
+    pytest.importorskip('faiss')
+    with connect(make_app(model, approximate=True)) as client:
+        assert client.get('/health').json()['index'] == 'approximate'
+        answer = client.get('/recommend?user=4&k=3').json()
+        scores = model.predict(torch.tensor([[4] * len(ranked(answer)), ranked(answer)]))
+        assert [e['score'] for e in answer['items']] == pytest.approx(scores.tolist(), abs=1e-6)
+
+
+def test_side_by_side(client):
+    address = '/recommend?user={}&k=5'
+    alone = [client.get(address.format(user)).json() for user in range(20)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda u: client.get(address.format(u)).json(), range(20)))
+    assert together == alone
+
+
+def test_make_app_refuses(model, monkeypatch):
+    pytest.importorskip('fastapi')
+    with pytest.raises(ValueError, match="'item_ids' holds 2 ids for 50 items"):
+        make_app(model, None, IdMap('ab'))
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(module.importlib, 'import_module', missing)
+    with pytest.raises(ImportError, match=r"fastapi: pip install 'mrdib_pyg\[serve\]'"):
+        make_app(model)

@@ -1,0 +1,180 @@
+"""`mrdib recommend` and `mrdib export` with the ids of a data folder, lists and files."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from mrdib_pyg.cli import main
+from mrdib_pyg.datasets import InteractionFolder, write_folder
+from mrdib_pyg.serving import load_export
+from mrdib_pyg.training import load_model
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, data, ids):
+    folder = tmp_path_factory.mktemp('commands') / 'named'
+    write_folder(data, folder)
+    ids[0].save(folder, 'user')
+    ids[1].save(folder, 'item')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+    out = folder.parent / 'run'
+    argv = ['train', '--dataset', folder, '--out', out, '--set', 'channels=8', '--epochs', '1']
+    assert main([*map(str, argv), '--quiet']) == 0
+    return out
+
+
+@pytest.fixture(scope='module')
+def trained(run, folder):
+    return load_model(run / 'best.pt', InteractionFolder(folder)[0])[0]
+
+
+def call(*argv):
+    try:
+        return main([str(arg) for arg in argv])
+    except SystemExit as e:
+        return e.code
+
+
+def refused(capsys, argv, message):
+    assert call(*argv) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and message in err and len(err.splitlines()) <= 3
+
+
+def rows(text):
+    return [tuple(row[n] for n in (0, 2)) for row in csv.reader(text.splitlines()[1:])]
+
+
+def expected(trained, ids, users, k, **kwargs):
+    item = trained.recommend(torch.tensor(users), k=k, **kwargs)[1]
+    return [(ids[0][u], ids[1][i]) for u, row in zip(users, item.tolist()) for i in row if i >= 0]
+
+
+def test_recommend_speaks_raw_ids(capsys, tmp_path, run, trained, ids):
+    assert call('recommend', run, '--k', 3) == 0
+    assert rows(capsys.readouterr().out) == expected(trained, ids, list(range(40)), 3)
+    assert call('recommend', run, '--k', 2, '--users', 'u5,u0') == 0
+    assert rows(capsys.readouterr().out) == expected(trained, ids, [5, 0], 2)
+    users = tmp_path / 'users.txt'
+    users.write_text('\ufeffu5\n\nJosé, "J"\n', encoding='utf-8')
+    assert call('recommend', run, '--k', 2, '--users', users, '--json') == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line['user'] for line in lines] == ['u5', 'José, "J"']
+    pairs = [(line['user'], item) for line in lines for item in line['item']]
+    assert pairs == expected(trained, ids, [5, 3], 2)
+
+
+def test_recommend_lists(capsys, tmp_path, run, ids):
+    (tmp_path / 'allow').write_text('i1\na b\n<b>7</b>\ni9\n')
+    (tmp_path / 'deny').write_text('i9\n')
+    argv = ['recommend', run, '--include-seen', '--users', 'u1', '--allow', tmp_path / 'allow']
+    assert call(*argv) == 0
+    assert sorted(i for _, i in rows(capsys.readouterr().out)) == ['<b>7</b>', 'a b', 'i1', 'i9']
+    assert call(*argv, '--deny', tmp_path / 'deny') == 0
+    assert sorted(i for _, i in rows(capsys.readouterr().out)) == ['<b>7</b>', 'a b', 'i1']
+
+
+@pytest.mark.parametrize('name', ['recs.csv', 'recs.jsonl', 'recs.parquet', 'recs'])
+def test_recommend_files(capsys, tmp_path, run, trained, ids, name):
+    out = tmp_path / name
+    if name.endswith('parquet'):
+        pytest.importorskip('pyarrow')
+    assert call('recommend', run, '--k', 4, '--out', out) == 0
+    assert capsys.readouterr() == ('', '')
+    if name.endswith('parquet'):
+        from pyarrow import parquet
+
+        table = parquet.read_table(out).to_pydict()
+        found = list(zip(table['userID'], table['itemID']))
+    elif name.endswith('jsonl'):
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        found = [(line['user'], item) for line in lines for item in line['item']]
+    else:
+        found = rows(out.read_text())
+    assert found == expected(trained, ids, list(range(40)), 4)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_export(capsys, tmp_path, run, trained, ids, folder):
+    pytest.importorskip('pyarrow')
+    pytest.importorskip('safetensors')
+    out = tmp_path / 'out'
+    assert call('export', run, '--out', out) == 0
+    assert capsys.readouterr() == (f'wrote {out}\n', '')
+    loaded = load_export(out)
+    assert torch.equal(loaded.user, trained.embed().user)
+    assert torch.equal(loaded.item, trained.embed().item)
+    assert loaded.user_ids.ids == ids[0].ids and loaded.item_ids.ids == ids[1].ids
+    assert loaded.info['dataset'] == 'named'
+    refused(capsys, ['export', run, '--out', out], 'exists already')
+    assert call('export', run, '--out', tmp_path / 'ogb', '--format', 'ogb') == 0
+    assert (tmp_path / 'ogb' / 'mrdib' / 'mapping' / 'item_ids.csv').is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['ogb', 'out']
+
+
+def test_refusals(capsys, tmp_path, run):
+    (tmp_path / 'items').write_text('i1\nnothing\n')
+    (tmp_path / 'empty').write_text('\n')
+    (tmp_path / 'binary').write_bytes(b'\xff\xfe')
+    every = '\n'.join(f'i{i}' for i in range(50) if i not in (7, 8)) + '\n<b>7</b>\na b\n'
+    (tmp_path / 'every').write_text(every)
+    recommend = ['recommend', run]
+    for argv, message in (
+        (['--users', 'u1,x'], "--users: there is no 'x' in the data"),
+        (['--users', '3'], 'and there is no such file'),  # an index is no id here
+        (['--users', tmp_path / 'empty'], 'names nothing'),
+        (['--allow', tmp_path / 'items'], "there is no 'nothing' in the data"),
+        (['--allow', tmp_path / 'none'], 'there is no such file'),
+        (['--deny', tmp_path / 'binary'], 'is not a text file of ids'),
+        (['--deny', tmp_path], 'is not a text file of ids'),
+        (['--deny', tmp_path / 'every'], 'leave none of the 50 items'),
+        (['--k', 51], "'k' must be between 1 and the 50 items"),
+        (['--out', tmp_path / 'a.xlsx'], 'are written as .csv, .jsonl'),
+        (['--out', '/dev/null'], 'must be a file in a folder that exists'),
+        (['--out', tmp_path / 'a.csv', '--json'], 'exclude each other'),
+        (['--out', tmp_path], 'must be a file in a folder that exists'),
+    ):
+        refused(capsys, [*recommend, *argv], message)
+    for argv, message in (
+        (['--port', 70000], '--port must lie between 0 and 65535'),
+        (['--threads', 0], '--threads must lie between 1 and 256'),
+        (['--max-k', 0], '--max-k must lie between 1'),
+        (['--host', 'no-such-host.invalid'], 'cannot listen at no-such-host.invalid'),
+    ):
+        pytest.importorskip('fastapi')
+        pytest.importorskip('uvicorn')
+        refused(capsys, ['serve', run, *argv], message)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {'items', 'empty', 'binary', 'every'}
+
+
+def test_ids_that_do_not_fit(capsys, tmp_path, data, run):
+    write_folder(data, tmp_path / 'data')
+    (tmp_path / 'data' / 'user_ids.csv').write_text('userID,raw_id\n0,a\n')
+    argv = ['recommend', run, '--dataset', tmp_path / 'data']
+    refused(capsys, argv, 'has user_ids.csv with 1 ids, but 40 users')
+
+
+@pytest.mark.parametrize('package', ['pyarrow', 'fastapi'])
+def test_missing_packages(capsys, tmp_path, run, monkeypatch, package):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name, *a: None if name == package else find(name, *a)
+    )
+    commands = [['serve', run]]
+    if package == 'pyarrow':
+        commands = [
+            ['recommend', run, '--out', tmp_path / 'a.parquet'],
+            ['export', run, '--out', tmp_path / 'out'],
+        ]
+    for argv in commands:
+        refused(capsys, argv, f"needs {package}: pip install 'mrdib_pyg[serve]'")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mrdib_pyg.ops import masked_topk
+from mrdib_pyg.serving import Index
+
+
+def make(num_items=500, channels=16, num_queries=30):
+    generator = torch.Generator().manual_seed(0)
+    item = torch.randn(num_items, channels, generator=generator)
+    query = torch.randn(num_queries, channels, generator=generator)
+    row = torch.randint(num_queries, (400,), generator=generator)
+    col = torch.randint(num_items, (400,), generator=generator)
+    return item, query, torch.stack([row, col])
+
+
+def dense(item, query, k, mask):
+    scores = query @ item.t()
+    scores[mask[0], mask[1]] = -torch.inf
+    return scores.topk(k, dim=1)
+
+
+@pytest.mark.parametrize('num_items', [500, 512])
+@pytest.mark.parametrize('cosine', [False, True])
+def test_exact(num_items, cosine):
+    item, query, mask = make(num_items)
+    index = Index(item, cosine=cosine)
+    score, found = index.search(query, 7, mask)
+    if cosine:
+        item, query = F.normalize(item, dim=1), F.normalize(query, dim=1)
+    expected = dense(item, query, 7, mask)
+    assert torch.equal(found, expected.indices)
+    assert torch.allclose(score, expected.values, atol=1e-5)
+    assert torch.equal(found, masked_topk(query, item, 7, mask)[1])
+    assert index.numel == num_items and f'({num_items}, 16, cosine={cosine}' in repr(index)
+
+
+@pytest.mark.parametrize('cosine', [False, True])
+def test_approximate_visiting_every_cell_is_exact(cosine):
+    pytest.importorskip('faiss')
+    item, query, mask = make()
+    index = Index(item, cosine=cosine, approximate=True, num_cells=9, num_cells_to_visit=9)
+    for excluded in (mask, mask[:, :0], None):
+        score, found = index.search(query, 7, excluded)
+        expected = Index(item, cosine=cosine).search(query, 7, excluded)
+        assert torch.equal(found, expected[1])
+        assert torch.allclose(score, expected[0], atol=1e-5)
+
+
+def test_approximate_visiting_some_cells():
+    pytest.importorskip('faiss')
+    item, query, mask = make(2000)
+    index = Index(item, approximate=True)
+    assert (index.num_cells, index.num_cells_to_visit) == (44, 6)
+    score, found = index.search(query, 10, mask)
+    assert torch.allclose(score, (item[found] * query.unsqueeze(1)).sum(-1), atol=1e-5)
+    assert bool((score[:, 1:] <= score[:, :-1]).all())
+    pairs = set(map(tuple, mask.t().tolist()))
+    assert pairs.isdisjoint((q, i) for q, row in enumerate(found.tolist()) for i in row)
+    exact = Index(item).search(query, 10, mask)[1]
+    hits = [len(set(a) & set(b)) for a, b in zip(found.tolist(), exact.tolist())]
+    index.num_cells_to_visit = 30
+    more = index.search(query, 10, mask)[1]
+    fresh = Index(item, approximate=True, num_cells_to_visit=30)
+    assert torch.equal(fresh.search(query, 10, mask)[1], more)
+    more_hits = [len(set(a) & set(b)) for a, b in zip(more.tolist(), exact.tolist())]
+    assert sum(hits) < sum(more_hits) < 300 and sum(hits) > 90  # a third, of no structure at all
+
+
+def test_where_cells_hold_fewer_than_k():
+    pytest.importorskip('faiss')
+    item = F.one_hot(torch.arange(6) // 2).float() + 1e-3 * torch.arange(6).view(-1, 1)
+    index = Index(item, approximate=True, num_cells=3, num_cells_to_visit=1)
+    score, found = index.search(item[:1], 5, torch.tensor([[0], [1]]))
+    assert found[0, 0] == 0 and found[0, 1:].tolist() == [-1] * 4
+    assert bool((score[0, 1:] == -torch.inf).all()) and score.shape == (1, 5)
+
+
+@pytest.mark.parametrize('approximate', [False, True])
+@pytest.mark.parametrize('cosine', [False, True])
+def test_save_and_load(tmp_path, cosine, approximate):
+    pytest.importorskip('safetensors')
+    if approximate:
+        pytest.importorskip('faiss')
+    item, query, mask = make()
+    index = Index(item, cosine=cosine, approximate=approximate)
+    path = tmp_path / 'index.safetensors'
+    index.save(path)
+    content = path.read_bytes()
+    loaded = Index.load(path)
+    assert repr(loaded) == repr(index)
+    for a, b in zip(index.search(query, 9, mask), loaded.search(query, 9, mask)):
+        assert torch.equal(a, b)
+    loaded.save(path)
+    assert path.read_bytes() == content
+    assert [p.name for p in tmp_path.iterdir()] == ['index.safetensors']
+
+
+def test_load_refuses_what_is_no_index(tmp_path):
+    safetensors = pytest.importorskip('safetensors.torch')
+    path = tmp_path / 'index.safetensors'
+    with pytest.raises(FileNotFoundError, match='there is no index'):
+        Index.load(path)
+    Index(make()[0]).save(path)
+    content = path.read_bytes()
+    for torn in (content[:100], content[:-1], b'', b'{}', content[::-1]):
+        path.write_bytes(torn)
+        with pytest.raises(ValueError, match="index.safetensors' is torn or no index"):
+            Index.load(path)
+    item = torch.ones(4, 2)
+    settings = {
+        'version': 'mrdib_pyg index 1', 'cosine': False, 'approximate': True,
+        'num_cells_to_visit': 1,
+    }  # fmt: skip
+    for tensors, changed in (
+        ({'item': item}, {'version': 'mrdib_pyg index 0'}),
+        ({'item': item}, {}),
+        ({'item': item * torch.nan}, {}),
+        ({'item': item, 'centroids': torch.ones(2, 2), 'cells': torch.tensor([0, 0, 0, 2])}, {}),
+        ({'item': item, 'centroids': torch.ones(2, 3), 'cells': torch.zeros(4).long()}, {}),
+    ):
+        safetensors.save_file(tensors, path, {'settings': json.dumps({**settings, **changed})})
+        with pytest.raises(ValueError, match='torn or no index'):
+            Index.load(path)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'item': torch.ones(3)}, "'item' must be a matrix"),
+        ({'item': torch.ones(3, 2).long()}, "'item' must be a matrix"),
+        ({'item': torch.ones(0, 2)}, "'item' must be a matrix"),
+        ({'item': torch.full((3, 2), torch.inf)}, 'NaN or infinite'),
+        ({'num_cells': 2}, 'need approximate=True'),
+        ({'approximate': True, 'num_cells': 4}, "'num_cells' must lie between 1 and the 3 items"),
+        ({'approximate': True, 'num_cells': 2, 'num_cells_to_visit': 3}, 'the 2 cells'),
+    ],
+)
+def test_refusals(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        Index(**{'item': torch.ones(3, 2), **kwargs})
+
+
+def test_search_refusals():
+    index = Index(torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"'query' must be of the shape \[\*, 2\]"):
+        index.search(torch.ones(1, 3), 1)
+    with pytest.raises(ValueError, match="'k' must be between 1 and the 3 items"):
+        index.search(torch.ones(1, 2), 4)
