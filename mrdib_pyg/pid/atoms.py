@@ -1,0 +1,64 @@
+"""Decompositions of many joint distributions at once."""
+
+import torch
+from torch import Tensor
+
+from mrdib_pyg.pid.broja import broja
+
+MEASURES = ('broja', 'imin', 'mmi')
+
+
+@torch.no_grad()
+def atoms(tables: Tensor, measure: str = 'broja') -> Tensor:
+    r"""Decomposes each of many joint distributions. See :func:`mrdib_pyg.pid.decompose`.
+
+    Args:
+        tables (torch.Tensor): Probabilities in :obj:`torch.float64`, of sum one in each table.
+        measure (str, optional): :obj:`"broja"`, :obj:`"imin"` or :obj:`"mmi"`.
+            (default: :obj:`"broja"`)
+
+    Shapes:
+        - **input:** tables :math:`(B, n_1, n_2, n_y)`
+        - **output:** :math:`(B, 5)`: redundant, unique to the first source, unique to the second,
+          synergistic, and their sum, in nats
+    """
+    p1y, p2y = tables.sum(dim=2), tables.sum(dim=1)
+    i1, i2 = information(p1y), information(p2y)
+    total = information(tables.flatten(1, 2))
+    # What may be off by rounding is put right here: no source tells more than both do.
+    total = torch.maximum(total, torch.maximum(i1, i2))
+    if measure == 'broja':
+        union = broja(tables).information
+        union = torch.maximum(union, torch.maximum(i1, i2))
+        union = torch.minimum(union, torch.minimum(total, i1 + i2))
+        unique1, unique2 = union - i2, union - i1
+        redundant = (i1 + i2 - union).clamp(min=0)
+        synergistic = total - union
+    else:
+        if measure == 'mmi':
+            redundant = torch.minimum(i1, i2)
+        else:
+            specific = torch.minimum(specific_information(p1y), specific_information(p2y))
+            redundant = (p1y.sum(dim=1) * specific).sum(dim=1)
+            redundant = torch.minimum(redundant, torch.minimum(i1, i2)).clamp(min=0)
+        unique1, unique2 = i1 - redundant, i2 - redundant
+        synergistic = (total - i1 - i2 + redundant).clamp(min=0)
+    return torch.stack([redundant, unique1, unique2, synergistic, total], dim=1)
+
+
+def information(p: Tensor) -> Tensor:
+    r"""The mutual information in nats of each of the joint distributions :math:`(B, n_x, n_y)`."""
+    log_ratio = _log(p) - _log(p.sum(dim=1, keepdim=True)) - _log(p.sum(dim=2, keepdim=True))
+    return (p * log_ratio).sum(dim=(1, 2)).clamp(min=0)
+
+
+def specific_information(p: Tensor) -> Tensor:
+    r"""What :math:`X` tells about each outcome of :math:`Y`, in nats, :math:`(B, n_y)`: the
+    Kullback-Leibler divergence of :math:`p(x|y)` from :math:`p(x)`."""
+    py = p.sum(dim=1, keepdim=True)
+    log_ratio = _log(p) - _log(py) - _log(p.sum(dim=2, keepdim=True))
+    return (p * log_ratio).sum(dim=1) / torch.where(py > 0, py, 1.0)[:, 0]
+
+
+def _log(p: Tensor) -> Tensor:
+    return torch.where(p > 0, p, 1.0).log()  # whatever has no mass is multiplied by zero
