@@ -3,14 +3,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mrdib_pyg.pid.broja_newton import NewtonSystem
+
+MAX_STEPS = 80
+TOL = 1e-8  # nats
+# Probabilities below this are taken as zero: they carry less than 1e-13 nats, and their products
+# would underflow.
+_NEGLIGIBLE = 1e-15
+
 
 class Broja(NamedTuple):
-    r"""The solution of :func:`broja`, one for each table.
+    r"""What :func:`broja` returns, one entry or row for each table.
 
     Args:
-        information (torch.Tensor): The least information :math:`I_Q(X_1, X_2; Y)` in nats.
-        gap (torch.Tensor): What it may be too large by, at most, in nats.
-        joint (torch.Tensor): The minimising joint distributions :math:`Q`.
+        information (torch.Tensor): The smallest information :math:`I_Q(X_1, X_2; Y)` in nats.
+        gap (torch.Tensor): The most that it may be too large by, in nats.
+        joint (torch.Tensor): The joint distributions :math:`Q` that have it.
     """
 
     information: Tensor
@@ -18,100 +26,179 @@ class Broja(NamedTuple):
     joint: Tensor
 
 
-def broja(tables: Tensor) -> Broja:
-    r"""Minimises the information over all joint distributions with the same pairwise marginals of
-    each source and the target."""
-    q, tau, rn, _, _ = _solve(tables, tol=1e-8, iters=150, wt=0.0)
-    log = lambda p: torch.where(p > 0, p, 1.0).log()
-    ratio = log(q) - log(q.sum(3, keepdim=True)) - log(tables.sum((1, 2), keepdim=True))
-    return Broja((q * ratio).sum((1, 2, 3)), tau + 10 * rn, q)
+@torch.no_grad()
+def broja(tables: Tensor, tol: float = TOL) -> Broja:
+    r"""Minimises the information that two sources give about a target over all joint distributions
+    with the marginals of each source and the target,
+
+    .. math::
+        \min_Q \sum_{x_1, x_2, y} Q \log \frac{Q(y | x_1, x_2)}{P(y)} \quad \text{where} \quad
+        Q(x_1, y) = P(x_1, y), \; Q(x_2, y) = P(x_2, y)
+
+    (`"Quantifying Unique Information" <https://arxiv.org/abs/1311.2839>`_). The dual program
+    (`"Computing the Unique Information" of Makkeh, Theis and Vicente,
+    <https://arxiv.org/abs/1709.00061>`_) is
+
+    .. math::
+        \max_{\lambda, \mu} \sum_{x_1, y} P(x_1, y) \lambda_y(x_1) + \sum_{x_2, y} P(x_2, y)
+        \mu_y(x_2) \quad \text{where} \quad \log \sum_y e^{\lambda_y(x_1) + \mu_y(x_2)} \leq 0
+        \text{ for all } x_1, x_2 .
+
+    It is solved by a primal-dual interior-point method: Newton steps on the conditions of
+    optimality with predictor and corrector, where the multiplier of a constraint is
+    :math:`Q(x_1, x_2)` and :math:`Q(y | x_1, x_2)` is the softmax of :math:`\lambda + \mu`.
+    After each step :math:`Q` is rounded to exact marginals and :math:`\lambda, \mu` are lowered
+    until they satisfy all constraints. The difference of the two objectives is the duality gap:
+    whatever the steps did, the true minimum lies no further below. All tables are solved
+    together.
+
+    Args:
+        tables (torch.Tensor): Probabilities in :obj:`torch.float64`, of sum one in each table.
+        tol (float, optional): The gap at which to stop, in nats. (default: :obj:`1e-8`)
+
+    Shapes:
+        - **input:** tables :math:`(B, n_1, n_2, n_y)`
+        - **output:** information :math:`(B)`, gap :math:`(B)`, joint :math:`(B, n_1, n_2, n_y)`
+    """
+    if tables.size(2) > tables.size(1):  # the larger side is eliminated from the Newton system
+        out = broja(tables.transpose(1, 2), tol)
+        return out._replace(joint=out.joint.transpose(1, 2))
+    p = torch.where(tables < _NEGLIGIBLE, 0.0, tables)
+    p = p / p.sum(dim=(1, 2, 3), keepdim=True)
+
+    upper = p.new_full((len(p),), torch.inf)
+    lower = p.new_full((len(p),), -torch.inf)
+    joint = p.clone()
+    index = torch.arange(len(p), device=p.device)  # of the tables that are not solved yet
+    program = _Program(p)
+    for step in range(MAX_STEPS + 1):
+        q, value = program.primal()
+        better = value < upper[index]
+        upper[index[better]], joint[index[better]] = value[better], q[better]
+        lower[index] = torch.maximum(lower[index], program.dual())
+        keep = ~(upper[index] - lower[index] < tol)
+        if not bool(keep.any()) or step == MAX_STEPS:
+            break
+        if not bool(keep.all()):
+            index = index[keep]
+            program.select(keep)
+        program.step()
+    entropy = -(p.sum(dim=(1, 2)) * _log(p.sum(dim=(1, 2)))).sum(dim=1)
+    return Broja(upper + entropy, (upper - lower).clamp(min=0), joint)
 
 
-def _solve(P, tol=1e-9, iters=100, verbose=False, wt=1.0, mu_fac=None, frac=.95):
-    P=P.double(); B,n1,n2,ny=P.shape
-    a=P.sum(2); b=P.sum(1); py=a.sum(1)
-    mask=(a[:,:,None]>0)&(b[:,None]>0); cell=mask.any(-1)
-    q0=torch.where(mask, a[:,:,None]*b[:,None]/torch.where(py>0,py,1)[:,None,None],0.)
-    dead=torch.cat([a==0,b==0],1).flatten(1)
-    first=(b>0).double().argmax(1)
-    idx=(n1+first)*ny+torch.arange(ny)
-    dead=dead.scatter(1,idx,True)
-    NEG=-torch.inf
-    lam=torch.where(a>0,(a/torch.where(py>0,py,1)[:,None]),1.).log()-1
-    mu=torch.where(b>0,b,1.).log()
-    i1=torch.arange(n1); i2=torch.arange(n2)
-    def lse(l,u):
-        e=(l[:,:,None]+u[:,None]).masked_fill(~mask,NEG)
-        f=e.logsumexp(-1); 
-        f=torch.where(cell,f,-1.)
-        return f,(e-f[...,None]).exp()
-    m=q0.sum(-1)
-    w=torch.where(cell,m**wt,0.); w=w/w.sum((1,2),keepdim=True)
-    w1=torch.where(cell,w,1.)
-    f,r=lse(lam,mu)
-    ab=torch.cat([a,b],1)
-    def resid(m,r):
-        q=m[...,None]*r
-        return torch.cat([a-q.sum(2),b-q.sum(1)],1)
-    def ev(x): return x[:,None,None]
-    def maxstep(x,dx):
-        return torch.where(dx<0,-x/torch.where(dx<0,dx,-1.),torch.inf).amin((1,2))
-    hist=[]
-    for it in range(iters):
-        s=-f; q=m[...,None]*r
-        tau=(m*s*cell).sum((1,2))   # surrogate gap
-        rd=resid(m,r); rn=rd.abs().sum((1,2))
-        hist.append(tau+rn)
-        if verbose: print(it,'tau',tau.max().item(),'rd',rn.max().item(), 'cent',((m*s/w1)/ev(tau))[cell].min().item() )
-        if bool(((tau<tol)&(rn<tol)).all()): break
-        coef=m*(1/s-1)
-        Kinv=torch.diag_embed(q)+coef[...,None,None]*r[...,:,None]*r[...,None,:]
-        S=torch.zeros(B,n1+n2,ny,n1+n2,ny).double()
-        S[:,i1,:,i1,:]=Kinv.sum(2).transpose(0,1)
-        S[:,n1+i2,:,n1+i2,:]=Kinv.sum(1).transpose(0,1)
-        S[:,:n1,:,n1:,:]=Kinv.permute(0,1,3,2,4)
-        S[:,n1:,:,:n1,:]=Kinv.permute(0,2,4,1,3)
-        S=S.flatten(3).flatten(1,2)
-        S=S.masked_fill(dead[:,:,None]|dead[:,None],0.)
-        d=S.diagonal(dim1=1,dim2=2); d=torch.where(dead|(d<=0),1.,d).rsqrt()
-        S=S*d[:,:,None]*d[:,None]
-        S.diagonal(dim1=1,dim2=2).copy_(torch.where(dead,1.,S.diagonal(dim1=1,dim2=2)*(1+1e-14)))
-        L,info=torch.linalg.cholesky_ex(S)
-        if verbose and info.any(): print('info',info.sum())
-        def direction(c,rd):  # c: target for m s (per cell)
-            # dm = (c - m s + m r.dth)/s ; sum (m Hf dth + dm r) = rd
-            t=(c/s-m)*cell
-            v=t[...,None]*r
-            rhs=rd-torch.cat([v.sum(2),v.sum(1)],1)
-            rhs=torch.where(dead,0.,rhs.flatten(1))*d
-            th=(torch.cholesky_solve(rhs[...,None],L)[...,0]*d).view(B,n1+n2,ny)
-            l,u=th[:,:n1],th[:,n1:]
-            rdth=(r*(l[:,:,None]+u[:,None])).sum(-1)
-            dm=t+m*rdth/s*cell
-            return l,u,dm,rdth
-        l,u,dm,rdth=direction(torch.zeros_like(m),rd)
-        # predictor
-        al=torch.minimum(maxstep(m,dm),maxstep(s,-rdth)).clamp(max=1)
-        osc=(l[:,:,None]+u[:,None]).abs().masked_fill(~mask,0).amax((1,2,3))
-        tauaff=((m+ev(al)*dm)*(s-ev(al)*rdth)*cell).sum((1,2))
-        sig=((tauaff/tau).clamp(0,1))**2
-        sig=sig.clamp(min=1e-3)
-        c=(ev(sig*tau)*w + dm*rdth*cell*ev(al*al))  # Mehrotra: m s + s dm - m rdth - dm rdth = target
-        l,u,dm,rdth=direction(c,rd)
-        ap=(frac*maxstep(m,dm)).clamp(max=1)
-        osc=(l[:,:,None]+u[:,None]).abs().masked_fill(~mask,0).amax((1,2,3))
-        al=torch.minimum(ap, 1.0/osc.clamp(min=1e-300)*4).clamp(max=1)
-        # backtrack on f<0 & residual
-        old=rn; ok=torch.zeros(B,dtype=torch.bool)
-        for bt in range(30):
-            l2=lam+ev(al)*l; u2=mu+ev(al)*u; m2=m+ev(al)*dm
-            f2,r2=lse(l2,u2)
-            cen=(m2*(-f2)/w1)
-            t2=(m2*(-f2)*cell).sum((1,2))
-            rn2=resid(m2,r2).abs().sum((1,2))
-            ok=((-f2)>(1-frac)*.5*s).flatten(1).all(1) & ((rn2<=(1-.01*al)*rn)|(rn2<=.5*t2)|(rn2<1e-13)) & ((cen>1e-3*ev(t2))|~cell).flatten(1).all(1)
-            if bool(ok.all()): break
-            al=torch.where(ok,al,al*.6)
-        if verbose: print('    al',al.min().item(),'sig',sig.max().item(),'bt',bt)
-        lam,mu,m,f,r=l2,u2,m2,f2,r2
-    return m[...,None]*r, tau, rn, it, torch.stack(hist)
+class _Program:
+    r"""The iterates of the interior-point method."""
+
+    # A step goes this far towards the boundary, and changes no log-probability by more than this.
+    BOUNDARY, TRUST = 0.99, 3.0
+    MIN_CENTERING = 1e-3
+
+    def __init__(self, p: Tensor) -> None:
+        self.p1, self.p2 = p.sum(dim=2), p.sum(dim=1)
+        py = self.p1.sum(dim=1)
+        self.mask = (self.p1[:, :, None] > 0) & (self.p2[:, None] > 0)
+        self.cell = self.mask.any(dim=-1)
+        # The start is feasible in both programs: sources that are independent given the target.
+        self.lam = _log(self.p1) - _log(py)[:, None] - 1
+        self.mu = _log(self.p2)
+        self.log_sum, self.cond = self.softmax(self.lam, self.mu)
+        self.mass = torch.where(self.cell, (self.log_sum + 1).exp(), 0.0)
+        self.slack = -self.log_sum
+        # The central path has mass times slack in proportion to the most that a cell can hold.
+        weight = torch.minimum(self.p1[:, :, None], self.p2[:, None]).sum(dim=-1)
+        self.weight = weight / weight.sum(dim=(1, 2), keepdim=True)
+
+    def select(self, keep: Tensor) -> None:
+        for name, value in vars(self).items():
+            setattr(self, name, value[keep])
+
+    def softmax(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        logits = (lam[:, :, None] + mu[:, None]).masked_fill(~self.mask, -torch.inf)
+        log_sum = torch.where(self.cell, logits.logsumexp(dim=-1), -1.0)
+        return log_sum, (logits - log_sum[..., None]).exp()
+
+    def primal(self) -> tuple[Tensor, Tensor]:
+        r"""Returns :math:`Q` with exact marginals, and its objective."""
+        q = self.mass[..., None] * self.cond
+        q = q * _shrink(q.sum(dim=2), self.p1)[:, :, None]
+        q = q * _shrink(q.sum(dim=1), self.p2)[:, None]
+        rest1 = (self.p1 - q.sum(dim=2)).clamp(min=0)
+        rest2 = (self.p2 - q.sum(dim=1)).clamp(min=0)
+        rest2 = rest2 / torch.where(rest2 > 0, rest2, 0.0).sum(dim=1, keepdim=True).clamp(min=1e-300)
+        q = q + rest1[:, :, None] * rest2[:, None]
+        value = (q * (_log(q) - _log(q.sum(dim=-1, keepdim=True)))).sum(dim=(1, 2, 3))
+        return q, value
+
+    def dual(self) -> Tensor:
+        r"""Returns the objective of the dual program after the constraints are put right."""
+        value = (self.p1 * self.lam).sum(dim=(1, 2)) + (self.p2 * self.mu).sum(dim=(1, 2))
+        excess = self.log_sum.clamp(min=0)
+        by_row = (self.p1.sum(dim=-1) * excess.amax(dim=2)).sum(dim=1)
+        by_column = (self.p2.sum(dim=-1) * excess.amax(dim=1)).sum(dim=1)
+        return value - torch.minimum(by_row, by_column)
+
+    def step(self) -> None:
+        system = NewtonSystem(self.mass, self.slack, self.cond)
+        product = self.mass * self.slack
+        residual1, residual2, residual = self.residuals(
+            self.mass, self.slack, self.log_sum, self.cond
+        )
+
+        # Predictor: all the way to the solution of the linearised conditions.
+        zero = torch.zeros_like(product)
+        step = system.solve(zero, residual1, residual2, residual)
+        size = self.length(step, 1.0)
+        lam, mu, mass, slack = self.moved(step, size)
+        gap = (product * self.cell).sum(dim=(1, 2))
+        ratio = (mass * slack * self.cell).sum(dim=(1, 2)) / gap
+        centering = ratio.clamp(0, 1).square().clamp(min=self.MIN_CENTERING)
+
+        # Corrector: aims at the central path, and takes off what was not linear at the predictor.
+        target = (centering * gap)[:, None, None] * self.weight
+        target = target - size[:, None, None].square() * step[2] * step[3]
+        after = self.residuals(mass, slack, *self.softmax(lam, mu))
+        left = (1 - size)[:, None, None]
+        residual1 = residual1 + after[0] - left * residual1
+        residual2 = residual2 + after[1] - left * residual2
+        residual = residual + after[2] - left * residual
+        step = system.solve(target, residual1, residual2, residual)
+        self.lam, self.mu, self.mass, self.slack = self.moved(
+            step, self.length(step, self.BOUNDARY)
+        )
+        self.log_sum, self.cond = self.softmax(self.lam, self.mu)
+
+    def residuals(
+        self, mass: Tensor, slack: Tensor, log_sum: Tensor, cond: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q = mass[..., None] * cond
+        return (
+            self.p1 - q.sum(dim=2),
+            self.p2 - q.sum(dim=1),
+            torch.where(self.cell, -log_sum - slack, 0.0),
+        )
+
+    def length(self, step: tuple[Tensor, ...], boundary: float) -> Tensor:
+        r"""How far to go: mass and slack stay positive, log-probabilities change little."""
+        lam, mu, mass, slack = step
+        most = torch.minimum(_room(self.mass, mass), _room(self.slack, slack))
+        change = torch.where(self.mask, (lam[:, :, None] + mu[:, None]).abs(), 0.0)
+        trust = self.TRUST / change.amax(dim=(1, 2, 3)).clamp(min=self.TRUST)
+        return torch.minimum(boundary * most, trust).clamp(max=1)
+
+    def moved(self, step: tuple[Tensor, ...], size: Tensor) -> list[Tensor]:
+        size = size[:, None, None]
+        return [x + size * d for x, d in zip((self.lam, self.mu, self.mass, self.slack), step)]
+
+
+def _log(p: Tensor) -> Tensor:
+    return torch.where(p > 0, p, 1.0).log()
+
+
+def _shrink(now: Tensor, limit: Tensor) -> Tensor:
+    return torch.where(now > limit, limit / now, 1.0)
+
+
+def _room(x: Tensor, step: Tensor) -> Tensor:
+    r"""The multiple of a step that brings the first entry to zero."""
+    return torch.where(step < 0, x / -step, torch.inf).amin(dim=(1, 2))
