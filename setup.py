@@ -25,10 +25,15 @@ install_requires = [
 ]
 
 report = ['matplotlib>=3.8']
-pid = ['scipy>=1.11']
 text = ['sentence-transformers>=3.0']
 serve = ['fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
-test = ['pytest>=8.0', 'hypothesis>=6.100', "triton>=3.4; platform_system == 'Linux'"]
+test = [
+    'pytest>=8.0',
+    'hypothesis>=6.100',
+    "triton>=3.4; platform_system == 'Linux'",
+    # Decompositions are compared with its own; its solver comes as wheels for these two.
+    "dit[broja]>=2.3; python_version >= '3.11' and python_version < '3.13'",
+]
 dev = [*test, 'ruff>=0.17.6,<0.18', 'mypy>=2.4,<3', 'types-tqdm', 'pandas-stubs']
 
 extras_require = {
@@ -36,12 +41,11 @@ extras_require = {
     # pip install --no-build-isolation '.[sparse]'
     'sparse': ['torch-scatter>=2.1.2', 'torch-sparse>=0.6.18'],
     'report': report,
-    'pid': pid,
     'text': text,
     'serve': serve,
     'test': test,
     'dev': dev,
-    'full': sorted({*report, *pid, *text, *serve, *dev}),  # all but sparse
+    'full': sorted({*report, *text, *serve, *dev}),  # all but sparse
 }
 
 setup(

@@ -64,9 +64,9 @@ def _union_information(tables: Tensor) -> Tensor:
     failed = ~(out.gap <= MAX_GAP)
     if bool(failed.any()):
         warnings.warn(
-            f'the BROJA program of {int(failed.sum())} of {len(tables)} tables stopped at a duality '
-            f'gap of up to {float(out.gap.max()):.1e} nats (aimed at {MAX_GAP:g}): that is how far '
-            "off their atoms may be; merge rare symbols, or compare with measure='mmi'",
+            f'the BROJA program of {int(failed.sum())} of {len(tables)} tables stopped at a '
+            f'duality gap of up to {float(out.gap.max()):.1e} nats (aimed at {MAX_GAP:g}): that is '
+            "how far off their atoms may be; merge rare symbols, or compare with measure='mmi'",
             stacklevel=4,
         )
     return out.information

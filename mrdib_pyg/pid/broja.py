@@ -115,7 +115,7 @@ class _Program:
             setattr(self, name, value[keep])
 
     def softmax(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns the logarithm of the sums over :math:`y`, and what each :math:`y` has of them."""
+        r"""Returns the logarithm of the sum over :math:`y`, and the share of each :math:`y`."""
         logits = (lam[:, :, None] + mu[:, None]).masked_fill(~self.mask, -torch.inf)
         log_sum = torch.where(self.cell, logits.logsumexp(dim=-1), -1.0)
         return log_sum, (logits - log_sum[..., None]).exp()
@@ -167,9 +167,7 @@ class _Program:
         )
         self.log_sum, self.cond = self.softmax(self.lam, self.mu)
 
-    def residuals(
-        self, mass: Tensor, slack: Tensor, log_sum: Tensor, cond: Tensor
-    ) -> list[Tensor]:
+    def residuals(self, mass: Tensor, slack: Tensor, log_sum: Tensor, cond: Tensor) -> list[Tensor]:
         r"""Returns what the marginals and the constraints are off by."""
         q = mass[..., None] * cond
         wrong = torch.where(self.cell, -log_sum - slack, 0.0)

@@ -54,9 +54,7 @@ def gaussian_pid(covariance: Tensor, sizes: tuple[int, int] = (1, 1), base: str 
     redundant = min(i1, i2)
     unique1, unique2, synergistic = i1 - redundant, i2 - redundant, total - max(i1, i2)
     unit = BASES[base]
-    return PID(
-        redundant / unit, (unique1 / unit, unique2 / unit), synergistic / unit, total / unit
-    )
+    return PID(redundant / unit, (unique1 / unit, unique2 / unit), synergistic / unit, total / unit)
 
 
 def _correlation(covariance: Tensor, sizes: tuple[int, int]) -> Tensor:

@@ -152,12 +152,12 @@ def test_equal_sources_are_redundant():
 def test_counts_types_and_scales():
     counts = torch.randint(1, 9, (3, 4, 2))
     expected = flat(decompose(counts))
-    for other in (counts.float(), counts.to(torch.uint8), counts.double() * 1e300, counts.double() * 1e-300):
+    double = counts.double()
+    for other in (counts.float(), counts.to(torch.uint8), double * 1e300, double * 1e-300):
         assert flat(decompose(other)) == pytest.approx(expected, abs=1e-7)
     probabilities = (counts.double() / counts.sum()).requires_grad_()
     assert flat(decompose(probabilities)) == pytest.approx(expected, abs=1e-7)
     assert flat(decompose(counts > 4, 'mmi')) == flat(decompose((counts > 4).long(), 'mmi'))
-    assert torch.equal(counts, counts.clone())
 
 
 @pytest.mark.parametrize('sizes', [(12, 12, 2), (10, 10, 10)])
@@ -199,7 +199,7 @@ def test_errors():
         decompose([[[1.0]]])
     with pytest.raises(TypeError, match="'table' must hold real numbers .got torch.complex64."):
         decompose(torch.ones(2, 2, 2, dtype=torch.complex64))
-    with pytest.raises(ValueError, match=r"shape \[num_x1, num_x2, num_y\] \(got \[2, 2\]\)$"):
+    with pytest.raises(ValueError, match=r'shape \[num_x1, num_x2, num_y\] \(got \[2, 2\]\)$'):
         decompose(torch.ones(2, 2))
     with pytest.raises(ValueError, match='see decompose_pairs for more sources'):
         decompose(torch.ones(2, 2, 2, 2))
