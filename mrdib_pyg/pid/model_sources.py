@@ -50,6 +50,10 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
             model.train()  # first as a whole, so that a cache of embeddings is dropped
             for module, mode in modes:
                 module.training = mode
+    out = {  # a table that is an embedding as it is would carry a gradient
+        name: ScoreSource(source.user.detach(), source.item.detach(), *source[2:])
+        for name, source in out.items()
+    }
     for name, source in out.items():
         if not all(x.isfinite().all() for x in source[:2]):
             raise ValueError(

@@ -26,6 +26,10 @@ class ScoreSource(NamedTuple):
     has_user: Tensor | None = None
     has_item: Tensor | None = None
 
+    def cpu(self) -> 'ScoreSource':
+        r"""Returns the source on the CPU, where measuring takes place."""
+        return ScoreSource(*(None if x is None else x.cpu() for x in self))  # type: ignore[arg-type]
+
     @property
     def varies(self) -> bool:
         r"""Whether the score tells any two items apart."""

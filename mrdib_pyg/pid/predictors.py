@@ -1,0 +1,66 @@
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrdib_pyg.pid.calibration import Calibration
+from mrdib_pyg.pid.labeled_pairs import LabeledPairs
+from mrdib_pyg.pid.model_sources import CONTENT, ID, SCORE
+
+#: The predictor that reads everything: codes and ID path.
+ALL = 'all'
+
+
+class Predictors:
+    r"""Predicts from the scores of some sources whether a user takes an item: per modality from its
+    own score; per pair of modalities from their two scores and their joint score; as
+    :obj:`"content"` from all of these; as :obj:`"id"` from the ID path; and as :obj:`"all"` from
+    everything, the ranking score included. So a predictor that reads more never knows less.
+
+    Args:
+        sources (Dict[str, ScoreSource]): The sources, as :func:`model_sources` names them.
+        modalities (List[str]): Those that are a modality.
+        pairs (LabeledPairs): Validation edges and non-edges, on which each predictor is fit.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Any], modalities: Sequence[str], pairs: LabeledPairs
+    ) -> None:
+        self.sources = dict(sources)
+        self.modalities = list(modalities)
+        reads: dict[str, list[str]] = {name: [name] for name in self.modalities}
+        joint = ['+'.join(names) for names in combinations(self.modalities, 2)]
+        for name, names in zip(joint, combinations(self.modalities, 2)):
+            reads[name] = [*names, name]
+        # Of two modalities the joint score is that of all.
+        joint = joint if len(self.modalities) > 2 else []
+        reads[CONTENT] = [*self.modalities, *joint, CONTENT]
+        reads[ALL] = reads[CONTENT]
+        if ID in self.sources:
+            reads[ID] = [ID]
+            reads[ALL] = [*reads[CONTENT], ID, SCORE]
+        self.reads = reads
+        features = self._features(pairs.user, pairs.item)
+        self.calibrations = {
+            name: Calibration(torch.cat([features[x] for x in names], dim=-1), pairs.y)
+            for name, names in reads.items()
+        }
+
+    @property
+    def has_id(self) -> bool:
+        r"""Whether there is an ID path."""
+        return ID in self.reads
+
+    def __call__(self, user: Tensor, item: Tensor) -> dict[str, Tensor]:
+        r"""Returns the log-odds by each predictor for pairs of a user and an item, ``[n]`` each."""
+        features = self._features(user, item)
+        return {
+            name: calibration(torch.cat([features[x] for x in self.reads[name]], dim=-1))
+            for name, calibration in self.calibrations.items()
+        }
+
+    def _features(self, user: Tensor, item: Tensor) -> dict[str, Tensor]:
+        names = {x for names in self.reads.values() for x in names}
+        return {name: self.sources[name].features(user, item) for name in names}
