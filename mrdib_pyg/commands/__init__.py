@@ -9,6 +9,8 @@ COMMANDS = (
     'train',
     'evaluate',
     'recommend',
+    'measure',
+    'explain',
     'demo',
     'experiment',
     'models',

@@ -10,21 +10,27 @@ from typing import Any
 from mrdib_pyg.commands.arguments import Usage
 
 
-def load_run(args: argparse.Namespace) -> Any:
-    r"""Returns the model of a run folder, at its best epoch, and its data."""
+def dataset_of(args: argparse.Namespace) -> str:
+    r"""Returns the name or folder of the data of a run, or what ``--dataset`` names."""
     folder = Path(args.folder)
     if not folder.is_dir():
         raise Usage(f"there is no run folder '{folder}'; make one with `mrdib train --out`")
-    dataset = args.dataset
-    if dataset is None:
-        try:
-            dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
-            assert isinstance(dataset, str)
-        except (OSError, ValueError, KeyError, TypeError, AssertionError):
-            raise Usage(
-                f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
-                f'made by `mrdib train`, or --dataset'
-            ) from None
+    if args.dataset is not None:
+        return str(args.dataset)
+    try:
+        dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
+        assert isinstance(dataset, str)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise Usage(
+            f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
+            f'made by `mrdib train`, or --dataset'
+        ) from None
+    return dataset
+
+
+def load_run(args: argparse.Namespace) -> Any:
+    r"""Returns the model of a run folder, at its best epoch, and its data."""
+    dataset = dataset_of(args)
 
     from mrdib_pyg.datasets import DATASETS, load_dataset
     from mrdib_pyg.training import load_model
@@ -32,7 +38,7 @@ def load_run(args: argparse.Namespace) -> Any:
     if args.dataset is None and dataset not in DATASETS and not os.path.isdir(dataset):
         raise Usage(f"the data of this run, '{dataset}', have moved; name them by --dataset")
     data = load_dataset(dataset)
-    model, _ = load_model(folder / 'best.pt', data)
+    model, _ = load_model(Path(args.folder) / 'best.pt', data)
     return model, data
 
 
