@@ -50,8 +50,8 @@ def check_case(
     case: str,
     seed: int = 1,
     noises: tuple[float, ...] = NOISES,
-    epochs: int = 40,
-    num_bootstrap: int = 200,
+    epochs: int = 20,
+    num_bootstrap: int = 100,
     num_bins: int = 64,
     **sizes: int,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def check_case(
             settings = {**CONTENT, 'l2_weight': 0.0, 'mrdib': variant.get('mrdib')}
             model = MODELS['multimodal_lightgcn'](data, **settings)
             fit(
-                model, data, epochs=epochs, lr=1e-3, patience=epochs, seed=seed,
+                model, data, epochs=epochs, lr=3e-3, patience=epochs, seed=seed,
                 weights=variant.get('weights'), monitor='ndcg@10', progress=False,
             )  # fmt: skip
             found = measure(
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument('--cases', nargs='+', default=[*CASES], choices=CASES, metavar='CASE')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--noises', type=float, nargs='*', default=[*NOISES])
-    parser.add_argument('--epochs', type=int, default=40)
+    parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--json', type=Path, default=Path('benchmarks/results/pid_truth.json'))
     parser.add_argument('--doc', type=Path, help='put the table into this Markdown file')
     args = parser.parse_args()

@@ -17,7 +17,8 @@ class Predictors:
     r"""Predicts from the scores of some sources whether a user takes an item: per modality from its
     own score; per pair of modalities from their two scores and their joint score; as
     :obj:`"content"` from all of these; as :obj:`"id"` from the ID path; and as :obj:`"all"` from
-    everything, the ranking score included. So a predictor that reads more never knows less.
+    everything, the ranking score included. Each score is made log-odds by itself, and what reads
+    several is a regression on theirs.
 
     Args:
         sources (Dict[str, ScoreSource]): The sources, as :func:`model_sources` names them.
@@ -42,10 +43,14 @@ class Predictors:
             reads[ID] = [ID]
             reads[ALL] = [*reads[CONTENT], ID, SCORE]
         self.reads = reads
-        features = self._features(pairs.user, pairs.item)
-        self.calibrations = {
-            name: Calibration(torch.cat([features[x] for x in names], dim=-1), pairs.y)
-            for name, names in reads.items()
+        names = list(dict.fromkeys(x for read in reads.values() for x in read))
+        features = {x: self.sources[x].features(pairs.user, pairs.item) for x in names}
+        self.alone = {x: Calibration(features[x], pairs.y) for x in names}
+        odds = {x: self.alone[x](features[x]) for x in names}
+        self.together = {
+            name: Calibration(_stack(odds, read), pairs.y, products=True)
+            for name, read in reads.items()
+            if len(read) > 1
         }
 
     @property
@@ -55,12 +60,12 @@ class Predictors:
 
     def __call__(self, user: Tensor, item: Tensor) -> dict[str, Tensor]:
         r"""Returns the log-odds by each predictor for pairs of a user and an item, ``[n]`` each."""
-        features = self._features(user, item)
+        odds = {x: f(self.sources[x].features(user, item)) for x, f in self.alone.items()}
         return {
-            name: calibration(torch.cat([features[x] for x in self.reads[name]], dim=-1))
-            for name, calibration in self.calibrations.items()
+            name: self.together[name](_stack(odds, read)) if len(read) > 1 else odds[read[0]]
+            for name, read in self.reads.items()
         }
 
-    def _features(self, user: Tensor, item: Tensor) -> dict[str, Tensor]:
-        names = {x for names in self.reads.values() for x in names}
-        return {name: self.sources[name].features(user, item) for name in names}
+
+def _stack(odds: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    return torch.stack([odds[name] for name in names], dim=-1)
