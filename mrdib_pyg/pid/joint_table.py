@@ -14,9 +14,7 @@ def choose_bins(num_pairs: int, max_bins: int = 12, max_bias: float = 0.01) -> i
 
 def quantile_bins(score: Tensor, num_bins: int) -> Tensor:
     r"""Returns the bin of each score between its quantiles, ``[n]``; equal scores share a bin."""
-    level = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)[1:-1]
-    ordered = score.sort().values
-    edges = ordered[(level * len(ordered)).long().clamp(max=len(ordered) - 1)]
+    edges = score.sort().values[torch.arange(1, num_bins) * len(score) // num_bins]
     return torch.bucketize(score, torch.unique(edges), right=True)
 
 

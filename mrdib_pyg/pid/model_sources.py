@@ -110,8 +110,8 @@ def _varies_within_patterns(model: Recommender, item: Tensor) -> bool:
     if present is None:
         return ScoreSource(item, item).varies
     pattern = torch.stack([pair[1] for pair in present.values()], dim=1)
-    _, inverse = torch.unique(pattern, dim=0, return_inverse=True)
-    mean = torch.zeros(int(inverse.max()) + 1, item.size(1), dtype=item.dtype, device=item.device)
-    mean = mean.index_reduce(0, inverse, item, 'mean', include_self=False)
+    _, inverse, count = torch.unique(pattern, dim=0, return_inverse=True, return_counts=True)
+    mean = item.new_zeros(len(count), item.size(1)).index_add(0, inverse, item)
+    mean = mean / count.unsqueeze(1)
     spread = (item - mean[inverse]).abs().amax()
     return bool(spread > 1e-5 * item.abs().amax())
