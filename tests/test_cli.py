@@ -15,7 +15,10 @@ from mrdib_pyg.training import load_checkpoint, load_model
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
-COMMANDS = ['train', 'evaluate', 'recommend', 'demo', 'experiment', 'models', 'datasets']
+COMMANDS = [
+    'train', 'evaluate', 'recommend', 'measure', 'explain', 'demo', 'experiment', 'models',
+    'datasets',
+]  # fmt: skip
 
 
 @pytest.fixture(scope='session')

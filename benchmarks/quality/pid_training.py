@@ -1,12 +1,12 @@
-r"""Measures whether training does what its terms say: as the weights of ``redundant`` and ``unique``
-grow from 0, what the two codes of an item share, by all five estimators, the partial information
-decomposition of held-out edges, and the metrics of the task.
+r"""Measures whether training does what its terms say.
+
+As the weights of ``redundant`` and ``unique`` grow from 0: what the two codes of an item share, by
+all five estimators, the partial information decomposition of held-out edges, and the metrics.
 
 Each run is written as it ends, so a call continues where the last one stopped; ``--limit`` ends it
 after some runs. Settings were set beforehand, not searched, and trainings are short.
 
-    python -m benchmarks.quality.pid_training planted --json benchmarks/results/pid_training.json
-    python -m benchmarks.quality.pid_training data/tiktok --json benchmarks/results/pid_training.json
+    python -m benchmarks.quality.pid_training planted data/tiktok data/amazon-baby
     python -m benchmarks.quality.pid_training --table docs/PID.md
 """
 

@@ -1,4 +1,4 @@
-r"""Compares the measured decomposition with the true one, on planted data, whose generator is known.
+r"""Compares the measured decomposition with the true one, on planted data.
 
 (a) *estimator*: :func:`mrdib_pyg.pid.measure` is fed the generator's own scores of the held-out
 items. Each atom is to be within .02 nats or 15 % of the truth over the population of bits. The
@@ -99,16 +99,20 @@ def table(summary: dict[str, Any]) -> str:
     rows = []
     for case in summary['cases']:
         truth = case['truth']
-        cells = [f'{truth[name]:.3f}' for name in ATOMS]
+        cells = [_three(truth[name]) for name in ATOMS]
         rows.append([case['case'], f'truth (± {case["truth_error"]:.4f})', *cells, ''])
         fed = case['estimator']
-        cells = ['{:.3f} [{:.3f}, {:.3f}]'.format(*fed[name]) for name in ATOMS]
+        cells = ['{} [{}, {}]'.format(*map(_three, fed[name])) for name in ATOMS]
         within = all(is_within(fed[name][0], truth[name]) for name in ATOMS)
         rows.append(['', "generator's scores", *cells, 'yes' if within else 'no'])
         for row in case['trained']:
-            cells = [f'{row["atoms"][name][0]:.3f}' for name in ATOMS]
+            cells = [_three(row['atoms'][name][0]) for name in ATOMS]
             rows.append(['', f'{row["model"]}, noise {row["noise"]:g}', *cells, ''])
     return make_table(header, rows)
+
+
+def _three(x: float) -> str:
+    return f'{x:.3f}'.replace('-0.000', '0.000')
 
 
 def main() -> None:

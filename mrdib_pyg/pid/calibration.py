@@ -32,11 +32,11 @@ class Calibration:
         if not products:
             # Knots at equal distances, since quantiles may coincide; beyond them, lines.
             shape = SplineTransformer(5, knots='uniform', extrapolation='linear')
-        x = self._standardize(x)
+        standardized = self._standardize(x)
         self.regression = make_pipeline(shape, StandardScaler(), LogisticRegression(max_iter=500))
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # that it has not converged to the last digit
-            self.regression.fit(x, y.numpy())
+            self.regression.fit(standardized, y.numpy())
 
     def __call__(self, features: Tensor) -> Tensor:
         r"""Returns the log-odds of pairs by their numbers, ``[n, F]`` to ``[n]``."""

@@ -40,7 +40,9 @@ class Explainer:
         logits = self.predictors(pairs.user, pairs.item)
         one, num_bins = torch.ones(1, len(pairs.y), dtype=torch.float64), choose_bins(len(pairs.y))
         known = {
-            name: float(information(joint_table(one, quantile_bins(logits[name], num_bins), pairs.y)))
+            name: float(
+                information(joint_table(one, quantile_bins(logits[name], num_bins), pairs.y))
+            )
             for name in model.modalities
         }
         self.weakest = min(known, key=known.__getitem__)

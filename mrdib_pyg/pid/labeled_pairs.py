@@ -73,9 +73,7 @@ def sample_pairs(
     if user.numel() == 0:
         drawn = user
     elif negatives == 'uniform':
-        drawn = sample_negatives(
-            user, codes, num_items, candidates=candidates, generator=generator
-        )
+        drawn = sample_negatives(user, codes, num_items, candidates=candidates, generator=generator)
     else:
         drawn = _draw_as_often(user, item, codes, num_items, generator)
     keep = drawn >= 0

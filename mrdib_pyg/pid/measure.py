@@ -85,10 +85,19 @@ def measure(
         ValueError: If the model has no modality, a split has no edges, or a setting is unknown or
             out of range.
     """
-    settings = _check(data, split, negatives, groups, num_bins, num_bootstrap)
+    ways, masks = _check(data, split, negatives, groups, num_bins, num_bootstrap)
     sources = {name: source.cpu() for name, source in model_sources(model).items()}
     return measure_sources(
-        sources, model.modalities, data, split, type(model).__name__, *settings, seed=seed
+        sources,
+        model.modalities,
+        data,
+        split,
+        name=type(model).__name__,
+        negatives=ways,
+        groups=masks,
+        num_bins=num_bins,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
     )
 
 
@@ -129,9 +138,7 @@ def measure_sources(
                     omitted.setdefault(grouping, {})[group] = num_edges
                 else:
                     found[grouping].setdefault(group, {})[way] = part(pairs)
-    return Measurement(
-        name, split, list(modalities), overall, found, omitted, num_bootstrap, seed
-    )
+    return Measurement(name, split, list(modalities), overall, found, omitted, num_bootstrap, seed)
 
 
 def estimate(
@@ -148,10 +155,10 @@ def estimate(
         table = joint_table(weights, bins[a], bins[b], pairs.y)
         total = known[f'{a}+{b}']
         cells = int((table[0].sum(dim=-1) > 0).sum())
-        measured = [_atoms((a, b), atoms(table, name), total) for name in ('broja', 'mmi')]
-        out[f'{a}+{b}'] = PairPID(*measured, bias=(cells - 1) / (2 * len(pairs.y)))
+        broja, mmi = (_atoms((a, b), atoms(table, name), total) for name in ('broja', 'mmi'))
+        out[f'{a}+{b}'] = PairPID(broja, mmi, bias=(cells - 1) / (2 * len(pairs.y)))
     names = [*predictors.modalities, CONTENT, *([ID] if predictors.has_id else []), ALL]
-    beyond = [None, None]
+    beyond: list[Estimate | None] = [None, None]
     if predictors.has_id:
         beyond = [_estimate(known[ALL] - known[x]) for x in (ID, CONTENT)]
     return Part(
@@ -199,7 +206,7 @@ def _check(
     groups: Sequence[str],
     num_bins: int,
     num_bootstrap: int,
-) -> tuple[Any, ...]:
+) -> tuple[list[str], dict[str, dict[str, Tensor]]]:
     ways = [negatives] if isinstance(negatives, str) else list(negatives)
     unknown = [way for way in ways if way not in NEGATIVES]
     if unknown or not ways:
@@ -214,4 +221,4 @@ def _check(
             "split='test'"
         )
     names = [groups] if isinstance(groups, str) else groups
-    return ways, item_groups(data, names, catalogue_size(data)[1]), num_bins, num_bootstrap
+    return ways, item_groups(data, names, catalogue_size(data)[1])

@@ -7,7 +7,7 @@ class Estimate(NamedTuple):
     r"""An estimate in nats with its bootstrap interval.
 
     Args:
-        value (float): The estimate. Where it is a difference it may be negative, and is not clipped.
+        value (float): The estimate. A difference may be negative, and is not clipped.
         low (float): The lower end of the 95 % interval.
         high (float): The upper end.
     """

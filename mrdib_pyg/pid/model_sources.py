@@ -78,7 +78,9 @@ def _sources(model: Recommender) -> dict[str, ScoreSource]:
     for name, (user, item) in model.unimodal(codes, embeddings).items():
         masks = (None, None) if present is None else present[name]
         out[name] = ScoreSource(user, item, *masks)
-    groups = {'+'.join(names): names for names in combinations(model.modalities, 2)}
+    groups: dict[str, tuple[str, ...]] = {
+        '+'.join(names): names for names in combinations(model.modalities, 2)
+    }
     groups[CONTENT] = tuple(model.modalities)
     for name, names in groups.items():
         mixed = {m: given[m] if m in names else held[m] for m in given}
@@ -99,7 +101,8 @@ def _sources(model: Recommender) -> dict[str, ScoreSource]:
 def _hold(code: Any, has: Tensor | None) -> Any:
     # The same for every row: the mean over those that have the modality.
     if isinstance(code, Posterior):
-        return Posterior(*(None if x is None else _hold(x, has) for x in code))
+        held = (None if x is None else _hold(x, has) for x in code)
+        return Posterior(*held)  # type: ignore[arg-type]
     rows = code if has is None or not bool(has.any()) else code[has]
     return rows.mean(dim=0).expand_as(code)
 

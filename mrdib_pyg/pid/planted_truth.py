@@ -1,6 +1,6 @@
 import math
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,11 +106,12 @@ class PlantedGenerator:
             odds = self.log_odds(users)
             for name, tables in found.items():
                 x = odds[name]
-                index = [
+                index: list[Any] = [
                     self.index[kind] if x.size(axis) > 1 else torch.zeros(1, dtype=torch.long)
                     for axis, kind in enumerate(self.kinds, start=1)
                 ]
-                tables.append(x[(slice(None), *index)].expand(-1, len(self.index[self.kinds[0]])))
+                found_odds = x[tuple([slice(None)] + index)]
+                tables.append(found_odds.expand(-1, len(self.index[self.kinds[0]])))
         out = {name: LogOdds(torch.cat(tables)) for name, tables in found.items()}
         return {**out, '+'.join(SEEN): out['content'], 'score': out['content']}
 
@@ -138,7 +139,9 @@ class PlantedGenerator:
         known = {name: x / self.num_users for name, x in known.items()}
         first, second = (known[name] for name in SEEN)
         total = known['content']
-        fine, coarse = (_unique(*(x.view(2, -1, n).sum(-1) for x in tables.values())) for n in (1, 2))
+        fine, coarse = (
+            _unique(*(x.view(2, -1, n).sum(-1) for x in tables.values())) for n in (1, 2)
+        )
         # Bins lose less of a unique part, a difference, than of a redundant one.
         redundant = min(max(first - fine[0], second - fine[1]), first, second)
         error = max(abs(x - y) for x, y in zip(fine, coarse))

@@ -33,8 +33,8 @@ class Predictors:
         self.modalities = list(modalities)
         reads: dict[str, list[str]] = {name: [name] for name in self.modalities}
         joint = ['+'.join(names) for names in combinations(self.modalities, 2)]
-        for name, names in zip(joint, combinations(self.modalities, 2)):
-            reads[name] = [*names, name]
+        for name, (a, b) in zip(joint, combinations(self.modalities, 2)):
+            reads[name] = [a, b, name]
         # Of two modalities the joint score is that of all.
         joint = joint if len(self.modalities) > 2 else []
         reads[CONTENT] = [*self.modalities, *joint, CONTENT]

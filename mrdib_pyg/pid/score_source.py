@@ -63,5 +63,8 @@ class ScoreSource(NamedTuple):
         for has, index in ((self.has_user, user), (self.has_item, item)):
             if has is not None:
                 d = torch.where(has[index], d, torch.zeros_like(d))
-        standardized = d / variance.sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+        # A user to whom all items are alike has scores that differ by rounding alone.
+        scale = (self.user.abs().amax() * known.abs().amax()).double() if len(known) else variance
+        d = torch.where(variance.sqrt() > 1e-7 * scale, d, torch.zeros_like(d))
+        standardized = torch.where(d == 0, d, d / variance.sqrt())
         return torch.stack([d, standardized, variance], dim=-1)

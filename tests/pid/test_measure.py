@@ -165,9 +165,7 @@ def test_negative_estimates_are_not_clipped(data):
             return {**out, 'image+text': 0 * out['image'], 'content': 0 * out['image']}
 
     generator = PlantedGenerator(Planted(seed=1, num_users=150, num_items=120, num_interactions=15))
-    predictors = Worse(
-        generator.sources(), ['image', 'text'], sample_pairs(data, 'val', seed=0)
-    )
+    predictors = Worse(generator.sources(), ['image', 'text'], sample_pairs(data, 'val', seed=0))
     part = estimate(predictors, sample_pairs(data, 'test', seed=1), 12, 0, 0)
     atoms = part.pairs['image+text'].broja
     assert atoms.total.value == 0 and atoms.synergistic.value < -0.05

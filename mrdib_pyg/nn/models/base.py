@@ -304,8 +304,7 @@ class Recommender(Ranker):
     def _fuse_all(self, codes: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         # The users and items of the joint score; `codes` are plain codes or posteriors.
         plain: dict[str, Pair] = {
-            m: tuple(getattr(x, 'z', x) for x in pair)  # type: ignore[misc]
-            for m, pair in codes.items()
+            m: tuple(getattr(x, 'z', x) for x in pair) for m, pair in codes.items()
         }
         embeddings = self.fuse(codes if self.fuse_posteriors else plain)
         return self._encode_fused(*self.joint(plain, embeddings))
