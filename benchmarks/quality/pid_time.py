@@ -1,7 +1,6 @@
 r"""Time and memory of `pid.measure` and of explanations.
 
-On the model as it was initialized: neither
-depends on how well it was trained.
+On the model as it was initialized: neither depends on how well it was trained.
 
     python -m benchmarks.quality.pid_time --dataset data/amazon-baby --doc docs/PID.md
 """

@@ -95,7 +95,8 @@ class PlantedGenerator:
             unseen = [axis for axis, k in enumerate(self.kinds, start=1) if k not in kinds]
             out[name] = taken.mean(dim=unseen, keepdim=True) if unseen else taken
         prior = math.log(self.share / (1 - self.share))
-        return {k: x if k == 'taken' else x.logit() - prior for k, x in out.items()}
+        # What is taken all but surely has odds beyond what a double can hold.
+        return {k: x if k == 'taken' else x.logit(1e-12) - prior for k, x in out.items()}
 
     def sources(self) -> dict[str, LogOdds]:
         r"""Returns the generator's own scores of the items of the catalogue, as sources for

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, write_folder
@@ -108,10 +107,3 @@ def test_model_without_modality(folder, tmp_path, capsys):
     capsys.readouterr()
     assert call('measure', out) == 2
     assert 'LightGCN reads no modality' in capsys.readouterr().err
-
-
-def test_nothing_global_is_drawn(folder):
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    assert call('measure', folder.parent / 'run', '--num-bootstrap', 2, '--groups', 'none') == 0
-    assert torch.equal(state, torch.get_rng_state())

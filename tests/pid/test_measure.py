@@ -88,7 +88,9 @@ def test_strict_json_and_text(measured):
 
 
 def test_same_seed_same_numbers(model, data, measured):
+    state = torch.get_rng_state()
     assert measure(model, data, num_bootstrap=20) == measured
+    assert torch.equal(state, torch.get_rng_state())  # nothing global is drawn
     other = measure(model, data, num_bootstrap=0, groups=(), seed=1)
     assert other.overall['uniform'] != measured.overall['uniform']
 
@@ -164,7 +166,8 @@ def test_negative_estimates_are_not_clipped(data):
             out = super().__call__(user, item)
             return {**out, 'image+text': 0 * out['image'], 'content': 0 * out['image']}
 
-    generator = PlantedGenerator(Planted(seed=1, num_users=150, num_items=120, num_interactions=15))
+    sizes = {'num_users': 150, 'num_items': 120, 'num_interactions': 15}
+    generator = PlantedGenerator(Planted(case='v+r', seed=1, **sizes))
     predictors = Worse(generator.sources(), ['image', 'text'], sample_pairs(data, 'val', seed=0))
     part = estimate(predictors, sample_pairs(data, 'test', seed=1), 12, 0, 0)
     atoms = part.pairs['image+text'].broja
