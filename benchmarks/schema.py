@@ -182,11 +182,78 @@ PLANTED: dict[str, Any] = {
     'versions': VERSIONS,
     'machine': MACHINE,
 }
+ESTIMATE: dict[str, Any] = {'value': number, 'low': number, 'high': number}
+_TRIPLES = Each(Each(number, at_least=3), keys=str, at_least=4)
+#: ``benchmarks.quality.pid_truth``.
+PID_TRUTH: dict[str, Any] = {
+    'benchmark': {'pid_truth'},
+    'seed': not_negative,
+    'epochs': positive,
+    'cases': Each(
+        {
+            'case': text,
+            'seed': not_negative,
+            'num_edges': positive,
+            'bias': not_negative,
+            'truth': Each(number, keys=str, at_least=4),
+            'truth_error': not_negative,
+            'estimator': _TRIPLES,
+            'trained': Each({'noise': positive, 'model': text, 'atoms': _TRIPLES}),
+        },
+        at_least=1,
+    ),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
+#: ``benchmarks.quality.pid_training``.
+PID_TRAINING: dict[str, Any] = {
+    'benchmark': {'pid_training'},
+    'bottleneck': positive,
+    'runs': Each(
+        Each(
+            {
+                'variant': text,
+                'seed': not_negative,
+                'seconds': positive,
+                'best_epoch': positive,
+                'test': METRICS,
+                'shared': Each(number, keys=str, at_least=5),
+                'code_rms': Each(not_negative, at_least=2),
+                'pid': {
+                    'redundant': ESTIMATE,
+                    'unique': Each(ESTIMATE, keys=str, at_least=2),
+                    'synergistic': ESTIMATE,
+                    'synergistic_scores': ESTIMATE,
+                    'total': ESTIMATE,
+                },
+                'informations': Each(ESTIMATE, keys=str, at_least=4),
+            }
+        ),
+        keys=str,
+        at_least=1,
+    ),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
+#: ``benchmarks.quality.pid_time``.
+PID_TIME: dict[str, Any] = {
+    'benchmark': {'pid_time'},
+    'dataset': text,
+    'model': text,
+    'num_edges': positive,
+    'num_users': positive,
+    'seconds': Each({'wall': positive, 'cpu': positive}, keys=str, at_least=1),
+    'before_bytes': positive,
+    'peak_bytes': positive,
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
+_PID = {'pid_truth': PID_TRUTH, 'pid_training': PID_TRAINING, 'pid_time': PID_TIME}
 
 
 def validate(value: Any) -> str:
-    r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'`` or
-    ``'planted'``.
+    r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'``,
+    ``'planted'``, ``'pid_truth'``, ``'pid_training'`` or ``'pid_time'``.
 
     Raises:
         ValueError: If it has another form, with the place.
@@ -197,6 +264,10 @@ def validate(value: Any) -> str:
         check(value, SPEED, 'result')
         _check_rows(value)
         return 'speed'
+    kind = value.get('benchmark')
+    if isinstance(kind, str) and kind in _PID:
+        check(value, _PID[kind], 'result')
+        return kind
     if 'models' in value:
         check(value, PLANTED, 'result')
         return 'planted'

@@ -12,6 +12,8 @@ COMMANDS = (
     'recommend',
     'export',
     'serve',
+    'measure',
+    'explain',
     'demo',
     'experiment',
     'report',

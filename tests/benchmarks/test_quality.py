@@ -1,10 +1,13 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import schema
-from benchmarks.quality import compare, planted, table
+from benchmarks.quality import compare, pid_time, pid_training, pid_truth, planted, table
+from mrdib_pyg.datasets import Planted
 
 RESULTS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'results'
 
@@ -53,14 +56,69 @@ def test_every_variant_gets_the_same_number_of_trials():
 
 def test_readme_shows_the_committed_results():
     readme = (RESULTS.parents[1] / 'README.md').read_text()
+    pid = (RESULTS.parents[1] / 'docs' / 'PID.md').read_text()
+    of_pid = {'pid_truth': pid_truth, 'pid_training': pid_training, 'pid_time': pid_time}
     shown = 0
     for path in sorted(RESULTS.glob('*.json')):
         summary = schema.load(path)
         kind = schema.validate(summary)
-        if kind != 'speed':  # those are in a README of their own
+        if kind in of_pid:
+            assert of_pid[kind].table(summary) in pid
+        elif kind != 'speed':  # those are in a README of their own
             assert {'planted': planted, 'comparison': table}[kind].table(summary) in readme
             shown += 1
     assert shown >= 2
+
+
+def test_committed_truth_is_within_the_gate():
+    summary = schema.load(RESULTS / 'pid_truth.json')
+    assert [case['case'] for case in summary['cases']] == list(pid_truth.CASES)
+    for case in summary['cases']:
+        assert {row['noise'] for row in case['trained']} == set(pid_truth.NOISES)
+        for name, truth in case['truth'].items():
+            assert pid_truth.is_within(case['estimator'][name][0], truth)
+
+
+def test_truth_of_a_small_case():
+    sizes = {'num_users': 60, 'num_items': 60, 'num_interactions': 10}
+    found = pid_truth.check_case('v', 1, (1.0,), epochs=1, num_bootstrap=2, num_bins=8, **sizes)
+    versions = {'torch': '1', 'numpy': '1', 'python': '3'}
+    machine = {'system': 'a', 'processor': 'b', 'cores': 1, 'threads': 1, 'cuda': None}
+    summary = {'benchmark': 'pid_truth', 'seed': 1, 'epochs': 1, 'cases': [found]}
+    assert schema.validate({**summary, 'versions': versions, 'machine': machine}) == 'pid_truth'
+    lines = pid_truth.table(summary).splitlines()
+    assert len(lines) == 2 + 2 + 2 and lines[-1].startswith('|  | MRdIB, noise 1 |')
+
+
+def test_gate():
+    assert pid_truth.is_within(0.019, 0.0) and not pid_truth.is_within(0.021, 0.0)
+    assert pid_truth.is_within(0.23, 0.2) and not pid_truth.is_within(0.232, 0.2)
+
+
+def test_shared_information_tells_equal_from_independent_codes():
+    torch.manual_seed(0)
+    z, other = torch.randn(800, 3), torch.randn(800, 3)
+    found = pid_training.shared_information(z, z + 0.5 * torch.randn(800, 3), steps=60)
+    none = pid_training.shared_information(z, other, steps=60)
+    assert set(found) == {'mine', 'nwj', 'infonce', 'club', 'gaussian'}
+    for name, value in found.items():
+        assert value > 0.3 and abs(none[name]) < 0.3, name
+
+
+def test_training_is_measured_in_parts(tmp_path, monkeypatch, capsys):
+    small = lambda seed: Planted(num_users=60, num_items=60, num_interactions=10, seed=seed)  # noqa: E731
+    monkeypatch.setattr(pid_training, 'Planted', small)
+    path = tmp_path / 'a' / 'x.json'
+    argv = ['x', 'planted', '--epochs', '1', '--limit', '1', '--json', str(path)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    for num_runs in (1, 2):
+        pid_training.main()
+        summary = schema.load(path)
+        assert schema.validate(summary) == 'pid_training'
+        assert [run['variant'] for run in summary['runs']['planted']] == [*pid_training.variants()][
+            :num_runs
+        ]
+    assert '| bottleneck only |' in pid_training.table(summary)
 
 
 @pytest.mark.slow

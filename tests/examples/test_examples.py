@@ -25,6 +25,17 @@ EXAMPLES = [
         r'not called inside of capture\(model\)',
     ),
     (
+        'measure_pid.py',
+        ['--epochs', '1', '--num-bootstrap', '3'],
+        r'--- plain\nMultimodalLightGCN: .*--- MRdIB\n.*BROJA synergistic .*'
+        r'unique to text: \d\.\d{4} nats, 95 % in \[',
+    ),
+    (
+        'explain_recommendation.py',
+        ['--epochs', '1', '--user', '7', '--k', '2'],
+        r'shared +[+-]\d\.\d{4}\n.*The model .* item \d+ for user 7 .*The model .*for user 7 ',
+    ),
+    (
         'quickstart.py',
         ['--epochs', '1', '--quiet'],
         r'best epoch 1: .*\nbest epoch 1: .*unique.*\nplain: recall@20 0\.\d{4}, .*\nMRdIB: .*\n'
@@ -64,7 +75,7 @@ def test_example(name, args, expected, tmp_path):
     )
     assert out.returncode == 0, out.stderr
     assert out.stderr == ''
-    assert re.search(expected, out.stdout), out.stdout
+    assert re.search(expected, out.stdout, re.DOTALL), out.stdout
     assert 'nan' not in out.stdout
 
 

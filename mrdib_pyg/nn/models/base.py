@@ -139,6 +139,27 @@ class Recommender(Ranker):
         """
         return embeddings.user, embeddings.item
 
+    def fuse_content(
+        self, codes: Mapping[str, Any], held: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the users and items whose inner product scores by the codes alone: as
+        :meth:`joint`, with what else enters the score, the ID path, held at its mean. For a
+        measurement, not for training.
+
+        The default is exact where :meth:`fuse` adds the ID path to what it makes of the codes: it
+        takes away what the same fusion makes of :obj:`held`, and adds the mean of that. Users
+        without codes keep their embedding, without which there is no score.
+
+        Args:
+            codes (Dict[str, Tuple[Any, Any]]): The codes of all rows, as :meth:`fuse` takes them.
+            held (Dict[str, Tuple[Any, Any]]): The same with every code at its mean.
+        """
+        (user, item), (held_user, held_item) = (self._fuse_all(x) for x in (codes, held))
+        item = item - held_item + held_item.mean(dim=0)
+        if self.user_codes:
+            user = user - held_user + held_user.mean(dim=0)
+        return user, item
+
     def task_loss(self, embeddings: Embeddings, batch: Triplets) -> Tensor:
         r"""The task loss, by default the Bayesian personalized ranking loss of
         `arXiv:1205.2618 <https://arxiv.org/abs/1205.2618>`_.
@@ -279,6 +300,20 @@ class Recommender(Ranker):
             user, item = (posterior.z for posterior in fused)
             embeddings = Embeddings(user, item, embeddings.views)
         return embeddings, posteriors, codes, fused
+
+    def _fuse_all(self, codes: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        # The users and items of the joint score; `codes` are plain codes or posteriors.
+        plain: dict[str, Pair] = {
+            m: tuple(getattr(x, 'z', x) for x in pair) for m, pair in codes.items()
+        }
+        embeddings = self.fuse(codes if self.fuse_posteriors else plain)
+        return self._encode_fused(*self.joint(plain, embeddings))
+
+    def _encode_fused(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.mrdib, MRdIB) or self.mrdib.fused_bottleneck is None:
+            return user, item
+        encoded: Any = self.mrdib.encode_fused((user, item))
+        return encoded[0].z, encoded[1].z
 
     def _apply(self, fn: Any, recurse: bool = True) -> 'Recommender':
         super()._apply(fn, recurse)

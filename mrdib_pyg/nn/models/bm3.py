@@ -142,7 +142,10 @@ class BM3(Recommender):
     ) -> dict[str, tuple[Tensor, Tensor]]:
         views = embeddings.views
         return {
-            m: (embeddings.user, views[f'content_{m}'][1] if views else self.predictor(z))
+            m: (
+                embeddings.user,
+                views[f'content_{m}'][1] if f'content_{m}' in views else self.predictor(z),
+            )
             for m, (_, z) in codes.items()
         }
 

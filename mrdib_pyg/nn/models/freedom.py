@@ -172,11 +172,21 @@ class FREEDOM(Recommender):
         if self.slot == 'graph':
             return Embeddings(user, item + self._weigh(codes, rows), views)
         h = propagate(self.item_emb.weight, self.item_adj)
+        views['propagated'] = (user, item)
         for m, (_, code) in codes.items():
             views[f'code_{m}'] = (user, code)
         if self.mrdib is not None:
             views['joint'] = (user, item + self._weigh(codes, rows))
         return Embeddings(user, item + (h if rows is None else h.index_select(0, rows.item)), views)
+
+    def joint(
+        self, codes: Mapping[str, Pair], embeddings: Embeddings, rows: Rows | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.slot == 'graph':
+            return super().joint(codes, embeddings, rows)
+        # The codes do not reach the ranking score: as in the term `joint`.
+        user, item = embeddings.views['propagated']
+        return user, item + self._weigh(codes, rows)
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         views = embeddings.views

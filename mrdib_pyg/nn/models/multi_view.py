@@ -100,15 +100,28 @@ class MultiView(Recommender):
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
         user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
-        user, item = take_rows(user, item, rows)
+        return self._fuse(codes, take_rows(user, item, rows), rows)
+
+    def fuse_content(
+        self, codes: Mapping[str, Any], held: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        # The behavior view is the ID path. It may gate the codes, so it is held before the fusion.
+        ego = (self.user_emb.weight, self.item_emb.weight)
+        user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
+        mean = (user.mean(dim=0).expand_as(user), item.mean(dim=0).expand_as(item))
+        return self._encode_fused(*self._fuse(codes, mean, None)[:2])
+
+    def _fuse(
+        self, codes: Mapping[str, Pair], behavior: tuple[Tensor, Tensor], rows: Rows | None
+    ) -> Embeddings:
         present = self.present(rows)
         sides = []
-        for i, behavior in enumerate((user, item)):
+        for i, view in enumerate(behavior):
             x = [code[i] for code in codes.values()]
             masks = None if present is None else [present[m][i] for m in codes]
-            sides.append(self.side(x, behavior, masks))  # type: ignore[arg-type]
-        views = {'behavior': (user, item), 'side': (sides[0], sides[1])}
-        return Embeddings(user + sides[0], item + sides[1], views)
+            sides.append(self.side(x, view, masks))  # type: ignore[arg-type]
+        views = {'behavior': behavior, 'side': (sides[0], sides[1])}
+        return Embeddings(behavior[0] + sides[0], behavior[1] + sides[1], views)
 
     def attend(self, x: list[Tensor], masks: list[Tensor] | None) -> Tensor:
         r"""Returns the attention over the modalities that each row has, ``[M, N, 1]``; zeros where

@@ -1,0 +1,64 @@
+"""``mrdib measure``: what a trained model knows by which modality."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mrdib_pyg.commands.arguments import Add, Usage
+from mrdib_pyg.commands.run_folder import load_run
+
+
+def add_arguments(add: Add) -> None:
+    r"""Adds the command to the parser."""
+    p = add(
+        'measure',
+        'RUN [options]',
+        'Measure what is unique to a modality, redundant and synergistic; writes RUN/pid.json.',
+        epilog='example: mrdib measure runs/tiktok --negatives popularity',
+    )
+    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
+    p.add_argument('--dataset', help='the data, where it has moved since training')
+    p.add_argument(
+        '--split', choices=['test'], default='test', metavar='NAME',
+        help='the held-out edges: test (the validation edges serve to calibrate)',
+    )  # fmt: skip
+    p.add_argument(
+        '--negatives', choices=['uniform', 'popularity'], metavar='NAME',
+        help='how non-edges are drawn: uniform or popularity (both)',
+    )  # fmt: skip
+    p.add_argument(
+        '--groups', metavar='NAME,...', default='popularity',
+        help='groupings of the items: popularity, or columns of the items; none (popularity)',
+    )  # fmt: skip
+    p.add_argument(
+        '--num-bootstrap', metavar='N', type=int, default=200, help='resamples of users (200)'
+    )
+    p.add_argument('--seed', metavar='N', type=int, default=0, help='seeds all draws (0)')
+    p.add_argument('--json', action='store_true', help='print what is written')
+
+
+def run(args: argparse.Namespace) -> None:
+    r"""Runs the command."""
+    if args.num_bootstrap < 0:
+        raise Usage(f'--num-bootstrap must not be negative (got {args.num_bootstrap})')
+    if not 0 <= args.seed < 2**31:
+        raise Usage(f'--seed must lie in [0, 2**31) (got {args.seed})')
+    names = [name for name in args.groups.replace(' ', ',').split(',') if name]
+    model, data = load_run(args)
+
+    from mrdib_pyg.pid import measure
+    from mrdib_pyg.training import write_atomic
+
+    measured = measure(
+        model,
+        data,
+        args.split,
+        negatives=args.negatives or ('uniform', 'popularity'),
+        groups=() if names == ['none'] else names,
+        num_bootstrap=args.num_bootstrap,
+        seed=args.seed,
+    )
+    text = json.dumps(measured.to_dict(), indent=1, allow_nan=False) + '\n'
+    path = Path(args.folder) / 'pid.json'
+    write_atomic(path, text.encode())
+    print(text if args.json else f'{measured}\nwritten to {path}', end='' if args.json else '\n')

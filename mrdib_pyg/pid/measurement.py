@@ -1,0 +1,186 @@
+from typing import Any, NamedTuple
+
+FORMAT = 'mrdib_pyg pid 1'
+
+
+class Estimate(NamedTuple):
+    r"""An estimate in nats with its bootstrap interval.
+
+    Args:
+        value (float): The estimate. A difference may be negative, and is not clipped.
+        low (float): The lower end of the 95 % interval.
+        high (float): The upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+class Atoms(NamedTuple):
+    r"""The decomposition of what two modalities say, by one measure.
+
+    Args:
+        redundant (Estimate): What either modality alone says.
+        unique (Dict[str, Estimate]): What only this modality says.
+        synergistic (Estimate): What only both together say: :obj:`total` less the other three.
+        synergistic_scores (Estimate): The part of :obj:`synergistic` that the joint table of the
+            two scores holds already; the rest is what the fused score adds to them.
+        total (Estimate): What the joint predictor of both says.
+    """
+
+    redundant: Estimate
+    unique: dict[str, Estimate]
+    synergistic: Estimate
+    synergistic_scores: Estimate
+    total: Estimate
+
+
+class PairPID(NamedTuple):
+    r"""The decompositions of what two modalities say.
+
+    Args:
+        broja (Atoms): By the measure of `"Quantifying Unique Information"
+            <https://arxiv.org/abs/1311.2852>`_, the one to read.
+        mmi (Atoms): By minimal mutual information, which always makes one of the unique parts zero.
+        bias (float): By how much the information of the joint table of the two scores is
+            overestimated, about, in nats; :obj:`synergistic_scores` has nearly all of it. The other
+            numbers come from tables of a single score each, whose bias is smaller by the number of
+            bins.
+    """
+
+    broja: Atoms
+    mmi: Atoms
+    bias: float
+
+
+class Part(NamedTuple):
+    r"""What was measured on some held-out edges and as many non-edges.
+
+    Args:
+        num_edges (int): The number of edges.
+        num_users (int): The number of their users, who are resampled for the intervals.
+        num_bins (int): The number of bins of each score.
+        bias (float): By how much the information of a single score is overestimated, about.
+        informations (Dict[str, Estimate]): What each source alone says: each modality, all of them
+            (:obj:`"content"`), the ID path (:obj:`"id"`, if there is one) and everything
+            (:obj:`"all"`).
+        content_given_id (Estimate, optional): What the content says beyond the ID path.
+        id_given_content (Estimate, optional): What the ID path says beyond the content.
+        pairs (Dict[str, PairPID]): Each pair of modalities, by their names joined by a plus sign.
+    """
+
+    num_edges: int
+    num_users: int
+    num_bins: int
+    bias: float
+    informations: dict[str, Estimate]
+    content_given_id: Estimate | None
+    id_given_content: Estimate | None
+    pairs: dict[str, PairPID]
+
+
+class Measurement(NamedTuple):
+    r"""What :func:`measure` returns: the parts of what a model knows of held-out edges.
+
+    Args:
+        model (str): The class of the model.
+        split (str): The held-out edges.
+        modalities (List[str]): The modalities.
+        overall (Dict[str, Part]): All edges of the split, by the way non-edges are drawn:
+            :obj:`"uniform"`, :obj:`"popularity"`.
+        groups (Dict[str, Dict[str, Dict[str, Part]]]): The same by grouping of the items, group,
+            and the way non-edges are drawn, all within the group.
+        omitted (Dict[str, Dict[str, int]]): By grouping and group the number of edges of those
+            groups that have too few to say anything.
+        num_bootstrap (int): The number of resamples of the users.
+        seed (int): The seed of all draws.
+    """
+
+    model: str
+    split: str
+    modalities: list[str]
+    overall: dict[str, Part]
+    groups: dict[str, dict[str, dict[str, Part]]]
+    omitted: dict[str, dict[str, int]]
+    num_bootstrap: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        r"""Returns everything as plain dictionaries, lists, strings and finite numbers: strict
+        JSON, which is what ``mrdib measure`` writes to ``pid.json``.
+
+        .. code-block:: text
+
+            format               'mrdib_pyg pid 1'
+            unit                 'nats'; every number but the counts is in it
+            model, split, modalities, num_bootstrap, seed, confidence (0.95)
+            negatives            the ways non-edges are drawn, e.g. ['uniform', 'popularity']
+            overall              {negatives: part}
+            groups               {grouping: {group: {negatives: part}}}
+            omitted              {grouping: {group: number of edges}}, groups with too few edges
+
+            part:
+              num_edges, num_users, num_bins, bias
+              informations       {modality or 'content' or 'id' or 'all': estimate}
+              content_given_id, id_given_content      estimate, or null without an ID path
+              pairs              [pair], one per unordered pair of modalities
+            pair:
+              modalities         [a, b]
+              bias               of synergistic_scores
+              broja, mmi         {redundant, unique: {a: , b: }, synergistic, synergistic_scores,
+                                 total}, an estimate each;
+                                 redundant + unique a + unique b + synergistic = total
+            estimate:            {value, low, high}
+        """
+        return {
+            'format': FORMAT,
+            'unit': 'nats',
+            'model': self.model,
+            'split': self.split,
+            'modalities': list(self.modalities),
+            'negatives': list(self.overall),
+            'num_bootstrap': self.num_bootstrap,
+            'confidence': 0.95,
+            'seed': self.seed,
+            'overall': {name: _part(part) for name, part in self.overall.items()},
+            'groups': {
+                grouping: {
+                    group: {name: _part(part) for name, part in parts.items()}
+                    for group, parts in found.items()
+                }
+                for grouping, found in self.groups.items()
+            },
+            'omitted': {name: dict(found) for name, found in self.omitted.items()},
+        }
+
+    def __repr__(self) -> str:
+        from mrdib_pyg.pid.measurement_table import measurement_table
+
+        return measurement_table(self)
+
+
+def _part(part: Part) -> dict[str, Any]:
+    out = part._asdict()
+    out['informations'] = {name: x._asdict() for name, x in part.informations.items()}
+    for name in ('content_given_id', 'id_given_content'):
+        out[name] = None if out[name] is None else out[name]._asdict()
+    out['pairs'] = [
+        {
+            'modalities': list(pair.broja.unique),
+            'bias': pair.bias,
+            'broja': _atoms(pair.broja),
+            'mmi': _atoms(pair.mmi),
+        }
+        for pair in part.pairs.values()
+    ]
+    return out
+
+
+def _atoms(atoms: Atoms) -> dict[str, Any]:
+    return {
+        name: {m: x._asdict() for m, x in value.items()}
+        if isinstance(value, dict)
+        else value._asdict()
+        for name, value in atoms._asdict().items()
+    }
