@@ -1,16 +1,20 @@
-r"""PyG transforms that add the graphs of multimodal recommenders to a data set."""
+r"""PyG transforms: the graphs of multimodal recommenders, and what is missing."""
 
+from mrdib_pyg.transforms.fill_missing import FillMissing
 from mrdib_pyg.transforms.interest_graph import InterestGraph
 from mrdib_pyg.transforms.item_graph_union import ItemGraphUnion
 from mrdib_pyg.transforms.item_knn import ItemKNN
+from mrdib_pyg.transforms.mask_modality import MaskModality
 from mrdib_pyg.transforms.prune_edges import PruneEdges
 from mrdib_pyg.transforms.second_order_graph import SecondOrderGraph
 from mrdib_pyg.transforms.user_cooccurrence import UserCooccurrence
 
 __all__ = [
+    'FillMissing',
     'InterestGraph',
     'ItemGraphUnion',
     'ItemKNN',
+    'MaskModality',
     'PruneEdges',
     'SecondOrderGraph',
     'UserCooccurrence',

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
@@ -183,17 +184,28 @@ class Recommender(Ranker):
         return out
 
     def features(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for."""
-        return self.item_features(name, rows)
+        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for; zeros where
+        an item lacks it.
+        """
+        x = self.item_features(name, rows)
+        return self._drop(name, x, rows) if self.item_features.is_dropping else x
 
     def map_features(self, name: str, lin: nn.Module, rows: Tensor | None = None) -> Tensor:
         r"""Maps the scaled features of a modality, or the rows asked for, by a linear layer."""
         assert isinstance(lin, nn.Linear)
         x = self.item_features(name)
-        if rows is None:
+        if rows is None and not self.item_features.is_dropping:
             return lin(x)
-        out = linear_rows(x, rows, lin.weight)
+        out = F.linear(x, lin.weight) if rows is None else linear_rows(x, rows, lin.weight)
+        if self.item_features.is_dropping:  # fewer columns than the features have
+            out = self._drop(name, out, rows)
         return out if lin.bias is None else out + lin.bias
+
+    def _drop(self, name: str, x: Tensor, rows: Tensor | None) -> Tensor:
+        present = self.present()
+        assert present is not None
+        mask = present[name][1] if rows is None else present[name][1][rows]
+        return x * mask.unsqueeze(-1)
 
     def present(self, rows: Rows | None = None) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every

@@ -142,7 +142,7 @@ class DualGNN(Recommender):
         present = self.present()
         out: dict[str, Pair] = {}
         for m in self.modalities:
-            item = self.encoders[m](self.features(m))
+            item = self.encoders[m](self.item_features(m))
             if present is not None:  # what the map makes of nothing
                 item = item * present[m][1].unsqueeze(-1)
             table: Any = self.preferences[m]

@@ -213,8 +213,14 @@ class FREEDOM(Recommender):
 
     def _weigh(self, codes: Mapping[str, Pair], rows: Rows | None) -> Tensor:
         weight = self.item_weight if rows is None else self.item_weight[rows.item]
-        if not self.item_features.has_missing:  # then all rows are alike
+        present = self.present(rows)
+        if present is None:  # then all rows are alike
             weight = weight[:1]
+        elif self.item_features.is_dropping:  # its weight is shared among those that are left
+            mask = torch.stack([present[m][1] for m in codes], dim=1)
+            weight = weight * mask
+            total = weight.sum(dim=1, keepdim=True)
+            weight = weight / total.masked_fill(total == 0, 1.0)
         out: Tensor | None = None
         for m, (_, item) in enumerate(codes.values()):
             part = weight[:, m : m + 1] * item

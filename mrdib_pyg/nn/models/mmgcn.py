@@ -130,11 +130,11 @@ class MMGCN(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             user: Any = self.preferences[m].weight
-            item = self.features(m)
+            item = self.item_features(m)
             if m in self.lins:
                 item = self.lins[m](item)
-                if present is not None:  # what the map makes of nothing
-                    item = item * present[m][1].unsqueeze(-1)
+            if present is not None:  # what the map makes of nothing
+                item = item * present[m][1].unsqueeze(-1)
             user, item = unit_rows(user), unit_rows(item)
             layers = list(self.layers[m].children())
             for i, layer in enumerate(layers):

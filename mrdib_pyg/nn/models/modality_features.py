@@ -36,6 +36,7 @@ class ModalityFeatures(nn.Module):
         store, num_items = data['item'], int(data['item'].num_nodes)
         self.names: list[str] = [key[2:] for key in store.keys() if key.startswith('x_')]
         self.scaling = scaling
+        self._masks: dict[str, Pair] | None = None
         masks: dict[str, Tensor] = {}
         for name in self.names:
             x = store[f'x_{name}']
@@ -66,20 +67,45 @@ class ModalityFeatures(nn.Module):
                 self.register_buffer(f'user_has_{name}', user_has, persistent=False)
 
     def forward(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, or the rows asked for."""
+        r"""Returns the scaled features of a modality, or the rows asked for, also those of items
+        that lack it for a step only.
+        """
         x = getattr(self, f'x_{name}')
         return x if rows is None else x.index_select(0, rows)
+
+    def mask(self, name: str) -> Tensor:
+        r"""Returns which items have a modality in the data, ``[num_items]``."""
+        if self.has_missing:
+            return getattr(self, f'has_{name}')
+        x = getattr(self, f'x_{name}')
+        return torch.ones(x.size(0), dtype=torch.bool, device=x.device)
+
+    def set_masks(self, masks: Mapping[str, Pair] | None) -> None:
+        r"""Sets the masks that stand in for those of the data in training mode; :obj:`None` takes
+        them away.
+        """
+        self._masks = None if masks is None else dict(masks)
+
+    @property
+    def is_dropping(self) -> bool:
+        r"""Whether masks stand in for those of the data."""
+        return self._masks is not None and self.training
 
     def present(self, rows: Rows | None = None, user_codes: bool = True) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
         item has every modality.
         """
-        if not self.has_missing:
+        if not self.has_missing and not self.is_dropping:
             return None
         out: dict[str, Pair] = {}
         for name in self.names:
-            user, item = getattr(self, f'user_has_{name}'), getattr(self, f'has_{name}')
+            if self.is_dropping:
+                assert self._masks is not None
+                user, item = self._masks[name]
+            else:
+                user, item = getattr(self, f'user_has_{name}'), getattr(self, f'has_{name}')
             if rows is not None:
+                assert user is not None
                 user, item = user[rows.user], item[rows.item]
             out[name] = (user if user_codes else None, item)
         return out

@@ -121,10 +121,11 @@ class MultimodalLightGCN(Recommender):
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
         # Without a graph a row needs no other row's features.
         local = rows if self.num_layers == 0 else None
+        present = self.present(local)
         out: dict[str, Pair] = {}
         for m in self.modalities:
             user: Any = self.preferences[m].weight
-            x = self.features(m, None if local is None else local.item)
+            x = self.item_features(m, None if local is None else local.item)
             if m in self.encoders:
                 x = self.encoders[m](x)
             if self.id_channel:
@@ -137,7 +138,11 @@ class MultimodalLightGCN(Recommender):
             if local is not None:
                 out[m] = (user.index_select(0, local.user), conv.lin(x))
                 continue
-            user, item = conv((user, x), self.adj)
+            if present is None:
+                user, item = conv((user, x), self.adj)
+            else:  # what the maps make of nothing is not to reach the neighbors
+                x = conv.lin(x) * present[m][1].unsqueeze(-1)
+                user, item = propagate_mean((user, x), self.adj, self.num_layers)
             out[m] = take_rows(user, item, rows)
         return out
 
