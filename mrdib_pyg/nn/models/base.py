@@ -184,8 +184,8 @@ class Recommender(Ranker):
         return out
 
     def features(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for; zeros where
-        an item lacks it.
+        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for, with zeros
+        where an item lacks it.
         """
         x = self.item_features(name, rows)
         return self._drop(name, x, rows) if self.item_features.is_dropping else x
