@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mrdib_pyg.evaluation import evaluate, held_out_edges
 from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
+from mrdib_pyg.nn.models.drop_modalities import check_ratio
 from mrdib_pyg.ops import sample_negatives
 from mrdib_pyg.training.loss_step import LossStep, make_loss_step
 from mrdib_pyg.training.run_state import RunState
@@ -102,8 +103,7 @@ def fit(
         OSError: If the folder cannot be written; older checkpoints stay as they were.
     """
     _check_settings(epochs, batch_size, lr, critic_steps, seed, patience)
-    with drop_modalities(model, modality_dropout):  # refused now rather than in the first step
-        pass
+    check_ratio(model, modality_dropout, 'modality_dropout')
     # Also where they came as NumPy's numbers, which a checkpoint could not hold.
     batch_size, lr, seed = int(batch_size), float(lr), int(seed)
     critic_steps, patience = int(critic_steps), int(patience)

@@ -37,13 +37,7 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
     Raises:
         ValueError: If :obj:`ratio` is not in ``[0, 1)``, or the model reads no modality.
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"'ratio' must lie in [0, 1) (got {ratio})")
-    if ratio > 0 and not model.multimodal:
-        raise ValueError(
-            f'{type(model).__name__} reads no modality, so there is none to drop; leave out '
-            f"'modality_dropout' or choose a model that reads item features"
-        )
+    check_ratio(model, ratio, 'ratio')
     if ratio == 0:
         yield
         return
@@ -62,6 +56,19 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
         yield
     finally:
         features.set_masks(None)
+
+
+def check_ratio(model: Recommender, ratio: float, name: str) -> None:
+    r"""Raises an error unless modalities of a model can be dropped at a ratio, the argument
+    :obj:`name`.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"'{name}' must lie in [0, 1) (got {ratio})")
+    if ratio > 0 and not model.multimodal:
+        raise ValueError(
+            f"'{name}' is {ratio}, but {type(model).__name__} reads no modality, so there is none "
+            f'to drop; leave it out, or choose a model that reads item features'
+        )
 
 
 def _keep(has: Tensor, ratio: float) -> Tensor:

@@ -196,7 +196,7 @@ def test_refuses():
         with pytest.raises(ValueError, match=r"'ratio' must lie in \[0, 1\) \(got"):
             with drop_modalities(model, ratio):
                 pass
-    with pytest.raises(ValueError, match='LightGCN reads no modality, so there is none to drop'):
+    with pytest.raises(ValueError, match='LightGCN reads no modality, so there is none'):
         with drop_modalities(MODELS['lightgcn'](data, channels=8), 0.1):
             pass
     with drop_modalities(MODELS['lightgcn'](data, channels=8), 0.0):
@@ -218,3 +218,13 @@ def test_an_item_without_any_modality_is_scored(name):
         other['item'][f'x_{m}'][7] = 100.0
     model = make(name, other, mrdib={})
     assert torch.equal(scores(model), expected)
+
+
+@pytest.mark.parametrize('name', MULTIMODAL)
+def test_a_modality_that_no_item_has(name):
+    data = make_data()
+    data['item'].has_text = torch.zeros(23, dtype=torch.bool)
+    model = make(name, data, mrdib={})
+    assert torch.isfinite(scores(model)).all()
+    terms = model.loss(make_batch(data))
+    assert all(torch.isfinite(term) for term in terms.values())
