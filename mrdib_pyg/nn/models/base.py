@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
+from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.layer import Layer, make_layer
 from mrdib_pyg.nn.models.modality_features import ModalityFeatures
-from mrdib_pyg.nn.models.ranker import Ranker
 from mrdib_pyg.nn.models.types import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
@@ -18,7 +18,7 @@ from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
 EDGE = ('user', 'rates', 'item')
 
 
-class Recommender(Ranker):
+class Recommender(ColdStart):
     r"""The base class of all multimodal recommenders: two functions between which
     :class:`~mrdib_pyg.nn.MRdIB` sits.
 
@@ -26,7 +26,8 @@ class Recommender(Ranker):
     modality each, and :meth:`fuse`, which makes of them the users and items whose inner product is
     the score. It may override :meth:`unimodal`, :meth:`task_loss`, :meth:`extra_losses`,
     :meth:`on_epoch_start` and the weights of its own terms in :attr:`loss_weights`, and must store
-    each argument of its constructor under its name.
+    each argument of its constructor under its name. For items unseen in training it says what they
+    get: see :class:`ColdStart`.
 
     Args:
         data (HeteroData): The training graph: edges ``('user', 'rates', 'item')``, item features
