@@ -1,5 +1,6 @@
-r"""PyG transforms: the graphs of multimodal recommenders, and what is missing."""
+r"""PyG transforms: the graphs of multimodal recommenders, what is missing, and what is held out."""
 
+from mrdib_pyg.transforms.cold_item_split import ColdItemSplit
 from mrdib_pyg.transforms.fill_missing import FillMissing
 from mrdib_pyg.transforms.interest_graph import InterestGraph
 from mrdib_pyg.transforms.item_graph_union import ItemGraphUnion
@@ -10,6 +11,7 @@ from mrdib_pyg.transforms.second_order_graph import SecondOrderGraph
 from mrdib_pyg.transforms.user_cooccurrence import UserCooccurrence
 
 __all__ = [
+    'ColdItemSplit',
     'FillMissing',
     'InterestGraph',
     'ItemGraphUnion',

@@ -91,7 +91,7 @@ class ColdStart(Ranker):
 
     @torch.no_grad()
     def encode_users(
-        self, edge_index: Tensor, num_users: int | None = None, shrinkage: float = 1.0
+        self, edge_index: Tensor, num_users: int | None = None, shrinkage: float = 10.0
     ) -> Tensor:
         r"""Returns the embeddings of users unseen in training from their interactions alone.
 
@@ -116,7 +116,7 @@ class ColdStart(Ranker):
             num_users (int, optional): The number of the new users. (default: :obj:`None`, the
                 largest id plus one)
             shrinkage (float, optional): The weight :math:`\lambda`; the larger, the closer to the
-                mean of the items. (default: :obj:`1.0`)
+                mean of the items. (default: :obj:`10.0`)
 
         Returns:
             torch.Tensor: The embeddings ``[num_users, out_channels]``.
