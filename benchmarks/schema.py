@@ -182,11 +182,79 @@ PLANTED: dict[str, Any] = {
     'versions': VERSIONS,
     'machine': MACHINE,
 }
+_TRAINED: dict[str, Any] = {
+    'model': Maybe(text),
+    'settings': Maybe(Each(scalar, keys=str)),
+    'epochs': positive,
+    'lr': Maybe(positive),
+}
+_VARIANT: dict[str, Any] = {
+    'fill': Maybe(bool),
+    'mrdib': Maybe(Each(scalar, keys=str)),
+    'weights': Maybe(Each(not_negative, keys=str)),
+    'modality_dropout': Maybe(positive),
+}
+_HEAD: dict[str, Any] = {
+    'dataset': text,
+    'data_hash': text,
+    'variants': Each(_VARIANT, keys=str, at_least=2),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+    'complete': bool,
+}
+#: ``benchmarks.quality.missing_modalities``.
+MISSING: dict[str, Any] = {
+    **_HEAD,
+    'settings': {
+        'modality': text,
+        'ratios': Each(not_negative, at_least=1),
+        'seeds': Each(not_negative, at_least=1),
+        'k': positive,
+        'models': Each(_TRAINED, keys=str, at_least=1),
+    },
+    'runs': Each(
+        {
+            'model': text,
+            'variant': text,
+            'ratio': not_negative,
+            'seed': not_negative,
+            'best_epoch': positive,
+            'val': METRICS,
+            'test': METRICS,
+            'test_without': Maybe(METRICS),
+        },
+        at_least=1,
+    ),
+}
+#: ``benchmarks.quality.cold_items``.
+COLD: dict[str, Any] = {
+    **_HEAD,
+    'settings': {
+        'ratio': positive,
+        'user_ratio': positive,
+        'seeds': Each(not_negative, at_least=1),
+        'k': positive,
+        'models': Each(_TRAINED, keys=str, at_least=1),
+        'user_models': Each(text),
+    },
+    'runs': Each(
+        {
+            'task': {'items', 'users'},
+            'method': text,
+            'variant': str,
+            'seed': not_negative,
+            'num_candidates': positive,
+            'val': METRICS,
+            'test': METRICS,
+        },
+        at_least=1,
+    ),
+}
 
 
 def validate(value: Any) -> str:
-    r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'`` or
-    ``'planted'``.
+    r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'``,
+    ``'planted'``, ``'missing'`` or ``'cold'``.
 
     Raises:
         ValueError: If it has another form, with the place.
@@ -197,6 +265,10 @@ def validate(value: Any) -> str:
         check(value, SPEED, 'result')
         _check_rows(value)
         return 'speed'
+    if 'runs' in value:
+        kind = 'missing' if 'modality' in value.get('settings', {}) else 'cold'
+        check(value, {'missing': MISSING, 'cold': COLD}[kind], 'result')
+        return kind
     if 'models' in value:
         check(value, PLANTED, 'result')
         return 'planted'
