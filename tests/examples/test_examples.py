@@ -29,7 +29,8 @@ EXAMPLES = [
         'cold_start.py',
         SMALL,
         r'100 users, \d+ known and \d+ new items\nnew items: recall@20 0\.\d{4}, .*\n'
-        r'without image: .*\nhalf of the images: .*\nshuffled features: .*\nnew user 0: (new )?item \d+, ',
+        r'without image: .*\nhalf of the images: .*\nshuffled features: .*\n'
+        r'new user 0: (new )?item \d+, ',
     ),
     (
         'quickstart.py',
