@@ -48,7 +48,7 @@ def prepare(data: HeteroData) -> HeteroData:
     degrees in a mini-batch are not those of the graph.
     """
     out = HeteroData()
-    out['user'].num_nodes = data['user'].num_nodes
+    out['user'].num_nodes, out['item'].num_nodes = data['user'].num_nodes, data['item'].num_nodes
     for name in MODALITIES:
         x = data['item'][f'x_{name}']
         out['item'][f'x_{name}'] = (x - x.mean(dim=0)) / x.std(dim=0)
@@ -111,16 +111,6 @@ torch.manual_seed(0)
 model, data = Model(data).to(device), data.to(device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
 
-# Where every neighbor is taken, the step is that of the whole graph.
-if set(args.num_neighbors) == {-1}:
-    batch = next(iter(loader)).to(device)
-    local = (batch['user'].src_index, batch['item'].dst_pos_index, batch['item'].dst_neg_index)
-    whole = (batch['user'].n_id[local[0]], *(batch['item'].n_id[i] for i in local[1:]))
-    model.eval()  # means of the codes: noise would differ
-    with torch.no_grad():
-        difference = compute_loss(model, batch, local) - compute_loss(model, data, whole)
-    print(f'Difference to the whole graph: {abs(float(difference)):.0e}')
-
 for epoch in range(1, args.epochs + 1):
     model.train()
     total = 0.0
@@ -137,3 +127,12 @@ for epoch in range(1, args.epochs + 1):
         _, user, item = model(data)
     ndcg = evaluate(Embeddings(user, item), dataset, 'val', k=10)['ndcg@10']
     print(f'Epoch: {epoch:02d}, Loss: {total / data[USER_ITEM].num_edges:.4f}, NDCG@10: {ndcg:.4f}')
+
+# Where every neighbor is taken, the step is that of the whole graph.
+if set(args.num_neighbors) == {-1}:
+    batch = next(iter(loader)).to(device)
+    local = (batch['user'].src_index, batch['item'].dst_pos_index, batch['item'].dst_neg_index)
+    whole = (batch['user'].n_id[local[0]], *(batch['item'].n_id[i] for i in local[1:]))
+    with torch.no_grad():  # in evaluation mode: the noise of the codes would differ
+        difference = compute_loss(model, batch, local) - compute_loss(model, data, whole)
+    print(f'Difference to the whole graph: {abs(float(difference)):.0e}')

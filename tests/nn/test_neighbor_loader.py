@@ -15,6 +15,8 @@ WIDTHS = {'image': 5, 'text': 7}
 CHANNELS, NUM_LAYERS = 8, 2
 WEIGHTS = {'bottleneck': 0.1, 'redundant': 0.1, 'unique': 0.1}
 
+# PyG says so with torch_sparse, which it will drop for pyg-lib.
+pytestmark = pytest.mark.filterwarnings("ignore:Using 'NeighborSampler' without a 'pyg-lib'")
 needs_sampler = pytest.mark.skipif(
     not (torch_geometric.typing.WITH_TORCH_SPARSE or torch_geometric.typing.WITH_PYG_LIB),
     reason='LinkNeighborLoader needs torch_sparse or pyg-lib',
@@ -158,21 +160,30 @@ def test_all_neighbors_by_the_loader(data, batch_size):
 
 @needs_sampler
 def test_some_neighbors_learn(data):
+    """Users like items of their own kind, which the features tell."""
     from torch_geometric.loader import LinkNeighborLoader
     from torch_geometric.sampler import NegativeSampling
 
+    user, item = torch.meshgrid(torch.arange(31), torch.arange(43), indexing='ij')
+    rates = (user % 2 == item % 2) & (torch.rand(31, 43) < 0.4)
+    user, item = edge_index = rates.nonzero().t().contiguous()
+    weight = (degree(user, 31)[user] * degree(item, 43)[item]).rsqrt()
+    for edge_type, index in ((USER_ITEM, edge_index), (ITEM_USER, edge_index.flip(0))):
+        data[edge_type].edge_index, data[edge_type].edge_weight = index.contiguous(), weight
+    for m in WIDTHS:
+        data['item'][f'x_{m}'] += 2.0 * (2 * (torch.arange(43) % 2) - 1).unsqueeze(1)
     loader = LinkNeighborLoader(
         data,
         num_neighbors=[2, 2],
         edge_label_index=(USER_ITEM, data[USER_ITEM].edge_index),
         neg_sampling=NegativeSampling('triplet'),
-        batch_size=16,
+        batch_size=32,
         shuffle=True,
     )
     model = Model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     means = []
-    for _ in range(15):
+    for _ in range(8):
         losses = []
         for batch in loader:
             item = batch['item']
@@ -180,8 +191,10 @@ def test_some_neighbors_learn(data):
                 batch, (batch['user'].src_index, item.dst_pos_index, item.dst_neg_index)
             )
             optimizer.zero_grad()
-            sum(WEIGHTS.get(k, 1.0) * v for k, v in terms.items() if v is not None).backward()
+            loss = terms['bpr'] + 1e-3 * (terms['bottleneck'] + terms['redundant'])
+            loss.backward()
             optimizer.step()
             losses.append(float(terms['bpr'].detach()))
         means.append(sum(losses) / len(losses))
-    assert means[-1] < 0.7 * means[0]
+    # Half of the negatives are of the right kind, and cannot be told apart.
+    assert means[-1] < 0.9 * means[0] < 0.69
