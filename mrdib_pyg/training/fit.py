@@ -85,7 +85,8 @@ def fit(
         compile (bool, optional): If set to :obj:`True`, full batches run as one compiled graph of
             fixed shapes, on a GPU as a CUDA graph. It computes the rows of all users and items,
             and pays where launching kernels is what a step waits for: small data on a GPU. The
-            loss is the same; its random draws are others. (default: :obj:`False`)
+            loss is the same; its random draws are others. It excludes :obj:`modality_dropout`.
+            (default: :obj:`False`)
         out (str or Path, optional): A folder for ``history.jsonl`` and the checkpoints
             ``best.pt`` and ``last.pt``. (default: :obj:`None`)
         resume (bool, optional): If set to :obj:`True`, continues from ``last.pt`` where there is
@@ -104,6 +105,11 @@ def fit(
     """
     _check_settings(epochs, batch_size, lr, critic_steps, seed, patience)
     check_ratio(model, modality_dropout, 'modality_dropout')
+    if compile and modality_dropout > 0:
+        raise ValueError(
+            f"'modality_dropout' is {modality_dropout}, but a compiled step takes the same masks "
+            f"each time; leave out 'compile'"
+        )
     # Also where they came as NumPy's numbers, which a checkpoint could not hold.
     batch_size, lr, seed = int(batch_size), float(lr), int(seed)
     critic_steps, patience = int(critic_steps), int(patience)

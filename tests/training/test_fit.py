@@ -405,6 +405,7 @@ def test_on_epoch_start(data):
         ({'patience': -1}, "'patience' must not be negative"),
         ({'modality_dropout': 1.0}, r"'modality_dropout' must lie in \[0, 1\) \(got 1.0\)"),
         ({'modality_dropout': -0.1}, "'modality_dropout' must lie in"),
+        ({'modality_dropout': 0.1, 'compile': True}, "leave out 'compile'"),
         ({'seed': -1}, "'seed' must lie in"),
         ({'monitor': 'recall'}, "'monitor' must be one of recall, ndcg"),
         ({'monitor': 'auc@20'}, "'monitor' must be one of recall, ndcg"),
