@@ -249,11 +249,79 @@ PID_TIME: dict[str, Any] = {
     'machine': MACHINE,
 }
 _PID = {'pid_truth': PID_TRUTH, 'pid_training': PID_TRAINING, 'pid_time': PID_TIME}
+_TRAINED: dict[str, Any] = {
+    'model': Maybe(text),
+    'settings': Maybe(Each(scalar, keys=str)),
+    'epochs': positive,
+    'lr': Maybe(positive),
+}
+_VARIANT: dict[str, Any] = {
+    'fill': Maybe(bool),
+    'mrdib': Maybe(Each(scalar, keys=str)),
+    'weights': Maybe(Each(not_negative, keys=str)),
+    'modality_dropout': Maybe(positive),
+}
+_HEAD: dict[str, Any] = {
+    'dataset': text,
+    'data_hash': text,
+    'variants': Each(_VARIANT, keys=str, at_least=2),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+    'complete': bool,
+}
+#: ``benchmarks.quality.missing_modalities``.
+MISSING: dict[str, Any] = {
+    **_HEAD,
+    'settings': {
+        'modality': text,
+        'ratios': Each(not_negative, at_least=1),
+        'seeds': Each(not_negative, at_least=1),
+        'k': positive,
+        'models': Each(_TRAINED, keys=str, at_least=1),
+    },
+    'runs': Each(
+        {
+            'model': text,
+            'variant': text,
+            'ratio': not_negative,
+            'seed': not_negative,
+            'best_epoch': positive,
+            'val': METRICS,
+            'test': METRICS,
+            'test_without': Maybe(METRICS),
+        },
+        at_least=1,
+    ),
+}
+#: ``benchmarks.quality.cold_items``.
+COLD: dict[str, Any] = {
+    **_HEAD,
+    'settings': {
+        'ratio': positive,
+        'user_ratio': positive,
+        'seeds': Each(not_negative, at_least=1),
+        'k': positive,
+        'models': Each(_TRAINED, keys=str, at_least=1),
+        'user_models': Each(text),
+    },
+    'runs': Each(
+        {
+            'task': {'items', 'users'},
+            'method': text,
+            'variant': str,
+            'seed': not_negative,
+            'num_candidates': positive,
+            'val': METRICS,
+            'test': METRICS,
+        },
+        at_least=1,
+    ),
+}
 
 
 def validate(value: Any) -> str:
     r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'``,
-    ``'planted'``, ``'pid_truth'``, ``'pid_training'`` or ``'pid_time'``.
+    ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``, ``'missing'`` or ``'cold'``.
 
     Raises:
         ValueError: If it has another form, with the place.
@@ -267,6 +335,10 @@ def validate(value: Any) -> str:
     kind = value.get('benchmark')
     if isinstance(kind, str) and kind in _PID:
         check(value, _PID[kind], 'result')
+        return kind
+    if 'runs' in value:
+        kind = 'missing' if 'modality' in value.get('settings', {}) else 'cold'
+        check(value, {'missing': MISSING, 'cold': COLD}[kind], 'result')
         return kind
     if 'models' in value:
         check(value, PLANTED, 'result')

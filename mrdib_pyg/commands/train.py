@@ -66,6 +66,10 @@ def add_arguments(add: Add) -> None:
     g.add_argument(
         '--batch-size', metavar='N', type=int, default=2048, help='triplets per step (2048)'
     )
+    g.add_argument(
+        '--modality-dropout', metavar='P', type=float, default=0.0,
+        help='in each step an item lacks a modality with this probability, never the last (0)',
+    )  # fmt: skip
     g.add_argument('--lr', metavar='X', type=float, default=1e-3, help='learning rate (0.001)')
     g.add_argument('--seed', metavar='N', type=int, default=0, help='seeds everything (0)')
     g.add_argument(
@@ -111,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
         epochs=args.epochs,
         batch_size=args.batch_size,
         lr=args.lr,
+        modality_dropout=args.modality_dropout,
         weights=weights,
         patience=args.patience,
         monitor=args.monitor,

@@ -39,6 +39,7 @@ def evaluate(
     k: int | Iterable[int] = ...,
     *,
     mask: str = ...,
+    node_type: str = ...,
     batch_size: int = ...,
     per_user: Literal[False] = ...,
 ) -> dict[str, float]: ...
@@ -52,6 +53,7 @@ def evaluate(
     k: int | Iterable[int] = ...,
     *,
     mask: str = ...,
+    node_type: str = ...,
     batch_size: int = ...,
     per_user: Literal[True],
 ) -> dict[str, Tensor]: ...
@@ -64,6 +66,7 @@ def evaluate(
     k: int | Iterable[int] = (5, 10, 20, 50),
     *,
     mask: str = 'train',
+    node_type: str = 'item',
     batch_size: int = 4096,
     per_user: bool = False,
 ) -> dict[str, float] | dict[str, Tensor]:
@@ -98,6 +101,9 @@ def evaluate(
         mask (str): The user's items that are not ranked: ``'train'`` (the common protocol, in which
             validation items stay candidates at test time) or ``'train+val'``.
             (default: ``'train'``)
+        node_type (str): The items that are ranked, all of them and no other: ``'cold_item'`` for
+            those that :class:`~mrdib_pyg.transforms.ColdItemSplit` holds out, of which no user has
+            training edges, so that nothing is masked. (default: ``'item'``)
         batch_size (int): Users ranked and measured at a time; bounds memory and has no influence
             on the result. (default: ``4096``)
         per_user (bool): Whether to return the values of each user, not averages.
@@ -115,11 +121,11 @@ def evaluate(
     """
     if batch_size < 1:
         raise ValueError(f"'batch_size' must be at least 1, got {batch_size}")
-    label = held_out_edges(data, split)
-    exclude = _mask_edges(data, split, mask)
-    num_users, num_items = catalogue_size(data)
+    label = held_out_edges(data, split, node_type)
+    exclude = _mask_edges(data, split, mask, node_type)
+    num_users, num_items = catalogue_size(data, node_type)
     ks = check_k(k, num_items)
-    x_user, x_item = embed(model, data)
+    x_user, x_item = embed(model, data, node_type)
     device = x_user.device
     metrics: dict[str, LinkPredMetric] = {
         f'{name}@{value}': cls(value).to(device) for value in ks for name, cls in METRICS.items()
@@ -178,12 +184,18 @@ def average(values: Mapping[str, Tensor]) -> dict[str, float]:
     }
 
 
-def _mask_edges(data: HeteroData, split: str, mask: str) -> Tensor:
+def _mask_edges(data: HeteroData, split: str, mask: str, node_type: str) -> Tensor:
     """Returns the (user, item) pairs that ``mask`` takes out of the ranking."""
     if mask == 'train':
-        return train_edges(data)
+        edges = train_edges(data)
+        return edges if node_type == 'item' else edges[:, :0]
     if mask != 'train+val':
         raise ValueError(f"'mask' must be 'train' or 'train+val', got {mask!r}")
+    if node_type != 'item':
+        raise ValueError(
+            f"mask='train+val' takes out items of the training, of which {node_type!r} has none: "
+            f"use mask='train'"
+        )
     if split == 'val':
         raise ValueError(
             "mask='train+val' would take out the very items that split='val' asks for: "

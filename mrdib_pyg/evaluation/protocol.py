@@ -10,10 +10,10 @@ from torch_geometric.data import HeteroData
 TRAIN = ('user', 'rates', 'item')
 
 
-def catalogue_size(data: HeteroData) -> tuple[int, int]:
+def catalogue_size(data: HeteroData, node_type: str = 'item') -> tuple[int, int]:
     """Returns the numbers of users and items of ``data``."""
     sizes: list[int] = []
-    for name in ('user', 'item'):
+    for name in ('user', node_type):
         size = data[name].num_nodes if name in data.node_types else None
         if size is None:
             raise ValueError(
@@ -49,25 +49,26 @@ def train_edges(data: HeteroData) -> Tensor:
     return data[TRAIN].edge_index
 
 
-def labels(data: HeteroData, split: str) -> Tensor:
+def labels(data: HeteroData, split: str, node_type: str = 'item') -> Tensor:
     """Returns the held-out edges of ``split`` as they are stored, after checking them."""
     splits = [
         edge_type[1]
         for edge_type in data.edge_types
-        if edge_type[::2] == ('user', 'item') and 'edge_label_index' in data[edge_type]
+        if edge_type[::2] == ('user', node_type) and 'edge_label_index' in data[edge_type]
     ]
     if split not in splits:
         raise ValueError(
             f"unknown 'split' {split!r}: data has held-out edges for {splits}; choose one of them "
-            f"or set data['user', {split!r}, 'item'].edge_label_index"
+            f"or set data['user', {split!r}, {node_type!r}].edge_label_index"
         )
-    edge_label_index = data['user', split, 'item'].edge_label_index
-    name = f"data['user', {split!r}, 'item'].edge_label_index"
+    edge_label_index = data['user', split, node_type].edge_label_index
+    name = f"data['user', {split!r}, {node_type!r}].edge_label_index"
     if edge_label_index.dim() != 2 or edge_label_index.size(0) != 2:
         raise ValueError(f'{name} must have shape [2, n], got {list(edge_label_index.shape)}')
     if edge_label_index.size(1) == 0:
         raise ValueError(f'{name} is empty, there is nothing to evaluate: choose another split')
-    for row, kind, size in zip(edge_label_index, ('user', 'item'), catalogue_size(data)):
+    sizes = catalogue_size(data, node_type)
+    for row, kind, size in zip(edge_label_index, ('user', node_type), sizes):
         low, high = int(row.min()), int(row.max())
         if low < 0 or high >= size:
             raise ValueError(
@@ -84,16 +85,17 @@ def has_train_edge(data: HeteroData, user: Tensor) -> Tensor:
     return trained[user]
 
 
-def held_out_edges(data: HeteroData, split: str = 'val') -> Tensor:
+def held_out_edges(data: HeteroData, split: str = 'val', node_type: str = 'item') -> Tensor:
     r"""The held-out edges that an evaluation on ``split`` counts.
 
-    These are the edges of ``data['user', split, 'item'].edge_label_index`` without repetitions and
-    without the edges of users who have no training edge. The evaluated users are
+    These are the edges of ``data['user', split, node_type].edge_label_index`` without repetitions
+    and without the edges of users who have no training edge. The evaluated users are
     ``held_out_edges(data, split)[0].unique()``.
 
     Args:
         data (HeteroData): Users, items, training and held-out edges.
         split (str): The held-out edges, ``'val'`` or ``'test'``. (default: ``'val'``)
+        node_type (str): The items that are ranked. (default: ``'item'``)
 
     Returns:
         LongTensor ``[2, n]`` of (user, item), sorted by user, then item.
@@ -101,21 +103,21 @@ def held_out_edges(data: HeteroData, split: str = 'val') -> Tensor:
     Raises:
         ValueError: If ``split`` is unknown, or no edge is left to evaluate.
     """
-    edge_label_index = labels(data, split)
+    edge_label_index = labels(data, split, node_type)
     edge_label_index = edge_label_index[:, has_train_edge(data, edge_label_index[0])]
     if edge_label_index.size(1) == 0:
         raise ValueError(
             f'no user with held-out edges in split {split!r} has a training edge, there is '
             f'nothing to evaluate: check how data was split'
         )
-    num_items = catalogue_size(data)[1]
+    num_items = catalogue_size(data, node_type)[1]
     # A repeated label would count twice in the number of held-out items.
     code = (edge_label_index[0] * num_items + edge_label_index[1]).unique()
     return torch.stack([code.div(num_items, rounding_mode='floor'), code % num_items])
 
 
 @torch.no_grad()
-def embed(model: Any, data: HeteroData) -> tuple[Tensor, Tensor]:
+def embed(model: Any, data: HeteroData, node_type: str = 'item') -> tuple[Tensor, Tensor]:
     """Returns the user and item embeddings of ``model`` in evaluation mode, checked, as floats."""
     if not callable(getattr(model, 'embed', None)):
         raise TypeError(
@@ -135,7 +137,7 @@ def embed(model: Any, data: HeteroData) -> tuple[Tensor, Tensor]:
                 module.training = mode
 
     embeddings = []
-    for name, size in zip(('user', 'item'), catalogue_size(data)):
+    for name, size in zip(('user', 'item'), catalogue_size(data, node_type)):
         x = getattr(out, name, None)
         if not isinstance(x, Tensor):
             raise TypeError(f"'model.embed()' must return an object with a tensor '{name}'")

@@ -10,7 +10,8 @@ from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
 from mrdib_pyg.evaluation import evaluate, held_out_edges
-from mrdib_pyg.nn.models import Recommender, Triplets
+from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
+from mrdib_pyg.nn.models.drop_modalities import check_ratio
 from mrdib_pyg.ops import sample_negatives
 from mrdib_pyg.training.loss_step import LossStep, make_loss_step
 from mrdib_pyg.training.run_state import RunState
@@ -44,6 +45,7 @@ def fit(
     lr: float = 1e-3,
     weights: Mapping[str, float] | None = None,
     critic_steps: int = 0,
+    modality_dropout: float = 0.0,
     seed: int = 0,
     patience: int = 20,
     monitor: str = 'recall@20',
@@ -73,6 +75,9 @@ def fit(
             :class:`LossWeights`. (default: :obj:`None`)
         critic_steps (int, optional): Further steps per step in which only the critics of the
             redundancy learn; each costs a forward pass. (default: :obj:`0`)
+        modality_dropout (float, optional): In each step an item lacks each of its modalities with
+            this probability, but never the last one; see
+            :func:`~mrdib_pyg.nn.models.drop_modalities`. (default: :obj:`0.0`)
         seed (int, optional): Seeds all draws. (default: :obj:`0`)
         patience (int, optional): Training stops once more than this many epochs in a row have
             brought no improvement. (default: :obj:`20`)
@@ -80,7 +85,8 @@ def fit(
         compile (bool, optional): If set to :obj:`True`, full batches run as one compiled graph of
             fixed shapes, on a GPU as a CUDA graph. It computes the rows of all users and items,
             and pays where launching kernels is what a step waits for: small data on a GPU. The
-            loss is the same; its random draws are others. (default: :obj:`False`)
+            loss is the same; its random draws are others. It excludes :obj:`modality_dropout`.
+            (default: :obj:`False`)
         out (str or Path, optional): A folder for ``history.jsonl`` and the checkpoints
             ``best.pt`` and ``last.pt``. (default: :obj:`None`)
         resume (bool, optional): If set to :obj:`True`, continues from ``last.pt`` where there is
@@ -98,6 +104,12 @@ def fit(
         OSError: If the folder cannot be written; older checkpoints stay as they were.
     """
     _check_settings(epochs, batch_size, lr, critic_steps, seed, patience)
+    check_ratio(model, modality_dropout, 'modality_dropout')
+    if compile and modality_dropout > 0:
+        raise ValueError(
+            f"'modality_dropout' is {modality_dropout}, but a compiled step takes the same masks "
+            f"each time; leave out 'compile'"
+        )
     # Also where they came as NumPy's numbers, which a checkpoint could not hold.
     batch_size, lr, seed = int(batch_size), float(lr), int(seed)
     critic_steps, patience = int(critic_steps), int(patience)
@@ -120,6 +132,8 @@ def fit(
     }
     if compile:
         settings['compile'] = True
+    if modality_dropout > 0:  # without it, runs of older versions can be continued
+        settings['modality_dropout'] = float(modality_dropout)
     run = RunState(model, data, settings, out)
     if not torch.equal(run.edge_index.cpu(), data['user', 'rates', 'item'].edge_index.cpu()):
         raise ValueError("'data' has other training edges than the data 'model' was built from")
@@ -145,7 +159,9 @@ def fit(
         while run.epoch < epochs and run.num_bad <= patience:
             start = time.perf_counter()
             run.set_lr(lr * model.lr_decay**run.epoch)
-            terms = _train_epoch(run, loss_step, batch_size, seed, critic_steps)
+            terms = _train_epoch(
+                run, loss_step, batch_size, seed, critic_steps, float(modality_dropout)
+            )
             row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
             row['train'] = terms
             improved = True
@@ -166,7 +182,12 @@ def fit(
 
 
 def _train_epoch(
-    run: RunState, loss_step: LossStep, batch_size: int, seed: int, critic_steps: int
+    run: RunState,
+    loss_step: LossStep,
+    batch_size: int,
+    seed: int,
+    critic_steps: int,
+    modality_dropout: float,
 ) -> dict[str, float]:
     model, edge_index = run.model, run.edge_index
     device = edge_index.device
@@ -191,9 +212,10 @@ def _train_epoch(
     steps: list[dict[str, Tensor]] = []
     for batch in zip(*(t.split(batch_size) for t in (src, pos, neg))):
         triplets = Triplets(*batch)
-        for _ in range(critic_steps if run.critic_optimizer is not None else 0):
-            _critic_step(run, triplets)
-        loss, terms = loss_step(triplets)
+        with drop_modalities(model, modality_dropout):
+            for _ in range(critic_steps if run.critic_optimizer is not None else 0):
+                _critic_step(run, triplets)
+            loss, terms = loss_step(triplets)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()

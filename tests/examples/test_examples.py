@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch_geometric.typing
 
 from mrdib_pyg.datasets import Planted, write_folder
 from mrdib_pyg.nn.models import MODELS
@@ -34,6 +35,13 @@ EXAMPLES = [
         'explain_recommendation.py',
         ['--epochs', '1', '--user', '7', '--k', '2'],
         r'shared +[+-]\d\.\d{4}\n.*The model .* item \d+ for user 7 .*The model .*for user 7 ',
+    ),
+    (
+        'cold_start.py',
+        SMALL,
+        r'100 users, \d+ known and \d+ new items\nnew items: recall@20 0\.\d{4}, .*\n'
+        r'without image: .*\nhalf of the images: .*\nshuffled features: .*\n'
+        r'new user 0: (new )?item \d+, ',
     ),
     (
         'quickstart.py',
@@ -158,6 +166,28 @@ def test_descriptions(path):
     assert {len(cell.settings) for cell in experiment.cells} == {experiment.trials[0]}
 
 
+def test_hetero_neighbor_loader():
+    """Runs with torch_sparse or pyg-lib, and says what to install without."""
+    script = ROOT / 'examples' / 'hetero_neighbor_loader.py'
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    args = ['--epochs', '2', '--num_users', '100', '--batch_size', '256']
+    command = [sys.executable, str(script), *args]
+    out = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    if not (torch_geometric.typing.WITH_TORCH_SPARSE or torch_geometric.typing.WITH_PYG_LIB):
+        assert out.returncode == 1 and out.stdout == ''
+        assert out.stderr.startswith('LinkNeighborLoader needs torch-sparse or pyg-lib: pip inst')
+        return
+    assert out.returncode == 0, out.stderr
+    found = re.search(r'Difference to the whole graph: (\S+)\n$', out.stdout)
+    assert float(found[1]) < 1e-5
+    assert re.search(r'Epoch: 02, Loss: \d\.\d{4}, NDCG@10: 0\.\d{4}\n', out.stdout), out.stdout
+    out = subprocess.run(
+        [*command, '--num_neighbors', '5', '3'], capture_output=True, text=True, env=env
+    )
+    assert out.returncode == 0 and 'Difference' not in out.stdout
+
+
 def test_no_example_is_left_out():
     names = {path.name for path in (ROOT / 'examples').glob('*.py')}
-    assert names == {*(e[0] for e in EXAMPLES), 'reproduce_paper.py'}
+    others = {'reproduce_paper.py', 'hetero_neighbor_loader.py'}
+    assert names == {*(e[0] for e in EXAMPLES), *others}

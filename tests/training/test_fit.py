@@ -9,7 +9,7 @@ import torch
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
-from mrdib_pyg.nn.models import VBPR, MultimodalLightGCN
+from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
 from mrdib_pyg.nn.mutual_information import MINE
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
 
@@ -245,6 +245,20 @@ def test_critic_steps(data):
     assert not equal(ends[0], ends[1]) and equal(ends[1], ends[2])
 
 
+def test_modality_dropout(data):
+    ends = []
+    for ratio in (0.0, 0.5, 0.5):
+        model = build(data)
+        before = torch.random.get_rng_state()
+        train(data, model=model, modality_dropout=ratio)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert model.present() is None  # nothing is dropped afterwards
+        ends.append(state(model))
+    assert not equal(ends[0], ends[1]) and equal(ends[1], ends[2])
+    with pytest.raises(ValueError, match="'modality_dropout' is 0.5, but LightGCN reads no moda"):
+        fit(LightGCN(data, channels=8), data, modality_dropout=0.5, progress=False)
+
+
 def test_critic_steps_move_nothing_but_critics(data):
     model = build(data)
     run = fit_module.RunState(
@@ -389,6 +403,9 @@ def test_on_epoch_start(data):
         ({'lr': float('inf')}, "'lr' must be positive"),
         ({'critic_steps': -1}, "'critic_steps' must not be negative"),
         ({'patience': -1}, "'patience' must not be negative"),
+        ({'modality_dropout': 1.0}, r"'modality_dropout' must lie in \[0, 1\) \(got 1.0\)"),
+        ({'modality_dropout': -0.1}, "'modality_dropout' must lie in"),
+        ({'modality_dropout': 0.1, 'compile': True}, "leave out 'compile'"),
         ({'seed': -1}, "'seed' must lie in"),
         ({'monitor': 'recall'}, "'monitor' must be one of recall, ndcg"),
         ({'monitor': 'auc@20'}, "'monitor' must be one of recall, ndcg"),

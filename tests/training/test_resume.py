@@ -81,9 +81,10 @@ def test_resume_after_any_epoch(data, tmp_path, redundancy):
         {'critic_steps': 2},
         {'mrdib': {'control': 'noise'}},
         {'mrdib': {'bottleneck': 'complete'}},
+        {'modality_dropout': 0.4, 'critic_steps': 1},
         {'patience': 1},
     ],
-    ids=['vbpr', 'freedom', 'mgcn', 'critic_steps', 'noise', 'complete', 'patience'],
+    ids=['vbpr', 'freedom', 'mgcn', 'critic_steps', 'noise', 'complete', 'dropout', 'patience'],
 )
 def test_resume_epoch_by_epoch(data, tmp_path, kwargs):
     if kwargs.get('mrdib', {}).get('control'):
@@ -156,6 +157,7 @@ def test_resume_with_a_failing_disk(data, tmp_path, monkeypatch):
         ({'monitor': 'ndcg@20'}, 'settings.monitor'),
         ({'patience': 3}, 'settings.patience'),
         ({'critic_steps': 1}, 'settings.critic_steps'),
+        ({'modality_dropout': 0.1}, 'settings.modality_dropout'),
         ({'weights': {}}, 'settings.weights.bottleneck 0.001 but this run has 0.0'),
         ({'channels': 16}, 'config.channels 8 but this run has 16'),
         ({'mrdib': {'redundancy': 'nwj'}}, "config.mrdib.redundancy 'mine'"),

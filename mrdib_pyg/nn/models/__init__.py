@@ -1,5 +1,6 @@
 from mrdib_pyg.nn.models.base import Recommender
 from mrdib_pyg.nn.models.bm3 import BM3
+from mrdib_pyg.nn.models.drop_modalities import drop_modalities
 from mrdib_pyg.nn.models.dualgnn import DualGNN
 from mrdib_pyg.nn.models.freedom import FREEDOM
 from mrdib_pyg.nn.models.lightgcn import LightGCN
@@ -38,4 +39,5 @@ __all__ = [
     'SOIL',
     'Triplets',
     'VBPR',
+    'drop_modalities',
 ]

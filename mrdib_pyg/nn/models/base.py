@@ -3,13 +3,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
+from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.layer import Layer, make_layer
 from mrdib_pyg.nn.models.modality_features import ModalityFeatures
-from mrdib_pyg.nn.models.ranker import Ranker
 from mrdib_pyg.nn.models.types import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
@@ -17,7 +18,7 @@ from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
 EDGE = ('user', 'rates', 'item')
 
 
-class Recommender(Ranker):
+class Recommender(ColdStart):
     r"""The base class of all multimodal recommenders: two functions between which
     :class:`~mrdib_pyg.nn.MRdIB` sits.
 
@@ -25,7 +26,8 @@ class Recommender(Ranker):
     modality each, and :meth:`fuse`, which makes of them the users and items whose inner product is
     the score. It may override :meth:`unimodal`, :meth:`task_loss`, :meth:`extra_losses`,
     :meth:`on_epoch_start` and the weights of its own terms in :attr:`loss_weights`, and must store
-    each argument of its constructor under its name.
+    each argument of its constructor under its name. For items unseen in training it says what they
+    get: see :class:`ColdStart`.
 
     Args:
         data (HeteroData): The training graph: edges ``('user', 'rates', 'item')``, item features
@@ -204,17 +206,28 @@ class Recommender(Ranker):
         return out
 
     def features(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for."""
-        return self.item_features(name, rows)
+        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for, with zeros
+        where an item lacks it.
+        """
+        x = self.item_features(name, rows)
+        return self._drop(name, x, rows) if self.item_features.is_dropping else x
 
     def map_features(self, name: str, lin: nn.Module, rows: Tensor | None = None) -> Tensor:
         r"""Maps the scaled features of a modality, or the rows asked for, by a linear layer."""
         assert isinstance(lin, nn.Linear)
         x = self.item_features(name)
-        if rows is None:
+        if rows is None and not self.item_features.is_dropping:
             return lin(x)
-        out = linear_rows(x, rows, lin.weight)
+        out = F.linear(x, lin.weight) if rows is None else linear_rows(x, rows, lin.weight)
+        if self.item_features.is_dropping:  # fewer columns than the features have
+            out = self._drop(name, out, rows)
         return out if lin.bias is None else out + lin.bias
+
+    def _drop(self, name: str, x: Tensor, rows: Tensor | None) -> Tensor:
+        present = self.present()
+        assert present is not None
+        mask = present[name][1] if rows is None else present[name][1][rows]
+        return x * mask.unsqueeze(-1)
 
     def present(self, rows: Rows | None = None) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every

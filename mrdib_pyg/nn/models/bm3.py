@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.nn.models.unit_rows import unit_rows
 from mrdib_pyg.nn.mrdib import MRdIB
@@ -44,6 +45,11 @@ class BM3(Recommender):
 
     Where a modality is missing, the terms of :math:`\mathbf{t}_m` are means over the items that
     have it.
+
+    An item unseen in training has no :math:`\mathbf{q}_i`, the only thing that the score reads.
+    :obj:`content` draws :math:`\mathcal{P}(\mathbf{t}_{m,i})` towards its direction, so the mean of
+    their directions stands in, of the mean norm of the items of the data. This is an addition of
+    this package.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -136,6 +142,19 @@ class BM3(Recommender):
                 if present is not None:
                     views[f'has_{m}'] = (present[m][1], present[m][1])
         return Embeddings(self.predictor(user), self.predictor(item), views)
+
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        return {m: self.lins[m](x) for m, x in new.x.items()}
+
+    def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
+        online = {m: unit_rows(self.predictor(z)) for m, z in codes.items()}
+        count = torch.stack(list(new.present.values())).sum(dim=0).clamp(min=1)
+        direction = new.sum(online) / count.unsqueeze(-1)
+        _, item = propagate_mean(
+            (self.user_emb.weight, self.item_emb.weight), self.adj, self.num_layers
+        )
+        norm = (item + self.item_emb.weight).norm(dim=-1).mean()
+        return self.predictor(norm * direction)
 
     def unimodal(
         self, codes: Mapping[str, Pair], embeddings: Embeddings

@@ -16,6 +16,7 @@ from mrdib_pyg.nn.models.base import (
     _sum,
 )
 from mrdib_pyg.nn.models.modality_features import available
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.nn.models.unit_rows import unit_rows
 from mrdib_pyg.ops import NormalizedAdjacency, cooccurrence_graph, propagate
@@ -55,6 +56,9 @@ class DualGNN(Recommender):
     Where a modality is missing, an item's sum is over those it has, and a user's softmax over those
     that any of the user's items has. A node without any modality keeps what its neighbors say of
     each.
+
+    An item unseen in training gets its features alone, :math:`\sum_m
+    \overline{\mathrm{MLP}_m(\mathbf{F}_m)}`: no user has told of it.
 
     Args:
         data (HeteroData): The training graph with item features. Edges ``('user', 'cooccurrence',
@@ -142,7 +146,7 @@ class DualGNN(Recommender):
         present = self.present()
         out: dict[str, Pair] = {}
         for m in self.modalities:
-            item = self.encoders[m](self.features(m))
+            item = self.encoders[m](self.item_features(m))
             if present is not None:  # what the map makes of nothing
                 item = item * present[m][1].unsqueeze(-1)
             table: Any = self.preferences[m]
@@ -161,8 +165,17 @@ class DualGNN(Recommender):
         user = _weighted(users, self._omega())
         user = user + propagate(user, self.user_adj)
         present = self.present()
-        item = _sum(items) if present is None else _weighted(items, available(present, side=1))
-        return Embeddings(user, item)
+        masks = None if present is None else [pair[1] for pair in present.values()]
+        return Embeddings(user, _sum_available(items, masks))
+
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        return {
+            m: unit_rows(self.encoders[m](x) * new.present[m].unsqueeze(-1))
+            for m, x in new.x.items()
+        }
+
+    def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
+        return _sum_available(list(codes.values()), new.masks)
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         tables: list[Any] = [table.weight for table in self.preferences.children()]
@@ -173,8 +186,12 @@ class DualGNN(Recommender):
         present = self.present()
         if present is None:
             return self.attention.softmax(dim=1)
-        mask = available(present, side=0)
+        mask = available([pair[0] for pair in present.values()])  # type: ignore[misc]
         return self.attention.masked_fill(~mask, float('-inf')).softmax(dim=1)
+
+
+def _sum_available(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+    return _sum(codes) if masks is None else _weighted(codes, available(masks))
 
 
 def _weighted(codes: list[Any], weight: Tensor) -> Tensor:

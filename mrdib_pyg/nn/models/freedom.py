@@ -8,11 +8,12 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.models.feature_maps import FeatureMaps
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows, to_local
 from mrdib_pyg.nn.models.weighted_graph import weighted_graph
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean, prune_edges
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
-from mrdib_pyg.transforms.item_graph_union import item_weights
+from mrdib_pyg.transforms.item_graph_union import item_weights, modality_weights
 
 SLOTS = ('graph', 'projection')
 
@@ -44,6 +45,9 @@ class FREEDOM(Recommender):
     documented in :func:`~mrdib_pyg.ops.prune_edges`; the projections have no bias, which would
     cancel in each difference of two scores; an item that lacks a modality shares its weight among
     those it has.
+
+    An item unseen in training gets :math:`\mathbf{h}_i` of its own row of the item graph, in which
+    the :math:`k - 1` items of most similar features are its neighbors, and zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -188,6 +192,31 @@ class FREEDOM(Recommender):
         user, item = embeddings.views['propagated']
         return user, item + self._weigh(codes, rows)
 
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        if self.slot == 'projection':
+            return {m: self.maps.lin(m)(x) for m, x in new.x.items()}
+        return {m: self._spread(m, new) for m in self.modalities}
+
+    def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
+        if self.slot == 'projection':  # the codes never reach the score
+            codes = {m: self._spread(m, new) for m in self.modalities}
+        given = list(modality_weights(self.modalities, self.modality_weights).values())
+        has = torch.stack(list(new.present.values()), dim=1)
+        first = next(iter(codes.values()))
+        weight = first.new_tensor(given) * has
+        total = weight.sum(dim=1, keepdim=True)
+        weight = weight / total.masked_fill(total == 0, 1.0)
+        return torch.stack([w * x for w, x in zip(weight.split(1, 1), codes.values())]).sum(dim=0)
+
+    def _spread(self, name: str, new: NewItems) -> Tensor:
+        # A row of the item graph: the item itself, whose ID is zero, and its neighbors.
+        row, col, _ = new.neighbors(name, self.k - 1)
+        table = self.item_emb.weight
+        count = table.new_ones(new.num_items).index_add_(0, row, table.new_ones(row.numel()))
+        out = table.new_zeros(new.num_items, self.channels)
+        out.index_add_(0, row, table.index_select(0, col))
+        return out / count.unsqueeze(-1)
+
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         views = embeddings.views
         src, pos, neg = batch
@@ -223,8 +252,14 @@ class FREEDOM(Recommender):
 
     def _weigh(self, codes: Mapping[str, Pair], rows: Rows | None) -> Tensor:
         weight = self.item_weight if rows is None else self.item_weight[rows.item]
-        if not self.item_features.has_missing:  # then all rows are alike
+        present = self.present(rows)
+        if present is None:  # then all rows are alike
             weight = weight[:1]
+        elif self.item_features.is_dropping:  # its weight is shared among those that are left
+            mask = torch.stack([present[m][1] for m in codes], dim=1)
+            weight = weight * mask
+            total = weight.sum(dim=1, keepdim=True)
+            weight = weight / total.masked_fill(total == 0, 1.0)
         out: Tensor | None = None
         for m, (_, item) in enumerate(codes.values()):
             part = weight[:, m : m + 1] * item

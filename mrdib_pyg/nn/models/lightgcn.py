@@ -18,7 +18,8 @@ class LightGCN(Recommender):
         [\mathbf{P}; \mathbf{Q}] = \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
         [\mathbf{E}_U; \mathbf{E}_I], \quad s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
 
-    It reads no item features, so there is nothing for MRdIB to encode.
+    It reads no item features, so there is nothing for MRdIB to encode, and items unseen in training
+    cannot be encoded.
 
     The regularizer takes the *unsquared* norms of a batch's rows of the two tables, as toolboxes of
     multimodal recommendation do; the paper squares them, which needs other weights.

@@ -36,6 +36,9 @@ class MGCN(MultiView):
     :math:`\mathbf{B}`. Where modalities are missing, attention and sums run over those that a node
     has and :math:`M` is their number; features that are missing spread nothing.
 
+    An item unseen in training gets the row of :math:`\mathbf{H}_m` of its :math:`k - 1` nearest
+    items by features, and :math:`\mathbf{B}` of zero.
+
     Differences to public code: features are frozen; negative similarities count as zero; a
     last, short batch divides :obj:`reg` by its own size.
 
@@ -110,6 +113,13 @@ class MGCN(MultiView):
             own = gate(behavior).sigmoid() * (x_m - common)
             out = out + (own if masks is None else own * masks[m].unsqueeze(-1))
         return out / self.divisor(x, masks)
+
+    def item_degree(self, name: str) -> Tensor | None:
+        edge_index, weight = getattr(self, f'item_adj_{name}').to_edge_index()
+        is_loop = edge_index[0] == edge_index[1]
+        # An item's similarity to itself is one, so that its loop weighs one over its degree.
+        degree = weight.new_ones(self.num_items)
+        return degree.index_copy_(0, edge_index[0, is_loop], 1.0 / weight[is_loop])
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         user, item = embeddings.user, embeddings.item

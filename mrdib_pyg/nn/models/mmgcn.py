@@ -16,6 +16,7 @@ from mrdib_pyg.nn.models.base import (
     _sum,
 )
 from mrdib_pyg.nn.models.modality_features import available
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.nn.models.unit_rows import unit_rows
 from mrdib_pyg.ops import NormalizedAdjacency, propagate
@@ -52,6 +53,8 @@ class MMGCN(Recommender):
     Where a modality is missing, a node's mean is over those it has; its features are zero but it
     hears from its neighbors. A node without any modality keeps the mean of all: its ID and what
     its neighbors say.
+
+    An item unseen in training passes the layers without neighbors and with an ID of zero.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -130,11 +133,11 @@ class MMGCN(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             user: Any = self.preferences[m].weight
-            item = self.features(m)
+            item = self.item_features(m)
             if m in self.lins:
                 item = self.lins[m](item)
-                if present is not None:  # what the map makes of nothing
-                    item = item * present[m][1].unsqueeze(-1)
+            if present is not None:  # what the map makes of nothing
+                item = item * present[m][1].unsqueeze(-1)
             user, item = unit_rows(user), unit_rows(item)
             layers = list(self.layers[m].children())
             for i, layer in enumerate(layers):
@@ -153,15 +156,25 @@ class MMGCN(Recommender):
         sides: list[Tensor] = []
         for side in (0, 1):
             terms: list[Any] = [code[side] for code in codes.values()]
-            if present is None:
-                sides.append(_sum(terms) / len(terms))
-                continue
-            weight = available(present, side).to(terms[0].dtype)
-            weight = weight / weight.sum(dim=1, keepdim=True)
-            parts = [x * w.unsqueeze(-1) for x, w in zip(terms, weight.unbind(1))]
-            sides.append(_sum(parts))
+            masks: Any = None if present is None else [pair[side] for pair in present.values()]
+            sides.append(_mean(terms, masks))
         ego = (self.user_emb.weight, self.item_emb.weight)
         return Embeddings(sides[0], sides[1], {'ego': take_rows(*ego, rows)})
+
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for m, x in new.x.items():
+            if m in self.lins:
+                x = self.lins[m](x)
+            x = unit_rows(x * new.present[m].unsqueeze(-1))
+            for layer in self.layers[m].children():
+                assert isinstance(layer, _Layer)
+                x = layer.alone(x)
+            out[m] = x
+        return out
+
+    def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
+        return _mean(list(codes.values()), new.masks)
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         src, pos, neg = batch
@@ -170,6 +183,15 @@ class MMGCN(Recommender):
         reg = user[src].mean() + 0.5 * (item[pos].mean() + item[neg].mean())
         tables = [_mean_square(table) for table in self.preferences.children()]
         return {'reg': reg + torch.stack(tables).mean()}
+
+
+def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+    # Over the modalities that are there.
+    if masks is None:
+        return _sum(codes) / len(codes)
+    weight = available(masks).to(codes[0].dtype)
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    return _sum([x * w.unsqueeze(-1) for x, w in zip(codes, weight.unbind(1))])
 
 
 def _mean_square(table: Any) -> Tensor:
@@ -199,6 +221,11 @@ class _Layer(nn.Module):
             x, ids = x.index_select(0, rows), ids.index_select(0, rows)
         own = F.leaky_relu(self.lin_self(x), inplace=True) + ids
         return F.leaky_relu(self.lin_out(hidden) + own, inplace=True)
+
+    def alone(self, x: Tensor) -> Tensor:
+        # A row without neighbors, whose ID is zero.
+        own = F.leaky_relu(self.lin_self(x))
+        return F.leaky_relu(self.lin_out.bias + own)
 
     def aggregate(
         self, neighbors: Tensor, adj: NormalizedAdjacency, rows: Tensor | None = None

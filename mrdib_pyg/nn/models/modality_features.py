@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class ModalityFeatures(nn.Module):
         store, num_items = data['item'], int(data['item'].num_nodes)
         self.names: list[str] = [key[2:] for key in store.keys() if key.startswith('x_')]
         self.scaling = scaling
+        self._masks: dict[str, Pair] | None = None
         masks: dict[str, Tensor] = {}
         for name in self.names:
             x = store[f'x_{name}']
@@ -52,7 +53,12 @@ class ModalityFeatures(nn.Module):
                         f"data['item'].has_{name} must have one entry for each of the {num_items} "
                         f'items (got the shape {list(masks[name].shape)})'
                     )
-            x = _scale(x.to(torch.get_default_dtype()), masks[name], scaling)
+            x = x.to(torch.get_default_dtype())
+            if scaling == 'standard':
+                mean, std = _statistics(x, masks[name])
+                self.register_buffer(f'mean_{name}', mean, persistent=False)
+                self.register_buffer(f'std_{name}', std, persistent=False)
+            x = self.scale(name, x, masks[name])
             self.register_buffer(f'x_{name}', x, persistent=False)
 
         # Where nothing is missing no mask is applied at all.
@@ -66,20 +72,66 @@ class ModalityFeatures(nn.Module):
                 self.register_buffer(f'user_has_{name}', user_has, persistent=False)
 
     def forward(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, or the rows asked for."""
+        r"""Returns the scaled features of a modality, or the rows asked for, also those of items
+        that lack it for a step only.
+        """
         x = getattr(self, f'x_{name}')
         return x if rows is None else x.index_select(0, rows)
+
+    def scale(self, name: str, x: Tensor, has: Tensor) -> Tensor:
+        r"""Scales rows of a modality, which need not be those of the data, as those of the data
+        are; rows without it become zero.
+        """
+        if self.scaling == 'standard':
+            x = (x - getattr(self, f'mean_{name}')) / getattr(self, f'std_{name}')
+        elif self.scaling == 'row':
+            x = F.normalize(x, dim=-1)
+        return torch.where(has.unsqueeze(-1), x, torch.zeros_like(x))
+
+    def unscaled(self, name: str) -> Tensor:
+        r"""Returns the features of a modality as they were (those scaled by row keep their
+        direction), with zeros where it is missing.
+        """
+        x = getattr(self, f'x_{name}')
+        if self.scaling != 'standard':
+            return x
+        mean, std = getattr(self, f'mean_{name}'), getattr(self, f'std_{name}')
+        x = x * std.masked_fill(std.isinf(), 0.0) + mean
+        return torch.where(self.mask(name).unsqueeze(-1), x, torch.zeros_like(x))
+
+    def mask(self, name: str) -> Tensor:
+        r"""Returns which items have a modality in the data, ``[num_items]``."""
+        if self.has_missing:
+            return getattr(self, f'has_{name}')
+        x = getattr(self, f'x_{name}')
+        return torch.ones(x.size(0), dtype=torch.bool, device=x.device)
+
+    def set_masks(self, masks: Mapping[str, Pair] | None) -> None:
+        r"""Sets the masks that stand in for those of the data in training mode; :obj:`None` takes
+        them away.
+        """
+        self._masks = None if masks is None else dict(masks)
+
+    @property
+    def is_dropping(self) -> bool:
+        r"""Whether masks stand in for those of the data."""
+        return self._masks is not None and self.training
 
     def present(self, rows: Rows | None = None, user_codes: bool = True) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
         item has every modality.
         """
-        if not self.has_missing:
+        if not self.has_missing and not self.is_dropping:
             return None
         out: dict[str, Pair] = {}
         for name in self.names:
-            user, item = getattr(self, f'user_has_{name}'), getattr(self, f'has_{name}')
+            if self.is_dropping:
+                assert self._masks is not None
+                user, item = self._masks[name]
+            else:
+                user, item = getattr(self, f'user_has_{name}'), getattr(self, f'has_{name}')
             if rows is not None:
+                assert user is not None
                 user, item = user[rows.user], item[rows.item]
             out[name] = (user if user_codes else None, item)
         return out
@@ -88,22 +140,20 @@ class ModalityFeatures(nn.Module):
         return f'{self.__class__.__name__}({self.names}, scaling={self.scaling!r})'
 
 
-def available(present: Mapping[str, Pair], side: int) -> Tensor:
-    r"""Returns which modalities are to represent each user (side 0) or item (side 1), a boolean
-    ``[N, M]``: those that are there or, for a row without any, all: their codes then hold what its
-    neighbors say.
+def available(masks: Sequence[Tensor]) -> Tensor:
+    r"""Returns which modalities are to represent each row, a boolean ``[N, M]``: those that are
+    there, as the masks over modalities say, or, for a row without any, all: their codes then hold
+    what its neighbors say.
     """
-    mask = torch.stack([pair[side] for pair in present.values()], dim=1)  # type: ignore[misc]
+    mask = torch.stack(list(masks), dim=1)
     return mask | ~mask.any(dim=1, keepdim=True)
 
 
-def _scale(x: Tensor, has: Tensor, scaling: str | None) -> Tensor:
-    if scaling == 'standard' and bool(has.any()):
-        rows = x[has]
-        std = rows.std(dim=0, unbiased=False)
-        # A constant column carries nothing: it becomes zero rather than rounding blown up.
-        std = torch.where(std > 1e-6 * rows.abs().amax(dim=0), std, torch.inf)
-        x = (x - rows.mean(dim=0)) / std
-    elif scaling == 'row':
-        x = F.normalize(x, dim=-1)
-    return torch.where(has.unsqueeze(-1), x, torch.zeros_like(x))
+def _statistics(x: Tensor, has: Tensor) -> tuple[Tensor, Tensor]:
+    rows = x[has]
+    if rows.size(0) == 0:
+        return x.new_zeros(x.size(1)), x.new_ones(x.size(1))
+    std = rows.std(dim=0, unbiased=False)
+    # A constant column carries nothing: it becomes zero rather than rounding blown up.
+    std = torch.where(std > 1e-6 * rows.abs().amax(dim=0), std, torch.inf)
+    return rows.mean(dim=0), std

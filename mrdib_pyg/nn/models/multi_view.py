@@ -8,6 +8,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.models.feature_maps import FeatureMaps
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, propagate, propagate_mean
 
@@ -31,6 +32,7 @@ class MultiView(Recommender):
     lr_decay = 0.96 ** (1 / 50)
 
     user_item_adj: NormalizedAdjacency
+    k: int
 
     def __init__(
         self,
@@ -122,6 +124,35 @@ class MultiView(Recommender):
             sides.append(self.side(x, view, masks))  # type: ignore[arg-type]
         views = {'behavior': behavior, 'side': (sides[0], sides[1])}
         return Embeddings(behavior[0] + sides[0], behavior[1] + sides[1], views)
+
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        ids = self.item_emb.weight
+        out: dict[str, Tensor] = {}
+        for m, purifier in zip(self.modalities, self.purifiers):
+            row, col, cosine = new.neighbors(m, self.k - 1)
+            weight = cosine.clamp(min=0.0)
+            # Its similarity to itself is one, but its own ID is zero.
+            degree = weight.new_ones(new.num_items).index_add_(0, row, weight)
+            other = self.item_degree(m)
+            other = degree[row] if other is None else other[col]
+            weight = weight / (degree[row] * other).sqrt()
+            known, place = torch.unique(col, return_inverse=True)
+            table = self.maps.table(m, self.item_features).index_select(0, known)
+            gate = purifier(self.maps.lin(m)(table)).sigmoid()
+            x = ids.index_select(0, known) * gate
+            x = x.index_select(0, place) * weight.unsqueeze(-1)
+            out[m] = ids.new_zeros(new.num_items, self.channels).index_add_(0, row, x)
+        return out
+
+    def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
+        behavior = self.item_emb.weight.new_zeros(new.num_items, self.channels)
+        return self.side(list(codes.values()), behavior, new.masks)
+
+    def item_degree(self, name: str) -> Tensor | None:
+        r"""Returns the sum of the similarities of each item to its neighbors in the item graph of a
+        modality, ``[I]``, or :obj:`None` where that is not known.
+        """
+        return None
 
     def attend(self, x: list[Tensor], masks: list[Tensor] | None) -> Tensor:
         r"""Returns the attention over the modalities that each row has, ``[M, N, 1]``; zeros where

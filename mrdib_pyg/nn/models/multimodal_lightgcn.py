@@ -7,7 +7,16 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import Posterior, product_of_experts
 from mrdib_pyg.nn.conv import ModalityConv
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.base import (
+    Embeddings,
+    Layer,
+    Pair,
+    Recommender,
+    Rows,
+    Triplets,
+    _sum,
+)
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.ops import propagate_mean
 
@@ -25,6 +34,11 @@ class MultimodalLightGCN(Recommender):
         s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
 
     MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
+
+    A modality that is missing is in no sum, softmax or product; its features reach no neighbor, and
+    an item without any is scored by its ID. An item unseen in training gets what the convolutions
+    give an item without edges, :math:`(\mathbf{x} \mathbf{W} + \mathbf{b}) / (L + 1)` for each
+    modality, and zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -121,41 +135,47 @@ class MultimodalLightGCN(Recommender):
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
         # Without a graph a row needs no other row's features.
         local = rows if self.num_layers == 0 else None
+        present = self.present(local)
         out: dict[str, Pair] = {}
         for m in self.modalities:
             user: Any = self.preferences[m].weight
-            x = self.features(m, None if local is None else local.item)
-            if m in self.encoders:
-                x = self.encoders[m](x)
-            if self.id_channel:
-                # Adam moves each weight by the learning rate, whatever the input: over its width,
-                # a code moves in a step as far as a row of the ID table, and starts as small.
-                # Without this, features drown the ID channel.
-                x = x / x.size(-1)
+            x = self.item_features(m, None if local is None else local.item)
+            x = self._encode(m, x)
             conv = self.convs[m]
             assert isinstance(conv, ModalityConv)
             if local is not None:
                 out[m] = (user.index_select(0, local.user), conv.lin(x))
                 continue
-            user, item = conv((user, x), self.adj)
+            if present is None:
+                user, item = conv((user, x), self.adj)
+            else:  # what the maps make of nothing is not to reach the neighbors
+                x = conv.lin(x) * present[m][1].unsqueeze(-1)
+                user, item = propagate_mean((user, x), self.adj, self.num_layers)
             out[m] = take_rows(user, item, rows)
         return out
 
-    def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
-        if self.fusion == 'sum':
-            user, item = self.sum_users(codes, rows), self.sum_items(codes, rows)
-        elif self.fusion == 'mlp':
-            user = self.sum_users(codes, rows)
-            item = self.mlp(torch.cat(self.masked_codes(codes, rows)[1], dim=-1))
-            present = self.present(rows)
-            if present is not None:  # what the perceptron makes of nothing is no content
-                has_any = torch.stack([mask for _, mask in present.values()]).any(dim=0)
-                item = item * has_any.unsqueeze(-1)
-        elif self.fusion == 'attention':
-            user, item = (self._attend(codes, rows, side) for side in (0, 1))
-        else:
-            user, item = (self._multiply(codes, rows, side) for side in (0, 1))
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for m, x in new.x.items():
+            conv = self.convs[m]
+            assert isinstance(conv, ModalityConv)
+            x = conv.lin(self._encode(m, x)) * new.present[m].unsqueeze(-1)
+            out[m] = x / (self.num_layers + 1)  # a mean over layers, of which no other has a part
+        return out
 
+    def fuse_new_items(self, codes: Mapping[str, Any], new: NewItems) -> Tensor:
+        return self._fuse(list(codes.values()), new.masks, side=1)
+
+    def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
+        present = self.present(rows)
+        user, item = (
+            self._fuse(
+                [code[side] for code in codes.values()],
+                None if present is None else [present[m][side] for m in codes],  # type: ignore[misc]
+                side,
+            )
+            for side in (0, 1)
+        )
         views = {}
         if self.id_channel:
             ego = (self.user_emb.weight, self.item_emb.weight)
@@ -175,24 +195,36 @@ class MultimodalLightGCN(Recommender):
         read = (user.index_select(0, src), item.index_select(0, pos), item.index_select(0, neg))
         return {'l2': 0.5 * torch.stack([x.square().sum() for x in read]).sum() / src.numel()}
 
-    def _attend(self, codes: Mapping[str, Pair], rows: Rows | None, side: int) -> Tensor:
-        x = torch.stack([code[side] for code in codes.values()], dim=1)  # type: ignore[misc]
+    def _encode(self, name: str, x: Tensor) -> Tensor:
+        if name in self.encoders:
+            x = self.encoders[name](x)
+        # Adam moves each weight by the learning rate, whatever the input: over its width, a code
+        # moves in a step as far as a row of the ID table, and starts as small. Without this,
+        # features drown the ID channel.
+        return x / x.size(-1) if self.id_channel else x
+
+    def _fuse(self, codes: list[Any], masks: list[Tensor] | None, side: int) -> Tensor:
+        # The codes of users (side 0) or items (side 1), and which of them have each modality.
+        if self.fusion == 'product_of_experts':
+            posteriors = [x if isinstance(x, Posterior) else Posterior(x, x) for x in codes]
+            return product_of_experts(posteriors, masks, training=self.training).z
+        if self.fusion == 'attention':
+            return self._attend(torch.stack(codes, dim=1), masks)
+        if masks is not None:
+            codes = [x * mask.unsqueeze(-1) for x, mask in zip(codes, masks)]
+        if self.fusion == 'sum' or side == 0:
+            return _sum(codes)
+        item = self.mlp(torch.cat(codes, dim=-1))
+        if masks is not None:  # what the perceptron makes of nothing is no content
+            item = item * torch.stack(masks).any(dim=0).unsqueeze(-1)
+        return item
+
+    def _attend(self, x: Tensor, masks: list[Tensor] | None) -> Tensor:
         logit = self.attention(x).squeeze(-1)
-        present = self.present(rows)
-        if present is not None:
-            mask = torch.stack([present[m][side] for m in codes], dim=1)  # type: ignore[misc]
+        if masks is not None:
+            mask = torch.stack(masks, dim=1)
             logit = logit.masked_fill(~mask, float('-inf'))
             # A row without any modality would be a softmax over nothing.
             logit = torch.where(mask.any(dim=1, keepdim=True), logit, torch.zeros_like(logit))
             x = x * mask.unsqueeze(-1)
         return (logit.softmax(dim=1).unsqueeze(-1) * x).sum(dim=1)
-
-    def _multiply(self, codes: Mapping[str, Any], rows: Rows | None, side: int) -> Tensor:
-        present = self.present(rows)
-        masks: list[Tensor | None] = []
-        posteriors: list[Posterior] = []
-        for m, code in codes.items():
-            x = code[side]
-            posteriors.append(x if isinstance(x, Posterior) else Posterior(x, x))
-            masks.append(None if present is None else present[m][side])
-        return product_of_experts(posteriors, masks, training=self.training).z

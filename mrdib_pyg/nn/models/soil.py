@@ -41,6 +41,10 @@ class SOIL(MultiView):
     :math:`\mathbf{B}`. Where modalities are missing, attention and sums run over those that a node
     has and :math:`M` is their number; features that are missing spread nothing.
 
+    An item unseen in training, in whom nobody has an interest yet, gets the mean of the purified ID
+    embeddings of its :math:`k - 1` nearest items by features, weighted by their similarity, as
+    :math:`\mathbf{H}_m`, and :math:`\mathbf{B}` of zero.
+
     Differences to public code: :math:`\mathbf{R}^+` is normalized by the degrees of users and
     items (public code takes those of users for both); negative similarities count as zero (public
     code raises negative weights to 1e-7, and two negative similarities attract). Differences to

@@ -34,6 +34,10 @@ class Embeddings(NamedTuple):
     item: Tensor
     views: dict[str, tuple[Tensor, Tensor]] = {}
 
+    def embed(self) -> 'Embeddings':
+        r"""Returns itself: :func:`~mrdib_pyg.evaluation.evaluate` takes embeddings as a model."""
+        return self
+
 
 def bpr_loss(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
     r"""Computes the Bayesian personalized ranking loss of `arXiv:1205.2618

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 
 
@@ -21,6 +22,9 @@ class VBPR(Recommender):
     MRdIB encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`; users have no representation per modality
     and score it by :math:`\theta_u`. Given the user, the score is a sum over modalities: it cannot
     carry synergy.
+
+    An item unseen in training gets its content :math:`\mathbf{c}_i`, and zero for
+    :math:`\mathbf{e}_i`.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -87,6 +91,13 @@ class VBPR(Recommender):
         user, item = take_rows(self.user_emb.weight, self.item_emb.weight, rows)
         content = self.sum_items(codes, rows) + self.bias
         return Embeddings(user, torch.cat([item, content], dim=-1))
+
+    def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
+        return {m: self.lins[m](x) for m, x in new.x.items()}
+
+    def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
+        content = new.sum(codes) + self.bias
+        return torch.cat([torch.zeros_like(content), content], dim=-1)
 
     def unimodal(
         self, codes: Mapping[str, Pair], embeddings: Embeddings

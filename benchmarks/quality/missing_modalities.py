@@ -1,0 +1,233 @@
+r"""Measures Recall and NDCG as a modality is taken away from 0 to 90 % of the items.
+
+For each model: *plain*; *mean filling*, the plain model on data in which the missing rows are the
+mean of the others; *MRdIB*; and *MRdIB + modality dropout*. The models leave out what is missing,
+but for mean filling. The settings of each row were set beforehand, not searched. The file grows by
+a run at a time; the same command continues a run that was stopped.
+
+    python -m benchmarks.quality.missing_modalities --dataset data/tiktok
+    python -m benchmarks.quality.missing_modalities --report   # table and figure, from the file
+
+`--report` needs the extra `[report]`.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from benchmarks.markdown import insert, make_table
+from mrdib_pyg.datasets import data_hash, load_dataset
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.transforms import FillMissing, MaskModality
+
+WEIGHTS = {'bottleneck': 1e-4, 'redundant': 1e-4, 'unique': 5e-3}
+SETTINGS: dict[str, Any] = {
+    'modality': 'image',
+    'ratios': [0.0, 0.3, 0.5, 0.7, 0.9],
+    'seeds': [1, 2],
+    'k': 20,
+    'models': {
+        'multimodal_lightgcn': {'epochs': 8, 'lr': 3e-3},
+        'freedom': {'epochs': 10, 'lr': 5e-3},
+    },
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    'plain': {},
+    'mean filling': {'fill': True},
+    'MRdIB': {'mrdib': {}, 'weights': WEIGHTS},
+    'MRdIB + modality dropout': {'mrdib': {}, 'weights': WEIGHTS, 'modality_dropout': 0.3},
+}
+LABELS = {'recall': 'Recall', 'ndcg': 'NDCG'}
+COLORS = ('#4d4d4d', '#b2b2b2', '#2166ac', '#d6604d')
+
+
+def cells(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is to be run; a seed is finished for all models before the next begins."""
+    for seed in settings['seeds']:
+        for model in settings['models']:
+            for ratio in settings['ratios']:
+                for variant in VARIANTS:
+                    if ratio > 0 or variant != 'mean filling':  # else it is plain
+                        yield {'model': model, 'variant': variant, 'ratio': ratio, 'seed': seed}
+
+
+def measure(cell: dict[str, Any], data: HeteroData, settings: dict[str, Any]) -> dict[str, Any]:
+    """Trains one model and evaluates it on the test edges: all, and those of items without."""
+    name, k = settings['modality'], settings['k']
+    variant = dict(VARIANTS[cell['variant']])
+    data = copy.copy(data)
+    if cell['ratio'] > 0:
+        data = MaskModality(name, cell['ratio'], seed=cell['seed'])(data)
+    has = data['item'].get(f'has_{name}')
+    if variant.pop('fill', False):
+        data = FillMissing()(data)
+    seed_everything(cell['seed'])
+    model = MODELS[cell['model']](data, mrdib=variant.pop('mrdib', None))
+    out = fit(
+        model,
+        data,
+        seed=cell['seed'],
+        patience=1000,
+        monitor=f'recall@{k}',
+        progress=False,
+        **settings['models'][cell['model']],
+        **variant,
+    )
+    result = {**cell, 'best_epoch': out.best_epoch, 'val': evaluate(model, data, 'val', k=k)}
+    result['test'] = evaluate(model, data, 'test', k=k)
+    if has is not None:
+        edge = ('user', 'test', 'item')
+        index = data[edge].edge_label_index
+        data[edge].edge_label_index = index[:, ~has[index[1]]]
+        result['test_without'] = evaluate(model, data, 'test', k=k)
+    return result
+
+
+def run(dataset: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Runs what the file does not have yet, and writes it after each run."""
+    data = load_dataset(dataset)
+    head = {'dataset': Path(dataset).name, 'data_hash': data_hash(data), 'settings': settings}
+    # As they are read back: to be compared with the file.
+    head = json.loads(json.dumps({**head, 'variants': VARIANTS}))
+    out: dict[str, Any] = {**head, **provenance(), 'complete': False, 'runs': []}
+    if path.exists():
+        out = json.loads(path.read_text())
+        if any(out[key] != value for key, value in head.items()):
+            raise SystemExit(f"'{path}' was made with other data or settings; name another file")
+    keys = ('model', 'variant', 'ratio', 'seed')
+    done = [{key: run[key] for key in keys} for run in out['runs']]
+    todo = [cell for cell in cells(settings) if cell not in done]
+    for i, cell in enumerate(todo, start=1):
+        out['runs'].append(measure(cell, data, settings))
+        out['complete'] = i == len(todo)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(out, indent=1) + '\n').encode())
+        value = out['runs'][-1]['test'][f'recall@{settings["k"]}']
+        print(f'{i}/{len(todo)} {" ".join(map(str, cell.values()))}: {value:.4f}', flush=True)
+    return out
+
+
+def values(
+    result: dict[str, Any], model: str, variant: str, ratio: float, metric: str, split: str = 'test'
+) -> list[float]:
+    """The metric by seed; at a ratio of 0 mean filling is plain."""
+    if ratio == 0 and variant == 'mean filling':
+        variant = 'plain'
+    wanted = {'model': model, 'variant': variant, 'ratio': ratio}
+    runs = [run for run in result['runs'] if wanted.items() <= run.items() and split in run]
+    return [run[split][metric] for run in sorted(runs, key=lambda run: run['seed'])]
+
+
+def table(result: dict[str, Any], metric: str, split: str = 'test') -> str:
+    """Mean and standard deviation over seeds by the share of items that lack the modality."""
+    settings = result['settings']
+    ratios = [r for r in settings['ratios'] if r > 0 or split == 'test']
+    rows = []
+    for model in settings['models']:
+        for variant in VARIANTS:
+            row = [f'`{model}`', variant]
+            for ratio in ratios:
+                found = values(result, model, variant, ratio, metric, split)
+                spread = f' ± {statistics.stdev(found):.4f}' if len(found) > 1 else ''
+                row.append(f'{statistics.mean(found):.4f}{spread}' if found else '')
+            rows.append(row)
+    return make_table(['', '', *(f'{ratio:.0%}' for ratio in ratios)], rows)
+
+
+def figure(result: dict[str, Any], path: Path) -> None:
+    """Draws the curves: a column of panels for each model, a row for each metric."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    plt.rcParams['svg.hashsalt'] = 'mrdib_pyg'  # the same figures give the same file
+    settings = result['settings']
+    models, k = list(settings['models']), settings['k']
+    fig, axes = plt.subplots(2, len(models), figsize=(4.4 * len(models), 6), squeeze=False)
+    for column, model in enumerate(models):
+        for row, (metric, label) in enumerate(LABELS.items()):
+            axis = axes[row, column]
+            for variant, color in zip(VARIANTS, COLORS):
+                points = [
+                    (100 * ratio, found)
+                    for ratio in settings['ratios']
+                    if (found := values(result, model, variant, ratio, f'{metric}@{k}'))
+                ]
+                if len(points) == 0:
+                    continue
+                x = [ratio for ratio, _ in points]
+                y = [statistics.mean(found) for _, found in points]
+                spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in points]
+                axis.errorbar(
+                    x, y, spread, color=color, marker='o', markersize=3, capsize=2, label=variant
+                )
+            axis.set_xlabel(f'% of the items without {settings["modality"]}')
+            axis.set_ylabel(f'{label}@{k}')
+            if row == 0:
+                axis.set_title(model, fontsize=9)
+    axes[0, 0].legend(fontsize=7)
+    fig.suptitle(f'{result["dataset"]}, test edges, mean and spread over seeds', fontsize=9)
+    fig.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, metadata={'Date': None})
+    plt.close(fig)
+
+
+def report(result: dict[str, Any], page: Path | None, image: Path | None) -> str:
+    """Makes the tables and the figure from the results."""
+    k = result['settings']['k']
+    tables = {
+        'missing-recall': table(result, f'recall@{k}'),
+        'missing-ndcg': table(result, f'ndcg@{k}'),
+        'missing-without': table(result, f'recall@{k}', 'test_without'),
+    }
+    for name, text in tables.items() if page is not None else []:
+        insert(page, name, text)
+    if image is not None:
+        figure(result, image)
+    return '\n\n'.join(tables.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Recall and NDCG as a modality goes missing.')
+    parser.add_argument('--dataset', default='data/tiktok')
+    parser.add_argument(
+        '--json', type=Path, default=Path('benchmarks/results/missing_modalities.json')
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', default=SETTINGS['seeds'])
+    parser.add_argument('--ratios', type=float, nargs='+', default=SETTINGS['ratios'])
+    parser.add_argument('--models', nargs='+', default=list(SETTINGS['models']))
+    parser.add_argument('--epochs', type=int, help='of each model, in place of the settings')
+    parser.add_argument('--modality', default=SETTINGS['modality'])
+    parser.add_argument('--k', type=int, default=SETTINGS['k'])
+    parser.add_argument('--report', action='store_true', help='only report what the file has')
+    parser.add_argument('--page', type=Path, default=Path('docs/MISSING.md'))
+    parser.add_argument('--figure', type=Path, default=Path('docs/missing_modalities.svg'))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.report:
+        print(report(json.loads(args.json.read_text()), args.page, args.figure))
+        return
+    warnings.filterwarnings('ignore', '.*have no training interaction')
+    names = ('seeds', 'ratios', 'modality', 'k')
+    settings = {**SETTINGS, **{name: getattr(args, name) for name in names}}
+    settings['models'] = {name: dict(SETTINGS['models'].get(name, {})) for name in args.models}
+    for model in settings['models'].values():
+        model.setdefault('epochs', 10)
+        model['epochs'] = args.epochs or model['epochs']
+    print(report(run(args.dataset, args.json, settings), None, None))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,107 @@
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+SPLITS = (('rates', 'edge_index'), ('val', 'edge_label_index'), ('test', 'edge_label_index'))
+
+
+@functional_transform('cold_item_split')
+class ColdItemSplit(BaseTransform):
+    r"""Holds items out of the training as a whole: each of their edges and their features, as if
+    they were new.
+
+    A share of the items that have an edge, drawn by chance, becomes a node type of its own,
+    ``'cold_item'``, with its features ``data['cold_item'].x_<modality>`` (and masks). Half of them
+    are for validation, half for the test: all their edges, of whatever split, are
+    ``data['user', 'val', 'cold_item'].edge_label_index`` and ``data['user', 'test',
+    'cold_item'].edge_label_index``. The other items stay, with new ids and their edges of all
+    splits, so that a model is trained and stopped as usual:
+
+    .. code-block:: python
+
+        data = ColdItemSplit(0.2, seed=0)(data)
+        model = VBPR(data)
+        fit(model, data)
+        cold = model.encode_items({'image': data['cold_item'].x_image})
+        emb = Embeddings(model.embed().user, cold)
+        evaluate(emb, data, 'test', node_type='cold_item')
+
+    The candidates of the ranking are then all cold items, those of validation and of the test, and
+    no other: what is measured is which of the new items suit a user, not how they fare against
+    items with a history.
+
+    ``n_id`` of both node types holds the former ids. Graphs among items or among users, which
+    may tell of the held-out items, are left out: make them afterwards.
+
+    Args:
+        ratio (float, optional): The share of items to hold out. (default: :obj:`0.2`)
+        seed (int, optional): Seeds the draw. (default: :obj:`0`)
+
+    Raises:
+        ValueError: If :obj:`ratio` is out of range, or no edge is left for training, or no item is
+            held out for validation or for the test.
+    """
+
+    def __init__(self, ratio: float = 0.2, seed: int = 0) -> None:
+        if not 0 < ratio < 1:
+            raise ValueError(f"'ratio' must lie in (0, 1) (got {ratio})")
+        self.ratio = ratio
+        self.seed = seed
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        edges = {
+            relation: data['user', relation, 'item'][key]
+            for relation, key in SPLITS
+            if ('user', relation, 'item') in data.edge_types
+        }
+        if 'rates' not in edges:
+            raise ValueError("'data' has no training edges ('user', 'rates', 'item')")
+        num_items = int(data['item'].num_nodes)
+        used = torch.unique(torch.cat([index[1] for index in edges.values()]).cpu())
+        generator = torch.Generator().manual_seed(self.seed)
+        order = used[torch.randperm(used.numel(), generator=generator)]
+        num_cold = round(self.ratio * used.numel())
+        if num_cold < 2:
+            raise ValueError(
+                f"'ratio' {self.ratio} holds {num_cold} of the {used.numel()} items out, which "
+                f'makes none for validation or for the test; raise it'
+            )
+        device = edges['rates'].device
+        cold = order[:num_cold].sort().values.to(device)
+        in_test = torch.zeros(num_items, dtype=torch.bool, device=device)
+        in_test[order[: num_cold // 2].to(device)] = True
+        is_cold = torch.zeros(num_items, dtype=torch.bool, device=device)
+        is_cold[cold] = True
+        warm = (~is_cold).nonzero().view(-1)
+        local = torch.empty(num_items, dtype=torch.long, device=device)
+        local[warm] = torch.arange(warm.numel(), device=device)
+        local[cold] = torch.arange(cold.numel(), device=device)
+
+        out = HeteroData()
+        for key, value in data._global_store.items():
+            out[key] = value
+        for key, value in data['user'].items():
+            out['user'][key] = value
+        for name, ids in (('item', warm), ('cold_item', cold)):
+            for key, value in data['item'].items():
+                is_row = isinstance(value, Tensor) and data['item'].is_node_attr(key)
+                out[name][key] = value[ids] if is_row else value
+            out[name].num_nodes = ids.numel()
+            out[name].n_id = data['item'].n_id[ids] if 'n_id' in data['item'] else ids
+        for relation, key in SPLITS:
+            if relation in edges:
+                user, item = edges[relation][:, ~is_cold[edges[relation][1]]]
+                out['user', relation, 'item'][key] = torch.stack([user, local[item]])
+        if out['user', 'rates', 'item'].edge_index.numel() == 0:
+            raise ValueError(f"'ratio' {self.ratio} leaves no training edge; lower it")
+        user, item = torch.cat(list(edges.values()), dim=1)
+        for relation, mask in (('val', is_cold & ~in_test), ('test', in_test)):
+            keep = mask[item]
+            index = torch.stack([user[keep], local[item[keep]]])
+            out['user', relation, 'cold_item'].edge_label_index = index
+        return out
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(ratio={self.ratio}, seed={self.seed})'

@@ -1,0 +1,124 @@
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets import Planted
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.nn.models import VBPR, Embeddings
+from mrdib_pyg.transforms import ColdItemSplit, ItemKNN
+
+EDGES = {'rates': 'edge_index', 'val': 'edge_label_index', 'test': 'edge_label_index'}
+
+
+@pytest.fixture(scope='module')
+def data():
+    return Planted(num_users=30, num_items=40, num_interactions=10, missing=0.2)[0]
+
+
+def pairs(data, relation, item='item'):
+    """The edges by their former ids."""
+    user, index = data['user', relation, item][EDGES[relation] if item == 'item' else EDGES['val']]
+    ids = data[item].n_id if 'n_id' in data[item] else torch.arange(40)
+    return set(zip(user.tolist(), ids[index].tolist()))
+
+
+def test_every_edge_goes_to_one_place(data):
+    out = ColdItemSplit(0.25, seed=1)(data)
+    cold = set(out['cold_item'].n_id.tolist())
+    used = {i for relation in EDGES for _, i in pairs(data, relation)}
+    assert len(cold) == out['cold_item'].num_nodes == round(0.25 * len(used)) and cold <= used
+    assert cold | set(out['item'].n_id.tolist()) == set(range(40))
+    assert out['item'].num_nodes + out['cold_item'].num_nodes == 40
+    for relation in EDGES:
+        expected = {(u, i) for u, i in pairs(data, relation) if i not in cold}
+        assert pairs(out, relation) == expected
+    parts = {relation: pairs(out, relation, 'cold_item') for relation in ('val', 'test')}
+    items = {relation: {i for _, i in part} for relation, part in parts.items()}
+    assert not items['val'] & items['test'] and items['val'] | items['test'] == cold
+    assert len(items['test']) == len(cold) // 2
+    everything = {edge for relation in EDGES for edge in pairs(data, relation)}
+    assert parts['val'] | parts['test'] == {(u, i) for u, i in everything if i in cold}
+    assert out.name == 'planted' and out['user'].num_nodes == 30
+
+
+def test_features_go_along(data):
+    out = ColdItemSplit(0.25)(data)
+    for name in ('item', 'cold_item'):
+        for key in ('x_image', 'x_text', 'has_image', 'has_text'):
+            assert torch.equal(out[name][key], data['item'][key][out[name].n_id])
+    again = ColdItemSplit(0.25)(out)  # ids remain those of the first
+    assert torch.equal(again['item'].x_text, data['item'].x_text[again['item'].n_id])
+    assert data['item'].num_nodes == 40 and 'n_id' not in data['item']  # a copy
+
+
+def test_nothing_tells_of_the_held_out(data):
+    """A model is the same, whatever the features and edges of held-out items are."""
+    graph = ItemKNN(3)(data)
+    out = ColdItemSplit(0.25)(graph)
+    assert ('item', 'image_knn', 'item') not in out.edge_types
+    other = data.clone()
+    cold = out['cold_item'].n_id
+    other['item'].x_text[cold] = 100.0
+    torch.manual_seed(0)
+    first = VBPR(out, channels=4, feature_scaling='standard')
+    torch.manual_seed(0)
+    second = VBPR(ColdItemSplit(0.25)(other), channels=4, feature_scaling='standard')
+    assert torch.equal(first.embed().item, second.embed().item)
+
+
+def test_seeds(data):
+    ids = [ColdItemSplit(0.25, seed)(data)['cold_item'].n_id for seed in (0, 0, 1)]
+    assert torch.equal(ids[0], ids[1]) and not torch.equal(ids[0], ids[2])
+
+
+def test_evaluation_of_what_is_known(data):
+    """The candidates are all cold items and no other; users without training edges drop out."""
+    out = ColdItemSplit(0.25)(data)
+    index = out['user', 'test', 'cold_item'].edge_label_index
+    num = out['cold_item'].num_nodes
+    user, item = torch.zeros(30, num), torch.eye(num)
+    user[index[0], index[1]] = 1.0
+    values = evaluate(Embeddings(user, item), out, 'test', k=num, node_type='cold_item')
+    assert values[f'ndcg@{num}'] == pytest.approx(1.0)
+    per_user = evaluate(
+        Embeddings(user, item), out, 'test', k=1, node_type='cold_item', per_user=True
+    )
+    trained = set(out['user', 'rates', 'item'].edge_index[0].tolist())
+    assert set(per_user['user'].tolist()) == set(index[0].tolist()) & trained
+    with pytest.raises(ValueError, match="takes out items of the training, of which 'cold_item'"):
+        evaluate(Embeddings(user, item), out, 'test', k=1, node_type='cold_item', mask='train+val')
+    with pytest.raises(ValueError, match=rf'must have shape \[{num}, channels\]'):
+        evaluate(Embeddings(user, item[:3]), out, 'test', k=1, node_type='cold_item')
+    with pytest.raises(ValueError, match='held-out edges for \\[\\]'):
+        evaluate(Embeddings(user, item), out, 'test', k=1, node_type='other')
+
+
+def test_end_to_end(data):
+    out = ColdItemSplit(0.25)(data)
+    model = VBPR(out, channels=4)
+    cold = out['cold_item']
+    features = {m: cold[f'x_{m}'] for m in model.modalities}
+    item = model.encode_items(features, {m: cold[f'has_{m}'] for m in model.modalities})
+    emb = Embeddings(model.embed().user, item)
+    values = evaluate(emb, out, 'val', k=5, node_type='cold_item')
+    assert 0 <= values['recall@5'] <= 1
+
+
+def test_refuses(data):
+    for ratio in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"'ratio' must lie in \(0, 1\)"):
+            ColdItemSplit(ratio)
+    with pytest.raises(ValueError, match=r"'ratio' 0.01 holds 0 of the \d+ items out"):
+        ColdItemSplit(0.01)(data)
+    with pytest.raises(ValueError, match='has no training edges'):
+        ColdItemSplit()(HeteroData())
+    one = HeteroData()
+    one['user'].num_nodes, one['item'].num_nodes = 1, 3
+    one['user', 'rates', 'item'].edge_index = torch.tensor([[0, 0, 0], [0, 1, 2]])
+    one['item'].x_text = torch.ones(3, 2)
+    with pytest.raises(ValueError, match='leaves no training edge; lower it'):
+        ColdItemSplit(0.99)(one)
+
+
+def test_repr():
+    assert repr(ColdItemSplit()) == 'ColdItemSplit(ratio=0.2, seed=0)'
