@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
             raise Usage(f'{option} must lie between {int(option != "--port")} and {most}')
     listener = _listen(args.host, args.port)
     with listener:
-        model, _ = load_run(args)
+        model, data = load_run(args)
         user_ids, item_ids = load_ids(args, model)
 
         import torch
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
             model,
             user_ids,
             item_ids,
+            data=data,
             approximate=args.approximate,
             max_k=args.max_k,
             num_threads=threads,

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch_geometric.data import HeteroData
+
 import mrdib_pyg
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import Recommender
@@ -25,6 +27,7 @@ def make_app(
     user_ids: IdMap | None = None,
     item_ids: IdMap | None = None,
     *,
+    data: HeteroData | None = None,
     approximate: bool = False,
     max_k: int = 100,
     max_ids: int = 1000,
@@ -47,6 +50,8 @@ def make_app(
         model (Recommender): A trained model; what it would answer now is what is served.
         user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
         item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        data (HeteroData, optional): The data of the model, by whose validation edges
+            :obj:`/explain` tells what a score is made of. (default: :obj:`None`)
         approximate (bool, optional): Searches an approximate :class:`Index`.
             (default: :obj:`False`)
         max_k (int, optional): The most items for a user. (default: :obj:`100`)
@@ -69,7 +74,7 @@ def make_app(
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     default_k = min(20, max_k)
-    service = Service(model, user_ids, item_ids, approximate=approximate)
+    service = Service(model, user_ids, item_ids, approximate=approximate, data=data)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

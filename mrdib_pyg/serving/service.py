@@ -1,12 +1,13 @@
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.pid import Explainer
 from mrdib_pyg.serving.index import Index
 from mrdib_pyg.serving.recommend import restrict_pairs, select_items
 
@@ -35,6 +36,8 @@ class Service:
         item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
         approximate (bool, optional): Searches an approximate :class:`Index`.
             (default: :obj:`False`)
+        data (HeteroData, optional): The data of the model, whose validation edges
+            :meth:`explain` needs. (default: :obj:`None`)
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Service:
         item_ids: IdMap | None = None,
         *,
         approximate: bool = False,
+        data: HeteroData | None = None,
     ) -> None:
         for kind, ids, size in (
             ('user', user_ids, model.num_users),
@@ -58,6 +62,13 @@ class Service:
             self.modalities = modality_embeddings(model)
         self.index = Index(self.embeddings.item, approximate=approximate)
         self.similar_index = Index(self.embeddings.item, cosine=True, approximate=approximate)
+        self.explainer: Explainer | None = None
+        self.why_not = "the service has no data; pass 'data'"
+        if data is not None:
+            try:
+                self.explainer = Explainer(model, data)
+            except (TypeError, ValueError) as e:
+                self.why_not = str(e)
 
     @torch.no_grad()
     def recommend(
@@ -133,31 +144,17 @@ class Service:
         ]
 
     def explain(self, user: Id, item: Id) -> dict[str, Any]:
-        r"""Returns what :func:`mrdib_pyg.pid.explain` says of a user and an item, in plain values.
+        r"""Returns what :func:`mrdib_pyg.pid.explain` says of a user and an item, in nats.
 
         Raises:
             UnknownId: If there is no such user or item.
             Unavailable: If there is no explanation for this model.
         """
         u, i = self.user(user), self.item(item)
-        try:
-            from mrdib_pyg.pid import explain  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise Unavailable('this release has no mrdib_pyg.pid.explain') from None
-        try:
-            told = explain(self.model, u, i)
-        except (TypeError, ValueError, NotImplementedError) as e:
-            raise Unavailable(f'there is no explanation by this model: {e}') from e
-        return {'user': self.user_name(u), 'item': self.item_name(i), 'explanation': _plain(told)}
-
-    @property
-    def can_explain(self) -> bool:
-        r"""Whether :meth:`explain` may have an answer."""
-        try:
-            from mrdib_pyg.pid import explain  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            return False
-        return bool(self.modalities) and explain is not None
+        if self.explainer is None:
+            raise Unavailable(f'there is no explanation: {self.why_not}')
+        told = self.explainer(u, i)[0]._replace(user=self.user_name(u), item=self.item_name(i))
+        return {**told.to_dict(), 'parts': told.parts}
 
     def describe(self) -> dict[str, Any]:
         r"""Returns what is served: the model, the sizes, and a few ids to begin with."""
@@ -169,7 +166,7 @@ class Service:
             'num_items': self.model.num_items,
             'modalities': list(self.modalities),
             'index': 'approximate' if self.index.approximate else 'exact',
-            'explain': self.can_explain,
+            'explain': self.explainer is not None,
             'first_users': [self.user_name(u) for u in range(min(10, self.model.num_users))],
         }
 
@@ -229,18 +226,3 @@ def _index(kind: str, name: Id, ids: IdMap | None, size: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) < size):
         raise UnknownId(f'there is no {kind} {text[:80]!r}; ids run from 0 to {size - 1}')
     return int(text)
-
-
-def _plain(value: Any) -> Any:
-    r"""Turns what a library returns into what JSON knows."""
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if hasattr(value, '_asdict'):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -2,9 +2,6 @@
 
 import concurrent.futures
 import re
-import sys
-import types
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ import torch.nn.functional as F
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
+from mrdib_pyg.pid import explain
 from mrdib_pyg.serving import make_app
 from mrdib_pyg.serving import optional as module
 from mrdib_pyg.serving.service import modality_embeddings
@@ -192,29 +190,25 @@ def test_hosts(connect, model):
             assert client.get('/health', headers={'Host': host}).status_code == status
 
 
-def test_explain(client, monkeypatch):
-    class Told(NamedTuple):
-        unique: dict
-        total: torch.Tensor
-        sentence: str
-
-    def explain(model, user, item):
-        if user == 5:
-            raise ValueError('no validation edges')
-        return Told({'image': torch.tensor([0.25])}, torch.tensor(1.5), f'{user} and {item}')
-
-    pid = types.ModuleType('mrdib_pyg.pid')
-    monkeypatch.setitem(sys.modules, 'mrdib_pyg.pid', pid)
+def test_explain(client, connect, model, data, ids):
     response = client.get('/explain?user=1&item=2')
-    assert response.status_code == 501 and 'pid.explain' in response.json()['detail']
+    assert response.status_code == 501 and "pass 'data'" in response.json()['detail']
     assert client.get('/health').json()['explain'] is False
-    pid.explain = explain
-    assert client.get('/health').json()['explain'] is True
-    answer = client.get('/explain?user=1&item=2').json()
-    told = {'unique': {'image': [0.25]}, 'total': 1.5, 'sentence': '1 and 2'}
-    assert answer == {'user': 1, 'item': 2, 'explanation': told}
-    response = client.get('/explain?user=5&item=2')
-    assert response.status_code == 501 and 'no validation edges' in response.json()['detail']
+    with connect(make_app(model, *ids, data=data)) as other:
+        assert other.get('/health').json()['explain'] is True
+        user, item = ids[0][1], ids[1][2]
+        answer = other.get('/explain', params={'user': user, 'item': item}).json()
+    expected = explain(model, 1, 2, data)
+    assert answer['user'] == user and answer['item'] == item and answer['unit'] == 'nats'
+    assert answer['total'] == pytest.approx(expected.total)
+    assert sum(answer['parts'].values()) == pytest.approx(answer['total'])
+    assert f'item {item} for user {user}' in answer['sentence']
+
+
+def test_explain_without_modalities(connect, data):
+    with connect(make_app(LightGCN(data, channels=8), data=data)) as client:
+        response = client.get('/explain?user=1&item=2')
+        assert response.status_code == 501 and 'LightGCN' in response.json()['detail']
 
 
 def test_a_model_without_modalities(connect, data):
