@@ -26,10 +26,10 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from benchmarks.markdown import insert, make_table
-from mrdib_pyg.datasets import data_hash, load_dataset
+from benchmarks.quality.cells import run_cells
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Embeddings
-from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import fit, seed_everything
 from mrdib_pyg.transforms import ColdItemSplit
 
 Spec = dict[str, Any]
@@ -155,26 +155,12 @@ def measure_users(cell: Spec, data: HeteroData, settings: Spec) -> Spec:
 
 def run(dataset: str, path: Path, settings: Spec) -> Spec:
     """Runs what the file does not have yet, and writes it after each run."""
-    data = load_dataset(dataset)
-    head = {'dataset': Path(dataset).name, 'data_hash': data_hash(data), 'settings': settings}
-    # As they are read back: to be compared with the file.
-    head = json.loads(json.dumps({**head, 'variants': VARIANTS}))
-    out: Spec = {**head, **provenance(), 'complete': False, 'runs': []}
-    if path.exists():
-        out = json.loads(path.read_text())
-        if any(out[key] != value for key, value in head.items()):
-            raise SystemExit(f"'{path}' was made with other data or settings; name another file")
-    done = [{key: run[key] for key in ('task', 'method', 'variant', 'seed')} for run in out['runs']]
-    todo = [cell for cell in cells(settings) if cell not in done]
-    for i, cell in enumerate(todo, start=1):
-        measure = measure_items if cell['task'] == 'items' else measure_users
-        out['runs'].append(measure(cell, data, settings))
-        out['complete'] = i == len(todo)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(out, indent=1) + '\n').encode())
-        value = out['runs'][-1]['test'][f'recall@{settings["k"]}']
-        print(f'{i}/{len(todo)} {" ".join(map(str, cell.values()))}: {value:.4f}', flush=True)
-    return out
+    return run_cells(dataset, path, settings, VARIANTS, list(cells(settings)), measure)
+
+
+def measure(cell: Spec, data: HeteroData, settings: Spec) -> Spec:
+    function = measure_items if cell['task'] == 'items' else measure_users
+    return function(cell, data, settings)
 
 
 def table(result: Spec, task: str) -> str:

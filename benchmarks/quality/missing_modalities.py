@@ -24,10 +24,10 @@ import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks.markdown import insert, make_table
-from mrdib_pyg.datasets import data_hash, load_dataset
+from benchmarks.quality.cells import run_cells
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import fit, seed_everything
 from mrdib_pyg.transforms import FillMissing, MaskModality
 
 WEIGHTS = {'bottleneck': 1e-4, 'redundant': 1e-4, 'unique': 5e-3}
@@ -95,26 +95,7 @@ def measure(cell: dict[str, Any], data: HeteroData, settings: dict[str, Any]) ->
 
 def run(dataset: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Runs what the file does not have yet, and writes it after each run."""
-    data = load_dataset(dataset)
-    head = {'dataset': Path(dataset).name, 'data_hash': data_hash(data), 'settings': settings}
-    # As they are read back: to be compared with the file.
-    head = json.loads(json.dumps({**head, 'variants': VARIANTS}))
-    out: dict[str, Any] = {**head, **provenance(), 'complete': False, 'runs': []}
-    if path.exists():
-        out = json.loads(path.read_text())
-        if any(out[key] != value for key, value in head.items()):
-            raise SystemExit(f"'{path}' was made with other data or settings; name another file")
-    keys = ('model', 'variant', 'ratio', 'seed')
-    done = [{key: run[key] for key in keys} for run in out['runs']]
-    todo = [cell for cell in cells(settings) if cell not in done]
-    for i, cell in enumerate(todo, start=1):
-        out['runs'].append(measure(cell, data, settings))
-        out['complete'] = i == len(todo)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(out, indent=1) + '\n').encode())
-        value = out['runs'][-1]['test'][f'recall@{settings["k"]}']
-        print(f'{i}/{len(todo)} {" ".join(map(str, cell.values()))}: {value:.4f}', flush=True)
-    return out
+    return run_cells(dataset, path, settings, VARIANTS, list(cells(settings)), measure)
 
 
 def values(

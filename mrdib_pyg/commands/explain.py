@@ -4,7 +4,8 @@ import argparse
 import json
 
 from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import find_dataset, load_run
+from mrdib_pyg.commands.ids import read_id
+from mrdib_pyg.commands.run_folder import load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -35,26 +36,12 @@ def run(args: argparse.Namespace) -> None:
         raise Usage(f'--seed must lie in [0, 2**31) (got {args.seed})')
     model, data = load_run(args)
 
+    user_ids, item_ids = load_ids(args, model)
+    user = read_id('--user', args.user, user_ids, model.num_users)
+    item = read_id('--item', args.item, item_ids, model.num_items)
+
     from mrdib_pyg.pid import explain
 
-    index = {
-        'user': _index(args, 'user', model.num_users),
-        'item': _index(args, 'item', model.num_items),
-    }
-    found = explain(model, **index, data=data, negatives=args.negatives, seed=args.seed)
+    found = explain(model, user, item, data, negatives=args.negatives, seed=args.seed)
     found = found._replace(user=args.user, item=args.item)  # by the ids that were asked for
     print(json.dumps(found.to_dict(), allow_nan=False) if args.json else found)
-
-
-def _index(args: argparse.Namespace, kind: str, size: int) -> int:
-    from mrdib_pyg.datasets.id_map import IdMap
-
-    text = getattr(args, kind)
-    ids = IdMap.load(find_dataset(args), kind)
-    if ids is not None:
-        if text not in ids:
-            raise Usage(f"--{kind}: there is no raw id '{text}' in {kind}_ids.csv of the data")
-        return ids.index(text)
-    if not text.isascii() or not text.isdigit() or int(text) >= size:
-        raise Usage(f"--{kind} must be an id from 0 to {size - 1} (got '{text}')")
-    return int(text)

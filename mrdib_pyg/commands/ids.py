@@ -29,6 +29,11 @@ def read_ids(option: str, text: str, ids: Any, size: int) -> list[int]:
         raise Usage(f'{e}, and there is no such file') from None
 
 
+def read_id(option: str, text: str, ids: Any, size: int) -> int:
+    r"""As :func:`read_ids`, of a single id, which may hold commas."""
+    return _indices(option, [text], ids, size)[0]
+
+
 def read_id_file(option: str, path: str, ids: Any, size: int) -> list[int]:
     r"""As :func:`read_ids`, of a file only."""
     option = f"{option}, file '{path}'"

@@ -76,7 +76,7 @@ def test_explain_by_raw_ids(folder, tmp_path, capsys):
     assert call('explain', run, '--user', 3, '--item', 17) == 0
     assert out.splitlines()[:-1] == capsys.readouterr().out.splitlines()[:-1]
     assert call(*argv, '--user', 3, '--item', 'B017') == 2
-    assert "there is no raw id '3' in user_ids.csv" in capsys.readouterr().err
+    assert "--user: there is no '3' in the data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_explain_by_raw_ids(folder, tmp_path, capsys):
         (['measure', 'nowhere'], "there is no run folder 'nowhere'"),
         (['measure', 'RUN', '--num-bootstrap', '-1'], '--num-bootstrap must not be negative'),
         (['measure', 'RUN', '--groups', 'genre'], "there is no column data['item'].genre"),
-        (['explain', 'RUN', '--user', '60', '--item', '0'], '--user must be an id from 0 to 59'),
-        (['explain', 'RUN', '--user', '0', '--item', '-1'], '--item must be an id from 0 to 49'),
+        (['explain', 'RUN', '--user', '60', '--item', '0'], '--user must be ids from 0 to 59 (got 60)'),
+        (['explain', 'RUN', '--user', '0', '--item', '-1'], '--item must be ids from 0 to 49 (got -1)'),
         (['explain', 'RUN', '--user', '0', '--item', 'x', '--seed', '-1'], '--seed must lie in'),
     ],
 )

@@ -1,0 +1,43 @@
+"""Runs of a benchmark, one after the other, whose file grows with each and is continued."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.datasets import data_hash, load_dataset
+from mrdib_pyg.training import provenance, write_atomic
+
+Spec = dict[str, Any]
+
+
+def run_cells(
+    dataset: str,
+    path: Path,
+    settings: Spec,
+    variants: Spec,
+    cells: list[Spec],
+    measure: Callable[[Spec, HeteroData, Spec], Spec],
+) -> Spec:
+    """Runs the cells that the file does not have yet, and writes it after each."""
+    data = load_dataset(dataset)
+    head = {'dataset': Path(dataset).name, 'data_hash': data_hash(data)}
+    # As they are read back: to be compared with the file.
+    head = json.loads(json.dumps({**head, 'settings': settings, 'variants': variants}))
+    out: Spec = {**head, **provenance(), 'complete': False, 'runs': []}
+    if path.exists():
+        out = json.loads(path.read_text())
+        if any(out[key] != value for key, value in head.items()):
+            raise SystemExit(f"'{path}' was made with other data or settings; name another file")
+    done = [{key: run[key] for key in cells[0]} for run in out['runs']]
+    todo = [cell for cell in cells if cell not in done]
+    for i, cell in enumerate(todo, start=1):
+        out['runs'].append(measure(cell, data, settings))
+        out['complete'] = i == len(todo)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(out, indent=1) + '\n').encode())
+        value = out['runs'][-1]['test'][f'recall@{settings["k"]}']
+        print(f'{i}/{len(todo)} {" ".join(map(str, cell.values()))}: {value:.4f}', flush=True)
+    return out
