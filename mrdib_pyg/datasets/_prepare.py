@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrdib_pyg.datasets._collect import Rows
-from mrdib_pyg.datasets._write import replacing, write_array, write_table
+from mrdib_pyg.datasets._write import replacing, take_place, write_array, write_table
 from mrdib_pyg.datasets.id_map import FILES, IdMap
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
 from mrdib_pyg.datasets.splits import SPLIT_NAMES, k_core, split_interactions
@@ -173,10 +173,11 @@ def write_prepared(
 ) -> None:
     r"""Writes all files, the table last: without it, a folder is not taken for a data set.
 
-    A new folder gets its name only once it is complete.
+    A folder gets its name only once it is complete; one that has it until then gives way to it.
     """
     if re.fullmatch(r'[\w.-]+', name) is None:
         raise ValueError(f"'name' needs to be letters, digits and ._- only (got {name!r})")
+    folder = folder.resolve()  # of a link, what it leads to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
     part.mkdir()
@@ -197,20 +198,11 @@ def write_prepared(
                 columns[column] = array
         columns['x_label'] = prepared.label
         write_table(part / f'{name}.inter', columns)
-        _take_place(part, folder)
+        take_place(part, folder, _is_prepared)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _take_place(part: Path, folder: Path) -> None:
-    if not folder.is_dir():
-        os.replace(part, folder)
-        return
-    for path in folder.glob('*.inter'):
-        path.unlink()
+def _is_prepared(name: str) -> bool:
     known = {FILE, *(name for name, _ in FILES.values())}
-    for path in folder.iterdir():
-        if path.name in known or path.name.endswith(('_feat.npy', '_mask.npy')):
-            path.unlink()
-    for path in sorted(part.iterdir(), key=lambda path: path.suffix == '.inter'):
-        os.replace(path, folder / path.name)
+    return name in known or name.endswith(('.inter', '_feat.npy', '_mask.npy'))

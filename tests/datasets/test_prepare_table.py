@@ -1,7 +1,11 @@
 import gzip
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -459,6 +463,98 @@ def test_the_folder_is_replaced_only_if_asked(tmp_path):
     (tmp_path / 'empty').mkdir()
     prepare_table(path, tmp_path / 'empty', **NAMES)
     assert (tmp_path / 'empty' / 'empty.inter').is_file()
+
+
+def large_csv(folder, seed):
+    rng = np.random.default_rng(seed)
+    rows = [f'u{u},i{i},5,1' for u, i in rng.integers(0, 40, (400, 2))]
+    return csv(folder, 'user,item,rating,time\n' + '\n'.join(rows) + '\n')
+
+
+@pytest.mark.parametrize('how', ['exchange', 'file by file', 'working directory', 'link'])
+def test_what_is_replaced_and_what_stays(tmp_path, monkeypatch, how):
+    out, path = tmp_path / 'out', csv(tmp_path)
+    prepare_table(path, out, **NAMES, features={'a': {'12': [1]}}, name='old')
+    (out / 'plots').mkdir()
+    (out / 'plots' / 'a.png').write_text('mine')
+    out.chmod(0o750)
+    target = out
+    if how == 'file by file':
+
+        def cannot(*args):
+            raise OSError(18, 'Invalid cross-device link')
+
+        monkeypatch.setattr('mrdib_pyg.datasets._write._exchange', cannot)
+    elif how == 'working directory':
+        monkeypatch.chdir(out)
+        target = '.'
+    elif how == 'link':
+        target = tmp_path / 'link'
+        target.symlink_to(out)
+    prepare_table(path, target, **NAMES, features={'b': {'12': [1]}}, force=True, name='new')
+    assert sorted(str(p.relative_to(out)) for p in out.rglob('*')) == [
+        'b_feat.npy', 'b_mask.npy', 'item_ids.csv', 'new.inter', 'plots', 'plots/a.png',
+        'report.json', 'user_ids.csv',
+    ]  # fmt: skip
+    assert out.stat().st_mode & 0o777 == 0o750
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != 'link') == ['out', 't.csv']
+    if how == 'working directory':
+        assert os.path.exists('new.inter')
+
+
+KILLER = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path
+from killing import die_at_call, fork
+from mrdib_pyg.datasets import _write, prepare_table
+from mrdib_pyg.datasets.id_map import IdMap
+
+folder, num_kills = Path(sys.argv[1]), int(sys.argv[2])
+out, names = folder / 'out', dict(user='user', item='item')
+features = {'a': folder / 'a.npz'}
+
+def write(seed, *die):
+    if die:
+        die_at_call(die[0], (os, 'replace'), (os, 'link'), (_write, '_exchange'), (os, 'unlink'))
+    prepare_table(folder / f'{seed}.csv', out, **names, features=features, force=True, seed=seed)
+
+def read():
+    return {p.name: p.read_bytes() for p in out.iterdir()}
+
+wanted = []
+for seed in (0, 1):
+    os.waitpid(fork(lambda: write(seed)), 0)
+    wanted.append(read())
+assert wanted[0] != wanted[1] and any(name.endswith('.inter') for name in wanted[0])
+random.seed(0)
+killed, seen = 0, []
+for i in range(num_kills):
+    seed, at = i % 2, 1 + i // 2
+    _, status = os.waitpid(fork(lambda: write(seed, at)), 0)
+    killed += os.WIFSIGNALED(status)
+    assert os.WIFSIGNALED(status) or status == 0
+    assert read() in wanted, i
+    seen.append(wanted.index(read()))
+    for path in folder.glob('.out.*.part'):
+        shutil.rmtree(path)
+print(killed, len(set(seen)))
+"""
+
+
+@pytest.mark.slow
+def test_kill_while_a_folder_is_replaced(tmp_path):
+    for seed in (0, 1):
+        large_csv(tmp_path, seed).rename(tmp_path / f'{seed}.csv')
+    np.savez(tmp_path / 'a.npz', **{f'i{i}': np.full(3, i, 'f4') for i in range(40)})
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / 'tests')])  # of killing.py
+    out = subprocess.run(
+        [sys.executable, '-c', KILLER, str(tmp_path), '50'], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': paths}, timeout=600,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    killed, versions = map(int, out.stdout.split())
+    assert killed > 20 and versions == 2
 
 
 def test_nothing_is_left_by_a_failure_while_writing(tmp_path, monkeypatch):
