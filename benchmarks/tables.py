@@ -223,6 +223,8 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     'ingest': ('ingest', pivot),
     'ingest-memory': ('ingest', memory),
     'index': ('index', searches),
+    'recommend': ('recommend', pivot),
+    'recommend-memory': ('recommend', memory),
     'load': ('load', load),
 }
 
