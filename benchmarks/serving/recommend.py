@@ -1,5 +1,5 @@
-r"""The best items of ever more users, written to a file: time, and peak memory, which is not to grow
-with the users, against the dense matrix of all scores.
+r"""The best items of ever more users, written to a file: time, and peak memory, which is not to
+grow with the users, against the dense matrix of all scores.
 
     python -m benchmarks.serving.recommend --short
 
