@@ -56,6 +56,7 @@ class Subject(NamedTuple):
     step: Callable[[Batch], Any] | None
     epoch: Callable[[], Any] | None
     evaluate: Callable[[str], Any] | None
+    model: Recommender | None = None
 
 
 class Ours:
@@ -143,7 +144,7 @@ def subjects(
             graphs = graphs_of()
             model = make_model(name, graphs, **kwargs).to(device)
             subject = Ours(model, graphs, mrdib, epochs, compile)
-            return Subject(subject.step, subject.epoch, subject.evaluate)
+            return Subject(subject.step, subject.epoch, subject.evaluate, model)
 
         make[OURS] = lambda: ours(False)
         if MODELS[name].multimodal:

@@ -3,7 +3,8 @@ r"""One training step of every model, plain and with MRdIB, against the common i
     python -m benchmarks.training.mrdib_cost --short
 
 What MRdIB costs a step is the difference of two rows; its share is taken of the step of the common
-implementation, which is what published shares refer to.
+implementation, which is what published shares refer to. Beside it is what no implementation can do
+without: the arithmetic of the layer alone.
 """
 
 import functools
@@ -13,8 +14,10 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from benchmarks.part import Part, main
+from benchmarks.training.arithmetic import Arithmetic
 from benchmarks.training.backbones import (
     BATCH_SIZE,
+    OURS_MRDIB,
     ROLES,
     SETTINGS,
     Batch,
@@ -23,6 +26,9 @@ from benchmarks.training.backbones import (
 )
 from benchmarks.training.workload import case_of, load
 from mrdib_pyg.nn.models import MODELS
+
+#: The task of the rows that hold the arithmetic of MRdIB alone.
+ARITHMETIC = 'arithmetic of MRdIB alone'
 
 
 def names() -> list[str]:
@@ -46,7 +52,8 @@ def _measure(
     for method, why in missing.items():
         if 'not in mrdib_pyg' in why:
             part.miss(case, method, why)
-    rivals = {}
+    rivals: dict[str, Any] = {}
+    layer: Any = None
     for method, make in makers.items():
         try:
             subject = make()
@@ -56,7 +63,13 @@ def _measure(
         if subject.step is not None:
             turn = itertools.cycle(batches)
             rivals[method] = functools.partial(_next, subject.step, turn)
-    part.time(case, rivals, ROLES, warmup=2, min_runs=5, min_seconds=0.3)
+        if method == OURS_MRDIB and subject.model is not None:
+            layer = subject.model.mrdib
+    settings: dict[str, Any] = {'warmup': 2, 'min_runs': 5, 'min_seconds': 0.3}
+    part.time(case, rivals, ROLES, **settings)
+    if layer is not None:
+        alone = Arithmetic(layer, rivals[OURS_MRDIB])
+        part.time({**case, 'task': ARITHMETIC}, {'MRdIB': alone}, {'MRdIB': 'ours'}, **settings)
 
 
 def _next(step: Any, turn: Any) -> None:

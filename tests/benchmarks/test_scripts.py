@@ -65,6 +65,7 @@ def test_every_model_is_timed(results):
         rows = _rows(results[1]['mrdib_cost'], model=name)
         assert 'mrdib_pyg' in rows
         assert ('mrdib_pyg with MRdIB' in rows) == MODELS[name].multimodal
+        assert ('MRdIB' in rows) == MODELS[name].multimodal  # its arithmetic alone
         epochs = _rows(results[1]['training'], model=name, task='epoch')
         assert 'mrdib_pyg' in epochs
     for name in ('vbpr', 'lightgcn'):

@@ -73,7 +73,7 @@ def test_costs_of_mrdib(make_part):
     assert costs['vbpr']['added'] == pytest.approx(0.002)
     assert costs['vbpr']['share'] == pytest.approx(0.01)
     assert costs['other']['share'] is None
-    assert '| vbpr | 10 ms | 12 ms | 2.0 ms | 200 ms | 1.0 % |' in tables.mrdib_cost(
+    assert '| vbpr | 10 ms | 12 ms | 2.0 ms |  | 200 ms | 1.0 % |' in tables.mrdib_cost(
         result_of(part)
     )
 
