@@ -160,6 +160,26 @@ def scaling(result: Result) -> str:
     return text + (f'\n\nSlopes: {"; ".join(slopes)}.' if slopes else '') + _missing(result)
 
 
+def raw_files(result: Result) -> str:
+    r"""Time and memory over the size of the raw files."""
+    lines = []
+    for row in result['rows']:
+        extra = row['memory']['peak_bytes'] - row['memory']['before_bytes']
+        lines.append(
+            [
+                f'{row["case"]["items"]:,}',
+                f'{row["values"]["items_kept"]:,.0f}',
+                f'{row["values"]["raw_gib"]:.2f}',
+                seconds(row['time']['median']),
+                gib(extra),
+            ]
+        )
+    if len(lines) == 0:
+        return NOT_MEASURED
+    header = ['items', 'kept', 'raw GiB', 'time', 'peak GiB above the process']
+    return make_table(header, lines) + _missing(result)
+
+
 def searches(result: Result) -> str:
     r"""Recall and wall latency of single queries, by index."""
     lines = []
@@ -225,6 +245,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     'scaling': ('scaling', scaling),
     'ingest': ('ingest', pivot),
     'ingest-memory': ('ingest', memory),
+    'amazon': ('amazon', raw_files),
     'index': ('index', searches),
     'recommend': ('recommend', pivot),
     'recommend-memory': ('recommend', memory),
