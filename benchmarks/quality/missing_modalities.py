@@ -161,7 +161,8 @@ def figure(result: dict[str, Any], path: Path) -> None:
     fig.suptitle(f'{result["dataset"]}, test edges, mean and spread over seeds', fontsize=9)
     fig.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, metadata={'Date': None})
+    date = {} if path.suffix == '.png' else {'Date': None}
+    fig.savefig(path, dpi=150, metadata=date)
     plt.close(fig)
 
 
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument('--k', type=int, default=SETTINGS['k'])
     parser.add_argument('--report', action='store_true', help='only report what the file has')
     parser.add_argument('--page', type=Path, default=Path('docs/MISSING.md'))
-    parser.add_argument('--figure', type=Path, default=Path('docs/missing_modalities.svg'))
+    parser.add_argument('--figure', type=Path, default=Path('docs/missing_modalities.png'))
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.report:

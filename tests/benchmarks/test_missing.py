@@ -119,4 +119,4 @@ def test_page_shows_the_committed_results():
         arguments = (None, None) if name == 'missing_modalities' else (None,)
         for text in module.report(result, *arguments).split('\n\n'):
             assert text in page, name
-    assert (PAGE.parent / 'missing_modalities.svg').is_file() and 'missing_modalities.svg' in page
+    assert (PAGE.parent / 'missing_modalities.png').is_file() and 'missing_modalities.png' in page
