@@ -11,7 +11,7 @@ from benchmarks.training.backbones import (
     OURS_MRDIB,
     OURS_TRAINED,
 )
-from benchmarks.training.mrdib_cost import ARITHMETIC
+from benchmarks.training.mrdib_cost import ARITHMETIC, FEATURES
 
 Result = dict[str, Any]
 NOT_MEASURED = 'not measured'
@@ -90,6 +90,11 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
             ours = times.get(OURS)
             if fair is not None and ours is not None:
                 note = f' ({fair / ours:.1f} x against frozen features)'
+        # A step of the common implementation over what no step of the model does without.
+        step = medians(get('mrdib_cost'), model=model, task='step').get(COMMON_NAME)
+        alone = medians(get('mrdib_cost'), model=model, task=FEATURES).get('products')
+        if step is not None and alone is not None:
+            note += f' (its products of features alone would allow {step / alone:.1f} x)'
         text = '' if speed is None else f'{speed:.1f} x{note}'
         add(f'epoch, {model}', f'>= {trained:g} x', speed, text, (speed or 0) >= trained)
         if frozen is not None:

@@ -1,4 +1,6 @@
-r"""The arithmetic of MRdIB alone: what a step cannot do without, whoever writes it."""
+r"""The arithmetic of MRdIB, and that of features, alone: what a step cannot do without, whoever
+writes it.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn import VariationalBottleneck
 
@@ -46,6 +49,27 @@ class Arithmetic:
             torch.mm(x, weight.t())
             torch.mm(grad, weight)
             torch.mm(grad.t(), x)
+
+
+def feature_products(data: HeteroData, batch: tuple[Tensor, Tensor, Tensor], channels: int) -> Any:
+    r"""Returns a call that does the two matrix products that a step of a model needs which maps the
+    features of the items its batch reads, and learns the maps: of rows that lie there gathered.
+    """
+    rows = torch.cat(batch[1:]).unique()
+    products = []
+    for name in data['item'].keys():
+        if name.startswith('x_'):
+            x = data['item'][name][rows]
+            shapes = (channels, x.size(1)), (x.size(0), channels)
+            weight, grad = (torch.randn(shape, device=x.device) for shape in shapes)
+            products.append((x, weight, grad))
+
+    def call() -> None:
+        for x, weight, grad in products:
+            torch.mm(x, weight.t())
+            torch.mm(grad.t(), x)
+
+    return call
 
 
 @contextmanager

@@ -4,7 +4,8 @@ r"""One training step of every model, plain and with MRdIB, against the common i
 
 What MRdIB costs a step is the difference of two rows; its share is taken of the step of the common
 implementation, which is what published shares refer to. Beside it is what no implementation can do
-without: the arithmetic of the layer alone.
+without: the arithmetic of the layer alone and, for the model whose step is the products of its
+features, that of these.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from benchmarks.part import Part, main
-from benchmarks.training.arithmetic import Arithmetic
+from benchmarks.training.arithmetic import Arithmetic, feature_products
 from benchmarks.training.backbones import (
     BATCH_SIZE,
     OURS_MRDIB,
@@ -29,6 +30,9 @@ from mrdib_pyg.nn.models import MODELS
 
 #: The task of the rows that hold the arithmetic of MRdIB alone.
 ARITHMETIC = 'arithmetic of MRdIB alone'
+#: That of the products of the features alone, and the models that map the rows of their batch.
+FEATURES = 'products of the features alone'
+READ_FEATURES = ('vbpr',)
 
 
 def names() -> list[str]:
@@ -67,6 +71,10 @@ def _measure(
             layer = subject.model.mrdib
     settings: dict[str, Any] = {'warmup': 2, 'min_runs': 5, 'min_seconds': 0.3}
     part.time(case, rivals, ROLES, **settings)
+    if name in READ_FEATURES:
+        products = feature_products(data, batches[0], part.settings['channels'])
+        entry = {**case, 'task': FEATURES}
+        part.time(entry, {'products': products}, {'products': 'ours'}, **settings)
     if layer is not None:
         alone = Arithmetic(layer, rivals[OURS_MRDIB])
         part.time({**case, 'task': ARITHMETIC}, {'MRdIB': alone}, {'MRdIB': 'ours'}, **settings)

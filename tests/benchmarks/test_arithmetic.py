@@ -1,6 +1,7 @@
 import torch
+from torch_geometric.data import HeteroData
 
-from benchmarks.training.arithmetic import Arithmetic
+from benchmarks.training.arithmetic import Arithmetic, feature_products
 from mrdib_pyg.nn import MRdIB
 
 
@@ -21,3 +22,14 @@ def test_the_products_are_those_of_the_bottlenecks_and_critics():
     assert sorted(shapes[2:]) == sorted(2 * side)
     alone()
     assert not any(module._forward_hooks for module in layer.modules())
+
+
+def test_the_products_of_features_are_of_the_items_that_are_read(monkeypatch):
+    data = HeteroData()
+    data['item'].x_a, data['item'].x_b = torch.randn(9, 5), torch.randn(9, 3)
+    batch = tuple(torch.tensor(x) for x in ([0, 1], [4, 4], [2, 8]))
+    call = feature_products(data, batch, channels=2)
+    seen, mm = [], torch.mm
+    monkeypatch.setattr(torch, 'mm', lambda x, y: seen.append((*x.shape, y.size(1))) or mm(x, y))
+    call()
+    assert seen == [(3, 5, 2), (2, 3, 5), (3, 3, 2), (2, 3, 3)]
