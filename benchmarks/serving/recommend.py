@@ -38,7 +38,7 @@ def measure(part: Part) -> None:
         part.miss({'task': 'recommend'}, 'all', 'left out: it is timed on CPU')
         return
     part.settings.update(k=K, channels=CHANNELS)
-    sizes = part.pick((200_000, 20_000, 2_000_000), (20_000, 5_000, 200_000), (60, 40, 300))
+    sizes = part.pick((200_000, 20_000, 600_000), (20_000, 5_000, 100_000), (60, 40, 300))
     formats = part.pick(('csv', 'jsonl', 'parquet'), ('csv',), ('csv', 'jsonl', 'parquet'))
     for format in formats:
         for share in part.pick((100, 10, 1), (10, 1), (10, 1)):

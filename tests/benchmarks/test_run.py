@@ -12,7 +12,7 @@ def parts(monkeypatch):
     monkeypatch.setattr(run, 'PARTS', {'one': entry, 'two': entry, 'three': entry})
     ran = []
 
-    def run_part(name, args, out, left):
+    def run_part(name, args, out, left, share):
         ran.append(name)
         part = Part(name, args.device, args.short, args.full, out)
         part.add({'n': 1}, 'a', 'ours', values={'x': 1.0})
@@ -66,8 +66,20 @@ def test_times_of_the_parts_fit_into_the_time_of_the_suite(form):
     total = sum(getattr(entry, form) for entry in run.PARTS.values())
     assert (
         total <= run.LIMITS[form]
-        and run.LIMITS[form] <= {'short': 300, 'cuda': 600, 'full': 2100}[form]
+        and run.LIMITS[form] <= {'short': 300, 'cuda': 600, 'full': 3600}[form]
     )
+
+
+def test_parts_alone_have_the_time_of_the_suite():
+    assert run.share_of_time(list(run.PARTS), 'full') == pytest.approx(1.0, abs=0.01)
+    seconds = run.PARTS['knn'].full
+    assert run.share_of_time(['knn'], 'full') == run.LIMITS['full'] / seconds
+
+    class Args:
+        device, short, full = 'cpu', True, False
+
+    assert run.budget('knn', Args, 200.0, share=2.0)[0] == 2 * run.PARTS['knn'].short
+    assert run.budget('knn', Args, 20.0, share=2.0)[0] == 10.0
 
 
 def test_no_part_may_take_longer_than_what_is_left():
