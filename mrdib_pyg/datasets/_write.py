@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -92,7 +93,9 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> None:
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
+    renameat2 = None
+    if sys.platform.startswith('linux'):
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
     if renameat2 is None:
         raise OSError('the system cannot exchange two folders')
     at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
