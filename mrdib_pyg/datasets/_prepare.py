@@ -1,16 +1,15 @@
 """From interactions to a folder: repeated pairs, k-core, numbers, split, files."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mrdib_pyg.datasets._collect import Rows
-from mrdib_pyg.datasets._write import replacing, take_place, write_array, write_table
+from mrdib_pyg.datasets._take_place import replacing_folder
+from mrdib_pyg.datasets._write import replacing, write_array, write_table
 from mrdib_pyg.datasets.id_map import FILES, IdMap
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
 from mrdib_pyg.datasets.splits import SPLIT_NAMES, k_core, split_interactions
@@ -150,6 +149,17 @@ def check_target(
             f"'{folder}' is not empty, and was not prepared by this package; name another folder"
         )
     if force:
+        known = _prepared_files(folder, before)
+        foreign = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name.endswith(('_feat.npy', '_mask.npy')) and path.name not in known
+        )
+        if foreign:  # their rows belong to the items of the old data
+            raise ValueError(
+                f"'{folder}' holds {', '.join(foreign)}, whose rows belong to the items that are "
+                f'to be replaced; move them away first, or name another folder'
+            )
         return None
     if not reuse:
         raise ValueError(
@@ -177,11 +187,9 @@ def write_prepared(
     """
     if re.fullmatch(r'[\w.-]+', name) is None:
         raise ValueError(f"'name' needs to be letters, digits and ._- only (got {name!r})")
-    folder = folder.resolve()  # of a link, what it leads to is replaced
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
-    part.mkdir()
-    try:
+    before = PrepareReport.load(folder)
+    old = [] if before is None else _prepared_files(folder, before)
+    with replacing_folder(folder, old) as part:
         for modality, (x, mask) in features.items():
             write_array(part / f'{modality}_feat.npy', x)
             if mask is not None:
@@ -198,11 +206,11 @@ def write_prepared(
                 columns[column] = array
         columns['x_label'] = prepared.label
         write_table(part / f'{name}.inter', columns)
-        take_place(part, folder, _is_prepared)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def _is_prepared(name: str) -> bool:
-    known = {FILE, *(name for name, _ in FILES.values())}
-    return name in known or name.endswith(('.inter', '_feat.npy', '_mask.npy'))
+def _prepared_files(folder: Path, report: PrepareReport) -> list[str]:
+    r"""The files of a folder that its report speaks of, and its table."""
+    names = [m for m in report.modalities if Path(m).name == m]  # no path out of the folder
+    modalities = [f'{m}_{kind}.npy' for m in names for kind in ('feat', 'mask')]
+    tables = [path.name for path in folder.glob('*.inter')]
+    return [FILE, *(name for name, _ in FILES.values()), *modalities, *tables]

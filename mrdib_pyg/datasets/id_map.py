@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mrdib_pyg.datasets._write import replacing
+
 #: The files of a data folder, and the columns of their index.
 FILES = {'user': ('user_ids.csv', 'userID'), 'item': ('item_ids.csv', 'itemID')}
 
@@ -55,13 +57,8 @@ class IdMap:
         # Strings in quotes: an id may hold whatever ends a line.
         writer = csv.writer(text, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
         writer.writerows(enumerate(self.ids))
-        path = Path(folder) / name
-        part = path.with_name(f'{name}.{os.getpid()}.part')
-        try:
-            part.write_text(text.getvalue(), encoding='utf-8', newline='')
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(Path(folder) / name) as file:
+            file.write(text.getvalue().encode())
 
     @classmethod
     def load(cls, folder: str | os.PathLike, kind: str) -> 'IdMap | None':
