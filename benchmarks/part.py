@@ -63,6 +63,7 @@ class Part:
         self.rows: list[dict[str, Any]] = []
         self.missing: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
+        self.is_late = False  # whether something was left out for want of time
         self.command: str | None = None  # where it is none of the parts of `benchmarks.run`
         self._clock: Any = None
         self._base = describe_machine(device)
@@ -83,6 +84,7 @@ class Part:
         r"""Whether the time is over; if so, the case is noted as missing."""
         if time.monotonic() < self.end:
             return False
+        self.is_late = True
         self.miss(case, method, 'left out: the time of this part was over')
         return True
 
@@ -259,7 +261,7 @@ def main(name: str, measure: Callable[[Part], None]) -> None:
     except Exception as e:
         part.miss({'part': name}, 'all', describe(e))
         raise
-    part.write(complete=True)
+    part.write(complete=not part.is_late)
     part.log(f'{len(part.rows)} rows, {len(part.missing)} missing: {part.path}')
     sys.stdout.flush()
 

@@ -1,9 +1,9 @@
 r"""The targets of this suite, and what the result files say of each."""
 
-import statistics
 from typing import Any
 
 from benchmarks.markdown import make_table
+from benchmarks.scaling.edges import FROM_TIME
 from benchmarks.training.backbones import (
     COMMON_FROZEN,
     COMMON_NAME,
@@ -28,7 +28,8 @@ EPOCH = {
 EVALUATION = 4.0
 MRDIB_SECONDS, MRDIB_SHARE = 0.015, 0.025
 PROPAGATION = 0.20
-PID_SPEED, PID_SHARE = 4.0, 0.7
+#: Numbers an edge may take for each score, its index included; a row has 64.
+PID_SPEED, PID_SHARE, PID_NUMBERS = 4.0, 0.7, 6
 SLOPE_MEMORY, SLOPE_TIME = 0.05, 0.1
 #: What is not to need more memory, the entry of a case that grows, and how many times.
 RECOMMEND = ('recommendations, memory for 100 x the users', 'users', 100, 1.1)
@@ -145,11 +146,11 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
             add(what, f'<= {100 * MRDIB_SHARE:g} %', share, text, share <= MRDIB_SHARE)
 
     ratios = _propagation_ratios(get('propagation'))
-    median = statistics.median(ratios) if ratios else None
-    text = '' if median is None else f'{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
+    worst = max(ratios, default=None)
+    text = '' if worst is None else f'{min(ratios):.2f} to {worst:.2f}'
     target = f'<= {PROPAGATION:g} of COO'
-    met = (median or 1.0) <= PROPAGATION
-    add('propagation, forward+backward, d = 64, float32', target, median, text, met)
+    met = (worst or 1.0) <= PROPAGATION
+    add('propagation, forward+backward, d = 64, float32', target, worst, text, met)
     out.extend(_pid_rows(get('pid_loss')))
     out.extend(_scaling_rows(get('scaling')))
     if device == 'cpu':
@@ -198,9 +199,11 @@ def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
             continue
         text = f'{min(values):.2f} to {max(values):.2f}{unit}'
         out.append((what, target, text, min(values) >= bound if judged else None))
-    what, target = 'PID loss, extra memory, numbers an edge', 'O(M), no [E, d] tensor'
+    what = 'PID loss, numbers an edge on top of the gradients'
+    target = f'<= {PID_NUMBERS} for each of 3 scores'
     text = f'{min(numbers):.1f} to {max(numbers):.1f}' if numbers else NOT_MEASURED
-    out.append((what, target, text, max(numbers) < 64 if numbers else None))
+    met = max(numbers) <= PID_NUMBERS * 3 if numbers else None
+    out.append((what, target, text, met))
     return out
 
 
@@ -211,7 +214,8 @@ def _scaling_rows(result: Result | None) -> list[tuple[str, str, str, bool | Non
             continue
         for name, value in row['values'].items():
             bound = SLOPE_MEMORY if name == 'memory' else SLOPE_TIME
-            span = f'{row["case"]["from"]:.0e} to {row["case"]["to"]:.0e}'.replace('e+0', 'e')
+            begin = row['case']['from'] if name == 'memory' else max(row['case']['from'], FROM_TIME)
+            span = f'{begin:.0e} to {row["case"]["to"]:.0e}'.replace('e+0', 'e')
             what = f'slope of {name}, {row["case"]["work"]}, {span} edges'
             out.append((what, f'1 +- {bound:g}', f'{value:.3f}', abs(value - 1) <= bound))
     if len(out) == 0:

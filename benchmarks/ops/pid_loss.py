@@ -22,6 +22,7 @@ from mrdib_pyg.ops import NormalizedAdjacency
 
 BASELINE = 'gathered rows'
 OURS = 'pid_loss'
+ATOMICS = 'pid_loss, atomics'
 Pairs = dict[str, tuple[Tensor, Tensor]]
 #: Bytes that the rows of the rival may take.
 _MAX_ROWS = {'cpu': 6 * 2**30, 'cuda': 40 * 2**30}
@@ -37,8 +38,8 @@ def gathered_pid_loss(
     r"""The sum of the loss terms, as plain indexing writes it."""
     total = fused[0].new_zeros(())
     for user, item in (*codes.values(), fused):
-        score = (user[src] * item[pos]).sum(dim=-1) - (user[src] * item[neg]).sum(dim=-1)
-        total = total + F.softplus(-score).mean()
+        difference = item.index_select(0, neg) - item.index_select(0, pos)
+        total = total + F.softplus((user.index_select(0, src) * difference).sum(dim=-1)).mean()
     return total
 
 
@@ -69,24 +70,36 @@ def sizes(part: Part) -> dict[str, tuple[int, int, int]]:
     return out
 
 
+def cases(part: Part, skew: str) -> list[tuple[int, int, str]]:
+    r"""Widths, numbers of modalities, and types."""
+    if part.smallest:
+        return [(8, 2, 'float32')]
+    if part.short or skew == 'uniform':
+        return [(64, 2, 'float32')]
+    return [(64, 2, 'float32'), (64, 3, 'float32'), (128, 2, 'float32'), (64, 2, 'bfloat16')]
+
+
 def measure(part: Part) -> None:
     bandwidth = copy_bandwidth(part.device, part.pick(2**28, 2**27, 2**20))
     pid_loss = load()
     if pid_loss is None:
         part.miss({'op': OURS}, OURS, 'this version of mrdib_pyg.ops has no pid_loss')
     for name, size in sizes(part).items():
-        graph = random_graph(*size, 'power law', name=name)
-        for channels, modalities in part.pick([(64, 2), (64, 3), (128, 2)], [(64, 2)], [(8, 2)]):
-            case: dict[str, Any] = {**graph.case, 'channels': channels, 'modalities': modalities}
-            run = functools.partial(_measure, part, graph, case, pid_loss, bandwidth)
-            part.attempt(case, run)
+        skews = ('power law', 'uniform') if name == 'Baby-sized' and not part.short else ()
+        for skew in skews or ('power law',):
+            graph = random_graph(*size, skew, name=name)
+            for channels, modalities, dtype in cases(part, skew):
+                case: dict[str, Any] = {**graph.case, 'channels': channels}
+                case |= {'modalities': modalities, 'dtype': dtype}
+                run = functools.partial(_measure, part, graph, case, pid_loss, bandwidth)
+                part.attempt(case, run)
         if pid_loss is not None and not part.smallest and (not part.quick or name == 'Baby-sized'):
             case = {**graph.case, 'channels': 64, 'modalities': 2, 'task': 'memory of all edges'}
             part.attempt(case, functools.partial(_memory, part, case, size))
 
 
 def make_inputs(
-    graph: Graph, channels: int, modalities: int, device: str
+    graph: Graph, channels: int, modalities: int, device: str, dtype: torch.dtype = torch.float32
 ) -> tuple[Pairs, tuple[Tensor, Tensor], Tensor]:
     r"""Returns codes, fusion and one negative for each edge of the graph."""
     generator = torch.Generator().manual_seed(0)
@@ -96,8 +109,8 @@ def make_inputs(
         item = torch.randn(graph.num_items, channels, generator=generator)
         scale = channels**-0.5
         return (
-            (scale * user).to(device).requires_grad_(),
-            (scale * item).to(device).requires_grad_(),
+            (scale * user).to(device, dtype).requires_grad_(),
+            (scale * item).to(device, dtype).requires_grad_(),
         )
 
     codes = {f'modality_{m}': pair() for m in range(modalities)}
@@ -113,7 +126,8 @@ def _measure(
     bandwidth: float,
 ) -> None:
     channels, modalities = case['channels'], case['modalities']
-    codes, fused, neg = make_inputs(graph, channels, modalities, part.device)
+    dtype = getattr(torch, case['dtype'])
+    codes, fused, neg = make_inputs(graph, channels, modalities, part.device, dtype)
     src, pos = edge_index = graph.edge_index.to(part.device)
     leaves = [x for pair in (*codes.values(), fused) for x in pair]
     order = torch.randperm(src.numel())[: part.pick(2048, 2048, 64)].to(part.device)
@@ -129,8 +143,8 @@ def _measure(
         count = triplets[0].numel()
         rivals: dict[str, Callable[[], Tensor]] = {}
         extra: dict[str, Any] = {}
-        # Per score: user rows twice, two rows of items, two products.
-        needed = 6 * count * sum(widths) * 4
+        # Per score: a row of users, two of items, their difference, the product.
+        needed = 5 * count * sum(widths) * 4
         if needed > _MAX_ROWS.get(part.device, 0):
             why = f'left out: would hold {needed / 2**30:.0f} GiB of rows'
             part.miss({**case, 'task': task}, BASELINE, why)
@@ -139,8 +153,11 @@ def _measure(
         if pid_loss is not None:
             arguments = triplets if task != 'all edges' else (adj, neg)
             rivals[OURS] = functools.partial(_total, pid_loss, codes, fused, arguments)
-            if len(rivals) == 2:
-                error = float((rivals[OURS]() - rivals[BASELINE]()).detach().abs())
+            if part.device == 'cuda':  # on CPU there is one way to add up gradients
+                unordered = functools.partial(pid_loss, deterministic=False)
+                rivals[ATOMICS] = functools.partial(_total, unordered, codes, fused, arguments)
+            if BASELINE in rivals:
+                error = float((rivals[OURS]() - rivals[BASELINE]()).detach().float().abs())
                 extra = {OURS: {'values': {'error': error}}}
         for step, backward in (('forward', False), ('forward+backward', True)):
             entry = {**case, 'task': f'{task}, {step}'}
@@ -148,9 +165,9 @@ def _measure(
                 name: functools.partial(_run, fn, leaves if backward else [])
                 for name, fn in rivals.items()
             }
-            roles = {OURS: 'ours', BASELINE: 'baseline'}
+            roles = {OURS: 'ours', ATOMICS: 'ours', BASELINE: 'baseline'}
             part.time(entry, calls, roles, extra=extra, min_runs=5, min_seconds=0.2)
-            size = graph.num_users, graph.num_items, count, widths, 4, backward
+            size = graph.num_users, graph.num_items, count, widths, dtype.itemsize, backward
             if task == 'all edges':
                 part.add_rooflines(entry, pid_loss_bytes(*size), bandwidth)
 
@@ -176,15 +193,16 @@ def _memory(part: Part, case: dict[str, Any], size: tuple[int, int, int]) -> Non
         else:
             memory = in_process('benchmarks.ops.pid_loss:measure_memory', method, size, 'cpu')
         extra = memory['peak_bytes'] - memory['before_bytes']
-        # Codes of two modalities and the fusion: what is kept for a triplet, in numbers.
-        values = {'extra_numbers_per_edge': extra / 4 / size[2]}
+        # Codes of two modalities and the fusion: what comes on top of their gradients.
+        gradients = 3 * 64 * (size[0] + size[1])
+        values = {'extra_numbers_per_edge': (extra / 4 - gradients) / size[2]}
         part.add(case, method, role, memory=memory, values=values)
     part.write()
 
 
 def measure_memory(method: str, size: tuple[int, int, int], device: str) -> dict[str, Any]:
-    r"""The peak memory of one forward and backward pass over all edges; the gradients, which any
-    method must return, are there before.
+    r"""The peak memory of one forward and backward pass over all edges, the gradients that any
+    method must return among it.
     """
     graph = random_graph(*size, 'power law')
     pid_loss = load()
@@ -200,7 +218,7 @@ def measure_memory(method: str, size: tuple[int, int, int], device: str) -> dict
     else:
         fn = functools.partial(gathered_pid_loss, codes, fused, *edge_index, neg)
     for leaf in leaves:
-        leaf.grad = torch.zeros_like(leaf) + 0.0  # touched, so that it is resident
+        leaf.grad = None
     return peak_of(lambda: fn().backward(), device)
 
 

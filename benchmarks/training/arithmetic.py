@@ -4,13 +4,32 @@ writes it.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn import VariationalBottleneck
+
+
+class Product(NamedTuple):
+    r"""A matrix product with its gradients: what is multiplied, and buffers of the results."""
+
+    x: Tensor
+    weight: Tensor
+    grad: Tensor
+    out: Tensor
+    grad_x: Tensor
+    grad_weight: Tensor
+
+
+def make_product(num_rows: int, weight: Tensor, x: Tensor | None = None) -> Product:
+    r"""Returns a product of some rows, random ones unless they are given."""
+    if x is None:
+        x = torch.randn(num_rows, weight.size(1), device=weight.device)
+    grad = torch.randn(num_rows, weight.size(0), device=weight.device)
+    return Product(x, weight, grad, *(torch.empty_like(a) for a in (grad, x, weight)))
 
 
 class Arithmetic:
@@ -24,7 +43,7 @@ class Arithmetic:
     """
 
     def __init__(self, layer: nn.Module, call: Callable[[], Any]) -> None:
-        self.products: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.products: list[Product] = []
         self.codes: list[Tensor] = []
         with _watch(layer, self._note):
             call()
@@ -37,37 +56,43 @@ class Arithmetic:
         else:
             assert isinstance(module, nn.Linear)
             weight = module.weight
-        grad = torch.randn(x.size(0), weight.size(0), device=x.device)
-        self.products.append((torch.randn(x.shape, device=x.device), weight.detach(), grad))
+        self.products.append(make_product(x.size(0), weight.detach()))
 
     @torch.no_grad()
     def __call__(self) -> None:
         r"""Does it once."""
         for code in self.codes:
             code.normal_().exp_()
-        for x, weight, grad in self.products:
-            torch.mm(x, weight.t())
-            torch.mm(grad, weight)
-            torch.mm(grad.t(), x)
+        for product in self.products:
+            torch.mm(product.x, product.weight.t(), out=product.out)
+            torch.mm(product.grad, product.weight, out=product.grad_x)
+            torch.mm(product.grad.t(), product.x, out=product.grad_weight)
 
 
-def feature_products(data: HeteroData, batch: tuple[Tensor, Tensor, Tensor], channels: int) -> Any:
-    r"""Returns a call that does the two matrix products that a step of a model needs which maps the
-    features of the items its batch reads, and learns the maps: of rows that lie there gathered.
+def feature_products(
+    data: HeteroData, channels: int, rows: Tensor | None = None
+) -> Callable[[], None]:
+    r"""Returns a call that does the two matrix products that a step needs which maps the features
+    of some items and learns the maps: that of the rows, and the gradient of the weight.
+
+    Args:
+        data (HeteroData): The data.
+        channels (int): The width that features are mapped to.
+        rows (torch.Tensor, optional): The items, whose features lie there gathered.
+            (default: :obj:`None`, all)
     """
-    rows = torch.cat(batch[1:]).unique()
     products = []
     for name in data['item'].keys():
         if name.startswith('x_'):
-            x = data['item'][name][rows]
-            shapes = (channels, x.size(1)), (x.size(0), channels)
-            weight, grad = (torch.randn(shape, device=x.device) for shape in shapes)
-            products.append((x, weight, grad))
+            x = data['item'][name]
+            x = x if rows is None else x[rows]
+            weight = torch.randn(channels, x.size(1), device=x.device)
+            products.append(make_product(x.size(0), weight, x))
 
     def call() -> None:
-        for x, weight, grad in products:
-            torch.mm(x, weight.t())
-            torch.mm(grad.t(), x)
+        for product in products:
+            torch.mm(product.x, product.weight.t(), out=product.out)
+            torch.mm(product.grad.t(), product.x, out=product.grad_weight)
 
     return call
 

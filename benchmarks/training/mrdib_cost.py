@@ -12,6 +12,7 @@ import functools
 import itertools
 from typing import Any
 
+import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks.part import Part, main
@@ -30,9 +31,10 @@ from mrdib_pyg.nn.models import MODELS
 
 #: The task of the rows that hold the arithmetic of MRdIB alone.
 ARITHMETIC = 'arithmetic of MRdIB alone'
-#: That of the products of the features alone, and the models that map the rows of their batch.
+#: That of the products of the features alone.
 FEATURES = 'products of the features alone'
-READ_FEATURES = ('vbpr',)
+#: By model the width that features are mapped to, and whether those of a batch's items alone are.
+READ_FEATURES = {'vbpr': (64, True), 'bm3': (64, True), 'mgcn': (64, False), 'mmgcn': (256, False)}
 
 
 def names() -> list[str]:
@@ -72,7 +74,11 @@ def _measure(
     settings: dict[str, Any] = {'warmup': 2, 'min_runs': 5, 'min_seconds': 0.3}
     part.time(case, rivals, ROLES, **settings)
     if name in READ_FEATURES:
-        products = feature_products(data, batches[0], part.settings['channels'])
+        _, pos, neg = batches[0]
+        channels, reads_batch = READ_FEATURES[name]
+        products = feature_products(
+            data, channels, torch.cat([pos, neg]).unique() if reads_batch else None
+        )
         entry = {**case, 'task': FEATURES}
         part.time(entry, {'products': products}, {'products': 'ours'}, **settings)
     if layer is not None:

@@ -68,7 +68,8 @@ def propagate_mean(
         return x if rows is None else _take(x, rows)
     _check(x, adj)
     if rows is not None:
-        if adj.value.requires_grad or torch.compiler.is_compiling():
+        is_plain = _same_dtype(x) and not adj.value.requires_grad
+        if not is_plain or torch.compiler.is_compiling():
             return _take(propagate_mean(x, adj, num_layers), rows)
         return _MeanOfRows.apply(*x, *rows, adj, num_layers)
     if adj.value.requires_grad or not _same_dtype(x):

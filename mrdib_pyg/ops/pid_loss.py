@@ -99,7 +99,8 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
             made one by each call, which merges repeated edges.
         mask (Dict[str, torch.Tensor] or List, optional): Per modality a boolean mask of the items
             that have it, or a pair of masks of users and items. Means are over the triplets whose
-            three rows do; the gains of the others are zero. (default: :obj:`None`, all of them)
+            three rows do; the gains of the others are zero. What is left out must still be finite,
+            for its gradient to be. (default: :obj:`None`, all of them)
         deterministic (bool, optional): If set to :obj:`False`, gradients on CUDA may be summed in
             any order. (default: :obj:`True`)
 

@@ -15,7 +15,7 @@ def test_the_products_are_those_of_the_bottlenecks_and_critics():
 
     alone = Arithmetic(layer, step)
     assert [tuple(code.shape) for code in alone.codes] == [(20, 8), (20, 8)]
-    shapes = [(tuple(x.shape), tuple(weight.shape)) for x, weight, _ in alone.products]
+    shapes = [(tuple(p.x.shape), tuple(p.weight.shape)) for p in alone.products]
     assert shapes[:2] == [((20, 8), (16, 8))] * 2
     # Of each side of the critic, on the ten items of the batch.
     side = [((10, 8), (4, 8)), ((10, 4), (5, 4)), ((10, 8), (4, 8))]
@@ -27,9 +27,15 @@ def test_the_products_are_those_of_the_bottlenecks_and_critics():
 def test_the_products_of_features_are_of_the_items_that_are_read(monkeypatch):
     data = HeteroData()
     data['item'].x_a, data['item'].x_b = torch.randn(9, 5), torch.randn(9, 3)
-    batch = tuple(torch.tensor(x) for x in ([0, 1], [4, 4], [2, 8]))
-    call = feature_products(data, batch, channels=2)
     seen, mm = [], torch.mm
-    monkeypatch.setattr(torch, 'mm', lambda x, y: seen.append((*x.shape, y.size(1))) or mm(x, y))
-    call()
+
+    def watched(x, y, out):
+        seen.append((*x.shape, y.size(1)))
+        return mm(x, y, out=out)
+
+    monkeypatch.setattr(torch, 'mm', watched)
+    feature_products(data, 2, torch.tensor([2, 4, 8]))()
     assert seen == [(3, 5, 2), (2, 3, 5), (3, 3, 2), (2, 3, 3)]
+    seen.clear()
+    feature_products(data, 2)()
+    assert seen == [(9, 5, 2), (2, 9, 5), (9, 3, 2), (2, 9, 3)]

@@ -81,6 +81,19 @@ def test_rows(num_layers):
     assert gradcheck(lambda *x: propagate_mean(x, bipartite(), num_layers, rows), x)
 
 
+def test_rows_of_two_types():
+    """A pair may differ in type, as embeddings and half-precision features do."""
+    x = [torch.randn(3, 2, requires_grad=True), torch.randn(4, 2).double().requires_grad_()]
+    rows = (torch.tensor([2, 0]), torch.tensor([3, 0]))
+    grads = []
+    for take in (True, False):
+        out = propagate_mean(tuple(x), bipartite(), 2, rows if take else None)
+        out = out if take else [table[index] for table, index in zip(out, rows)]
+        grads.append(torch.autograd.grad(sum(o.double().sum() for o in out), x))
+    for a, b in zip(*grads):
+        assert torch.equal(a, b)
+
+
 def test_rows_with_learnable_weights():
     edge_index = torch.tensor([[0, 0, 1], [0, 1, 1]])
     weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)

@@ -12,6 +12,8 @@ from mrdib_pyg.ops.bpr_terms import Triplets, bound, sort_stable
 # The most entries of one row that a program sums: longer rows are split, so that the hubs of a
 # power-law graph do not keep one program busy while the others are done.
 _SEGMENT = 1024
+# Said, because Triton's default is about to change.
+_OPTIONS = {'enable_fp_fusion': True}
 
 
 def score_differences(triplets: Triplets, tables: Sequence[Tensor]) -> Tensor:
@@ -40,6 +42,7 @@ def score_differences(triplets: Triplets, tables: Sequence[Tensor]) -> Tensor:
             BLOCK_E=block,
             BLOCK_D=_block_d(users),
             num_warps=4,
+            **_OPTIONS,
         )
     return out
 
@@ -140,6 +143,7 @@ def _sum_rows(
     segments = _Segments(rowptr, col.numel())
     partials = tuple(x.new_empty(segments.num_slots, x.size(1), dtype=dtype) for x in tables)
     options = {'DTYPE': _TYPES[dtype], 'BLOCK_E': 16, 'BLOCK_D': _block_d(tables), 'num_warps': 2}
+    options |= _OPTIONS
     with torch.cuda.device_of(rowptr):
         _sum_rows_kernel[(segments.num,)](
             tuple(tables),
@@ -202,6 +206,7 @@ def _add_edges(
             BLOCK_E=16,
             BLOCK_D=_block_d(users),
             num_warps=2,
+            **_OPTIONS,
         )
     return list(zip(grad_users, grad_items))
 

@@ -24,3 +24,45 @@ def test_under_the_interpreter():
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert ' passed' in result.stdout and 'skipped' not in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize('dtype', ['fp32', 'bf16', 'fp64'])
+def test_compiles_for_a_gpu_that_is_not_there(dtype, tmp_path, monkeypatch):
+    """The interpreter takes programs that the compiler refuses."""
+    triton = pytest.importorskip('triton', reason='Triton is not installed')
+    pytest.importorskip('triton.backends.nvidia', reason='Triton is built without CUDA')
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mrdib_pyg.ops.kernels import pid_loss as kernels
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    sums = 'fp64' if dtype == 'fp64' else 'fp32'
+    constants = {
+        'DTYPE': getattr(triton.language, 'float64' if dtype == 'fp64' else 'float32'),
+        'BLOCK_E': 16, 'BLOCK_D': 64, 'SEGMENT': kernels._SEGMENT, 'HAS_ENTRY': True,
+    }  # fmt: skip
+    # Two modalities: tuples of tables, of sums, and of widths.
+    types = {
+        **dict.fromkeys(('users', 'items', 'tables'), (f'*{dtype}',) * 2),
+        **dict.fromkeys(('weights', 'partials', 'grad_users', 'grad_items'), (f'*{sums}',) * 2),
+        'outs': (f'*{dtype}',) * 2,
+        'dims': ('i32', 'i32'),
+        **dict.fromkeys(('num_triplets', 'num_users', 'num_items', 'num_rows', 'num_cols'), 'i32'),
+    }
+    names = ('_score_kernel', '_sum_rows_kernel', '_combine_kernel', '_add_edges_kernel')
+    for kernel in (getattr(kernels, name) for name in names):
+        arguments = kernel.arg_names
+        signature = {
+            name: 'constexpr' if name in constants else types.get(name, '*i64')
+            for name in arguments
+        }
+        if kernel is kernels._score_kernel:
+            signature['outs'] = (f'*{sums}',) * 2
+        constexprs = {
+            (i,): constants[name] for i, name in enumerate(arguments) if name in constants
+        }
+        source = ASTSource(kernel, signature, constexprs=constexprs)
+        options = {'num_warps': 2, **kernels._OPTIONS}
+        compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=options)
+        assert compiled.asm['cubin']
