@@ -34,10 +34,10 @@ def copy_bandwidth(device: str, num_bytes: int = 2**28, runs: int = 7) -> float:
 
 
 def propagation_bytes(
-    num_rows: int, num_columns: int, nnz: int, channels: int, itemsize: int
+    num_rows: int, num_columns: int, nnz: int, channels: int, itemsize: int, index: int = _INDEX
 ) -> tuple[int, int]:
     r"""Requested and compulsory bytes of one product of a CSR matrix and dense rows."""
-    matrix = nnz * (_INDEX + itemsize) + (num_rows + 1) * _INDEX
+    matrix = nnz * (index + itemsize) + (num_rows + 1) * index
     written = num_rows * channels * itemsize
     return (
         matrix + nnz * channels * itemsize + written,
@@ -55,7 +55,8 @@ def pid_loss_bytes(
 ) -> tuple[int, int]:
     r"""Requested and compulsory bytes of the PID loss, whose :obj:`widths` are those of the codes
     and of the fusion: the forward pass reads three rows a triplet and score and keeps a scalar;
-    the backward pass reads them again and adds to three rows of the gradients.
+    the backward pass sums, for the user the rows of both items, for each item that of the user, and
+    writes each row of a gradient once.
     """
     index = 3 * num_triplets * _INDEX
     scalars = num_triplets * len(widths) * itemsize
@@ -63,7 +64,7 @@ def pid_loss_bytes(
     tables = (num_users + num_items) * sum(widths) * itemsize
     requested, compulsory = index + rows + scalars, index + tables + scalars
     if backward:
-        requested += index + scalars + rows + 2 * rows
+        requested += index + scalars + 4 * rows // 3 + tables
         compulsory += index + scalars + tables + tables
     return requested, compulsory
 

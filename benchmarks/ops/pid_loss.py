@@ -18,7 +18,7 @@ from benchmarks.graphs import BABY, CLOTHING, Graph, grown, random_graph
 from benchmarks.memory import in_process, peak_of
 from benchmarks.part import Part, main
 from benchmarks.roofline import copy_bandwidth, pid_loss_bytes
-from mrdib_pyg.ops import NormalizedAdjacency
+from mrdib_pyg.ops import NormalizedAdjacency, pid_loss
 
 BASELINE = 'gathered rows'
 OURS = 'pid_loss'
@@ -41,15 +41,6 @@ def gathered_pid_loss(
         difference = item.index_select(0, neg) - item.index_select(0, pos)
         total = total + F.softplus((user.index_select(0, src) * difference).sum(dim=-1)).mean()
     return total
-
-
-def load() -> Callable[..., Any] | None:
-    r"""Returns the operator, if this version of the package has it."""
-    try:
-        from mrdib_pyg.ops.pid_loss import pid_loss
-    except ImportError:
-        return None
-    return pid_loss
 
 
 def total_of(out: Any) -> Tensor:
@@ -81,9 +72,6 @@ def cases(part: Part, skew: str) -> list[tuple[int, int, str]]:
 
 def measure(part: Part) -> None:
     bandwidth = copy_bandwidth(part.device, part.pick(2**28, 2**27, 2**20))
-    pid_loss = load()
-    if pid_loss is None:
-        part.miss({'op': OURS}, OURS, 'this version of mrdib_pyg.ops has no pid_loss')
     for name, size in sizes(part).items():
         skews = ('power law', 'uniform') if name == 'Baby-sized' and not part.short else ()
         for skew in skews or ('power law',):
@@ -91,9 +79,9 @@ def measure(part: Part) -> None:
             for channels, modalities, dtype in cases(part, skew):
                 case: dict[str, Any] = {**graph.case, 'channels': channels}
                 case |= {'modalities': modalities, 'dtype': dtype}
-                run = functools.partial(_measure, part, graph, case, pid_loss, bandwidth)
+                run = functools.partial(_measure, part, graph, case, bandwidth)
                 part.attempt(case, run)
-        if pid_loss is not None and not part.smallest and (not part.quick or name == 'Baby-sized'):
+        if not part.smallest and (not part.quick or name == 'Baby-sized'):
             case = {**graph.case, 'channels': 64, 'modalities': 2, 'task': 'memory of all edges'}
             part.attempt(case, functools.partial(_memory, part, case, size))
 
@@ -122,7 +110,6 @@ def _measure(
     part: Part,
     graph: Graph,
     case: dict[str, Any],
-    pid_loss: Callable[..., Any] | None,
     bandwidth: float,
 ) -> None:
     channels, modalities = case['channels'], case['modalities']
@@ -150,15 +137,14 @@ def _measure(
             part.miss({**case, 'task': task}, BASELINE, why)
         else:
             rivals[BASELINE] = functools.partial(gathered_pid_loss, codes, fused, *triplets)
-        if pid_loss is not None:
-            arguments = triplets if task != 'all edges' else (adj, neg)
-            rivals[OURS] = functools.partial(_total, pid_loss, codes, fused, arguments)
-            if part.device == 'cuda':  # on CPU there is one way to add up gradients
-                unordered = functools.partial(pid_loss, deterministic=False)
-                rivals[ATOMICS] = functools.partial(_total, unordered, codes, fused, arguments)
-            if BASELINE in rivals:
-                error = float((rivals[OURS]() - rivals[BASELINE]()).detach().float().abs())
-                extra = {OURS: {'values': {'error': error}}}
+        arguments = triplets if task != 'all edges' else (adj, neg)
+        rivals[OURS] = functools.partial(_total, pid_loss, codes, fused, arguments)
+        if part.device == 'cuda':  # on CPU there is one way to add up gradients
+            unordered = functools.partial(pid_loss, deterministic=False)
+            rivals[ATOMICS] = functools.partial(_total, unordered, codes, fused, arguments)
+        if BASELINE in rivals:
+            error = float((rivals[OURS]() - rivals[BASELINE]()).detach().float().abs())
+            extra = {OURS: {'values': {'error': error}}}
         for step, backward in (('forward', False), ('forward+backward', True)):
             entry = {**case, 'task': f'{task}, {step}'}
             calls = {
@@ -172,8 +158,8 @@ def _measure(
                 part.add_rooflines(entry, pid_loss_bytes(*size), bandwidth)
 
 
-def _total(pid_loss: Callable[..., Any], codes: Pairs, fused: Any, arguments: Any) -> Tensor:
-    return total_of(pid_loss(codes, fused, *arguments))
+def _total(fn: Callable[..., Any], codes: Pairs, fused: Any, arguments: Any) -> Tensor:
+    return total_of(fn(codes, fused, *arguments))
 
 
 def _run(fn: Callable[[], Tensor], leaves: list[Tensor]) -> None:
@@ -205,8 +191,6 @@ def measure_memory(method: str, size: tuple[int, int, int], device: str) -> dict
     method must return among it.
     """
     graph = random_graph(*size, 'power law')
-    pid_loss = load()
-    assert pid_loss is not None
     codes, fused, neg = make_inputs(graph, 64, 2, device)
     edge_index = graph.edge_index.to(device)
     adj = NormalizedAdjacency(

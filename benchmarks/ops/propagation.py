@@ -99,7 +99,7 @@ def _measure(
     one = {**case, 'task': 'one product'}
     size = graph.num_nodes, graph.num_nodes, square.nnz, channels, x.element_size()
     part.time(one, single, roles, **settings)
-    part.add_rooflines(one, propagation_bytes(*size), bandwidth)
+    part.add_rooflines(one, propagation_bytes(*size, 4 if part.device == 'cuda' else 8), bandwidth)
 
 
 def rival_products(

@@ -1,7 +1,8 @@
 r"""Measures whether training does what its terms say.
 
 As the weights of ``redundant`` and ``unique`` grow from 0: what the two codes of an item share, by
-all five estimators, the partial information decomposition of held-out edges, and the metrics.
+all five estimators, the partial information decomposition of held-out edges, and the metrics. What
+is measured is the epoch with the best validation metric, as a training leaves it.
 
 Each run is written as it ends, so a call continues where the last one stopped; ``--limit`` ends it
 after some runs. Settings were set beforehand, not searched, and trainings are short.
@@ -130,7 +131,7 @@ def table(summary: dict[str, Any]) -> str:
         parts.append(title + (f'{len(seeds)} seeds' if len(seeds) > 1 else f'seed {seeds[0]}'))
         modalities = list(runs[0]['pid']['unique'])
         header = [
-            '', 'ndcg@10', *(f'I by {name}' for name in ESTIMATORS),
+            '', 'epoch', 'ndcg@10', *(f'I by {name}' for name in ESTIMATORS),
             'R', *(f'U {m}' for m in modalities), 'S',
         ]  # fmt: skip
         rows = []
@@ -140,7 +141,8 @@ def table(summary: dict[str, Any]) -> str:
                 continue
             pid = [run['pid'] for run in found]
             values = [[run['test']['ndcg@10'] for run in found]]
-            cells = [f'{_mean(values[0]):.4f}']
+            epochs = sorted({run['best_epoch'] for run in found})
+            cells = [', '.join(map(str, epochs)), f'{_mean(values[0]):.4f}']
             cells += [f'{_mean([run["shared"][e] for run in found]):.2f}' for e in ESTIMATORS]
             numbers = [[p['redundant']['value'] for p in pid]]
             numbers += [[p['unique'][m]['value'] for p in pid] for m in modalities]

@@ -21,11 +21,10 @@ from torch import Tensor
 
 from benchmarks.graphs import grown
 from benchmarks.memory import available_memory, in_process, peak_of, return_freed_memory
-from benchmarks.ops.pid_loss import load as load_pid_loss
 from benchmarks.ops.pid_loss import total_of
 from benchmarks.part import Part, main
 from benchmarks.timer import make_clock, summarize
-from mrdib_pyg.ops import NormalizedAdjacency, propagate_mean
+from mrdib_pyg.ops import NormalizedAdjacency, pid_loss, propagate_mean
 
 CHANNELS = 64
 NUM_LAYERS = 3
@@ -46,13 +45,9 @@ def sizes(part: Part) -> list[int]:
 
 def measure(part: Part) -> None:
     part.settings.update(channels=CHANNELS, num_layers=NUM_LAYERS, modalities=MODALITIES)
-    works = [*WORK]
-    if load_pid_loss() is None:
-        works.remove('pid_loss')
-        part.miss({'work': 'pid_loss'}, 'pid_loss', 'this version of mrdib_pyg.ops has no pid_loss')
-    done: dict[str, list[tuple[int, dict[str, Any]]]] = {work: [] for work in works}
+    done: dict[str, list[tuple[int, dict[str, Any]]]] = {work: [] for work in WORK}
     # Both by size, so that neither is left out where the time is over.
-    for num_edges, work in itertools.product(part.sizes or sizes(part), works):
+    for num_edges, work in itertools.product(part.sizes or sizes(part), WORK):
         users, items, _ = grown(num_edges)
         case = {'work': work, 'edges': num_edges, 'users': users, 'items': items}
         before = [_extra(out['memory']) / n for n, out in done[work]]
@@ -61,7 +56,7 @@ def measure(part: Part) -> None:
             part.miss(case, 'mrdib_pyg', f'left out: needs about {needed / 2**30:.0f} GiB')
             continue
         part.attempt(case, functools.partial(_measure, part, work, case, done[work]))
-    for work in works:
+    for work in WORK:
         _fit(part, work, done[work])
 
 
@@ -180,8 +175,6 @@ def _pid_loss(
     generator: torch.Generator,
     device: str,
 ) -> tuple[Callable[[], None], list[Tensor]]:
-    pid_loss = load_pid_loss()
-    assert pid_loss is not None
     pairs = [
         (_leaf(num_users, generator, device), _leaf(num_items, generator, device))
         for _ in range(MODALITIES + 1)

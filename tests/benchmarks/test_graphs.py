@@ -74,7 +74,7 @@ def test_bytes_of_the_pid_loss():
     index, scalars, rows, tables = 2400, 1200, 3 * 100 * 16 * 4, 30 * 16 * 4
     assert forward == (index + rows + scalars, index + tables + scalars)
     both = pid_loss_bytes(10, 20, 100, [4, 4, 8], 4, backward=True)
-    assert both[0] == forward[0] + index + scalars + 3 * rows
+    assert both[0] == forward[0] + index + scalars + 4 * rows // 3 + tables
     assert both[1] == forward[1] + index + scalars + 2 * tables
 
 

@@ -73,8 +73,8 @@ def test_models_without_id_path_and_with_one_modality(data):
 def test_weakest_is_the_one_that_knows_least(model, data):
     part = measure(model, data, negatives='uniform', groups=(), num_bootstrap=0).overall['uniform']
     known = {m: part.informations[m].value for m in ('image', 'text')}
-    if abs(known['image'] - known['text']) > 0.02:
-        assert Explainer(model, data).weakest == min(known, key=known.get)
+    assert abs(known['image'] - known['text']) > 0.005  # else the choice would be chance
+    assert Explainer(model, data).weakest == min(known, key=known.get)
 
 
 def test_refused(model, data):
