@@ -35,6 +35,11 @@ def add_arguments(add: Add) -> None:
         '--max-k', metavar='N', type=int, default=100, help='the most items of an answer (100)'
     )
     p.add_argument(
+        '--exclude', choices=['all', 'train'], default='all', metavar='NAME',
+        help='which items that a user has are left out: all of the data, or those of train; a '
+        'request may rank them by exclude_seen=false (all)',
+    )  # fmt: skip
+    p.add_argument(
         '--threads', metavar='N', type=int, help='requests worked on at a time (number of cores)'
     )
     p.add_argument(
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
         import torch
 
-        from mrdib_pyg.serving import make_app
+        from mrdib_pyg.serving import known_pairs, make_app
 
         # A request is small: threads of requests, not of one matrix product.
         torch.set_num_threads(1)
@@ -76,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
             user_ids,
             item_ids,
             data=data,
+            exclude=known_pairs(data) if args.exclude == 'all' else None,
             approximate=args.approximate,
             max_k=args.max_k,
             num_threads=threads,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import mrdib_pyg
@@ -28,6 +29,7 @@ def make_app(
     item_ids: IdMap | None = None,
     *,
     data: HeteroData | None = None,
+    exclude: Tensor | None = None,
     approximate: bool = False,
     max_k: int = 100,
     max_ids: int = 1000,
@@ -52,6 +54,9 @@ def make_app(
         item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
         data (HeteroData, optional): The data of the model, by whose validation edges
             :obj:`/explain` tells what a score is made of. (default: :obj:`None`)
+        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen besides
+            the training edges, ``[2, n]``: :func:`known_pairs` gives those of all splits.
+            (default: :obj:`None`)
         approximate (bool, optional): Searches an approximate :class:`Index`.
             (default: :obj:`False`)
         max_k (int, optional): The most items for a user. (default: :obj:`100`)
@@ -74,7 +79,9 @@ def make_app(
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     default_k = min(20, max_k)
-    service = Service(model, user_ids, item_ids, approximate=approximate, data=data)
+    service = Service(
+        model, user_ids, item_ids, approximate=approximate, data=data, exclude=exclude
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

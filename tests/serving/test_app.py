@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.pid import explain
-from mrdib_pyg.serving import make_app
+from mrdib_pyg.serving import known_pairs, make_app
 from mrdib_pyg.serving import optional as module
 from mrdib_pyg.serving.service import modality_embeddings
 
@@ -57,6 +57,28 @@ def test_lists(client, model):
     body = {'users': [5], 'allow': best[::-1], 'deny': best[1:2]}
     answer = client.post('/recommend', json=body).json()['results'][0]
     assert ranked(answer) == [best[0], *best[2:]]
+
+
+def test_known_pairs_are_left_out(client, connect, model, data):
+    known = set(map(tuple, known_pairs(data).t().tolist()))
+    body = {'users': list(range(30)), 'k': 20}
+    body_seen = {**body, 'exclude_seen': False}
+    with connect(make_app(model, exclude=known_pairs(data))) as other:
+        results = other.post('/recommend', json=body).json()['results']
+        assert known.isdisjoint((r['user'], i) for r in results for i in ranked(r))
+        assert len(ranked(other.get('/recommend?user=0&k=50').json())) == 40  # ten are known
+        seen = other.post('/recommend', json=body_seen).json()
+        # Training edges count as seen, whatever else does.
+        held_out = data['user', 'test', 'item'].edge_label_index
+    with connect(make_app(model, exclude=held_out)) as other:
+        train = set(map(tuple, model.train_edge_index.t().tolist()))
+        left_out = train | set(map(tuple, held_out.t().tolist()))
+        results = other.post('/recommend', json={**body, 'k': 50}).json()['results']
+        for r in results:
+            assert set(ranked(r)) == {i for i in range(50) if (r['user'], i) not in left_out}
+    assert client.post('/recommend', json=body_seen).json() == seen
+    results = client.post('/recommend', json=body).json()['results']
+    assert not known.isdisjoint((r['user'], i) for r in results for i in ranked(r))
 
 
 def test_parts_are_the_scores_of_each_modality(client, model):
