@@ -112,15 +112,19 @@ class Service:
         query = self.embeddings.user[user]
         mask = self.seen_pairs(user) if exclude_seen else user.new_empty(2, 0)
         index, candidates = self.index, None
-        if allow is not None or deny is not None:
-            lists = [
-                None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
-                for ids in (allow, deny)
-            ]
-            candidates = select_items(self.model.num_items, *lists)
-            assert candidates is not None
+        allowed, denied = (
+            None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
+            for ids in (allow, deny)
+        )
+        left = select_items(self.model.num_items, allowed, denied)
+        if left is not None and allowed is not None:
+            candidates = left.to(mask.device)
             index = Index(self.embeddings.item[candidates])
             mask = restrict_pairs(mask, candidates, self.model.num_items)
+        elif denied is not None:  # as pairs: an index of all others would copy the catalogue
+            rows = torch.arange(user.numel(), device=mask.device)
+            pairs = torch.cartesian_prod(rows, denied.unique().to(mask.device)).view(-1, 2).t()
+            mask = torch.cat([mask, pairs], dim=1)
         score, item = index.search(query, min(k, index.numel), mask)
         if candidates is not None:
             item = torch.where(item < 0, item, candidates[item])

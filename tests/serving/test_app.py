@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.pid import explain
-from mrdib_pyg.serving import known_pairs, make_app
+from mrdib_pyg.serving import Index, Service, known_pairs, make_app
 from mrdib_pyg.serving import optional as module
 from mrdib_pyg.serving.service import modality_embeddings
 
@@ -57,6 +57,35 @@ def test_lists(client, model):
     body = {'users': [5], 'allow': best[::-1], 'deny': best[1:2]}
     answer = client.post('/recommend', json=body).json()['results'][0]
     assert ranked(answer) == [best[0], *best[2:]]
+
+
+@pytest.mark.parametrize('approximate', [False, True])
+def test_a_deny_list_makes_no_index(model, monkeypatch, approximate):
+    if approximate:
+        pytest.importorskip('faiss')
+    service = Service(model, approximate=approximate)
+    if approximate:
+        service.index.num_cells_to_visit = service.index.num_cells
+    users, denied = [3, 0, 3], [*range(0, 50, 3), 0, 0]
+    kept = [i for i in range(50) if i % 3 != 0]
+    expected = service.recommend(users, 50, allow=kept)
+    made = []
+    monkeypatch.setattr(
+        'mrdib_pyg.serving.service.Index', lambda item: made.append(len(item)) or Index(item)
+    )
+    for deny in (denied, denied[::-1]):
+        results = service.recommend(users, 50, deny=deny)
+        assert [ranked(r) for r in results] == [ranked(r) for r in expected]
+        assert [[e['score'] for e in r['items']] for r in results] == [
+            pytest.approx([e['score'] for e in r['items']], abs=1e-6) for r in expected
+        ]
+    assert made == []
+    service.recommend(users, 2, deny=[], exclude_seen=False)
+    with pytest.raises(ValueError, match='leave none of the 50 items'):
+        service.recommend(users, 50, deny=list(range(50)))
+    assert made == []
+    service.recommend(users, 50, allow=[5, 6, 5], deny=[6])
+    assert made == [1]
 
 
 def test_known_pairs_are_left_out(client, connect, model, data):
