@@ -33,6 +33,7 @@ def make_app(
     approximate: bool = False,
     max_k: int = 100,
     max_ids: int = 1000,
+    max_results: int = 100_000,
     max_body: int = 1 << 18,
     num_threads: int | None = None,
     hosts: Sequence[str] | None = None,
@@ -61,6 +62,8 @@ def make_app(
             (default: :obj:`False`)
         max_k (int, optional): The most items for a user. (default: :obj:`100`)
         max_ids (int, optional): The most ids in any list of a request. (default: :obj:`1000`)
+        max_results (int, optional): The most items of an answer, which are the ids of a request
+            times its :obj:`k`. (default: :obj:`100000`)
         max_body (int, optional): The most bytes of a request's body. (default: 256 KiB)
         num_threads (int, optional): The most requests that are worked on at a time.
             (default: :obj:`None`, the number of cores)
@@ -125,6 +128,11 @@ def make_app(
         except ValueError as e:
             raise HTTPException(422, str(e)) from None
 
+    def check_size(name: str, ids: list[Id], k: int) -> None:
+        if len(ids) * k > max_results:
+            reason = f"'{name}' times 'k' may be at most {max_results} (got {len(ids)} times {k}); "
+            raise HTTPException(422, f'{reason}ask for fewer at a time')
+
     # Functions that are not coroutines run in threads, as many as there are tokens.
     @app.get('/recommend', responses=errors, summary='The best items of a user')
     def recommend(
@@ -143,6 +151,7 @@ def make_app(
         allow: Some = None,
         deny: Some = None,
     ) -> dict[str, Any]:
+        check_size('users', users, k)
         kwargs = {'exclude_seen': exclude_seen, 'parts': parts, 'allow': allow, 'deny': deny}
         return {'results': answer(service.recommend, users, k, **kwargs)}
 
@@ -152,6 +161,7 @@ def make_app(
 
     @app.post('/similar', responses=errors, summary='The items nearest to several items')
     def similar_all(items: Ids, k: Number = default_k) -> dict[str, Any]:
+        check_size('items', items, k)
         return {'results': answer(service.similar, items, k)}
 
     unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'Not by this model'}}

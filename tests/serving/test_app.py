@@ -197,6 +197,17 @@ def test_refusals_of_bodies(client, body, status, reason):
     assert '"input"' not in response.text  # what was sent is not sent back
 
 
+def test_answers_are_bounded(connect, model):
+    with connect(make_app(model, max_k=50, max_results=60)) as client:
+        for path, name in (('/recommend', 'users'), ('/similar', 'items')):
+            for num_ids, k, status in ((1, 50, 200), (12, 5, 200), (2, 31, 422), (13, 5, 422)):
+                response = client.post(path, json={name: [0] * num_ids, 'k': k})
+                assert response.status_code == status
+            assert response.json()['detail'] == (
+                f"'{name}' times 'k' may be at most 60 (got 13 times 5); ask for fewer at a time"
+            )
+
+
 def test_bodies_that_are_no_json_or_too_large(client):
     header = {'Content-Type': 'application/json'}
     assert client.post('/recommend', content=b'{', headers=header).status_code == 422
