@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             approximate=args.approximate,
             max_k=args.max_k,
             num_threads=threads,
-            hosts=_hosts(args.host),
+            hosts=_hosts(args.host, listener),
         )
         _serve(app, listener, args.host)
 
@@ -135,10 +135,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _hosts(host: str) -> list[str] | None:
-    r"""On the loopback only its own names are answered; elsewhere any, as nobody knows them."""
-    try:
-        is_loopback = host == 'localhost' or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    return ['localhost', '127.0.0.1', '::1', '[::1]', host] if is_loopback else None
+def _hosts(host: str, listener: socket.socket) -> list[str] | None:
+    r"""On the loopback only its own names are answered; elsewhere any, as nobody knows them.
+
+    What is bound decides, not how it was named: ``LOCALHOST``, ``127.1`` and others are loopback.
+    """
+    bound = listener.getsockname()[0].partition('%')[0]
+    address = ipaddress.ip_address(bound)
+    if not (getattr(address, 'ipv4_mapped', None) or address).is_loopback:
+        return None
+    return ['localhost', '127.0.0.1', '::1', '[::1]', bound, f'[{bound}]', host]

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from mrdib_pyg.cli import main
+from mrdib_pyg.commands.arguments import Usage
+from mrdib_pyg.commands.serve import _hosts, _listen
 from mrdib_pyg.datasets import InteractionFolder, write_folder
-from mrdib_pyg.serving import known_pairs, load_export
+from mrdib_pyg.serving import known_pairs, load_export, make_app
 from mrdib_pyg.training import load_model
 
 
@@ -94,6 +96,51 @@ def test_recommend_excludes(capsys, run, trained, ids, known, argv, kind):
     found = rows(capsys.readouterr().out)
     assert found == expected(trained, ids, list(range(40)), 50, pairs)
     assert len(found) == 40 * 50 - pairs.size(1)
+
+
+@pytest.mark.parametrize(
+    'host',
+    [
+        '127.0.0.1',
+        'localhost',
+        'LOCALHOST',
+        '127.1',
+        '127.0.0.2',
+        '::1',
+        '0:0::1',
+        '::ffff:127.1.2.3',
+    ],
+)
+def test_on_the_loopback_only_its_names_are_answered(connect, model, host):
+    try:
+        listener = _listen(host, 0)
+    except Usage as e:
+        pytest.skip(str(e))  # e.g. no IPv6
+    with listener:
+        hosts = _hosts(host, listener)
+        bound = listener.getsockname()[0]
+    bound = f'[{bound}]' if ':' in bound else bound
+    with connect(make_app(model, hosts=hosts)) as client:
+        for name, status in (
+            ('localhost', 200), ('127.0.0.1', 200), (bound, 200), ('elsewhere.test', 400),
+        ):  # fmt: skip
+            assert client.get('/health', headers={'Host': f'{name}:8000'}).status_code == status
+
+
+def test_elsewhere_any_name_is_answered():
+    for host in ('0.0.0.0', ''):
+        with _listen(host, 0) as listener:
+            assert _hosts(host, listener) is None
+
+
+def test_a_name_of_the_loopback():
+    """A name that resolves to it, as in /etc/hosts."""
+
+    class Listener:
+        def getsockname(self):
+            return ('127.0.1.1', 8000)
+
+    assert 'this-machine' in _hosts('this-machine', Listener())
 
 
 @pytest.mark.parametrize('argv', [[], ['--exclude', 'train']])
