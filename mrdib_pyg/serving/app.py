@@ -46,8 +46,10 @@ def make_app(
     * :obj:`/explain`: what makes an item good for a user (501 where nothing can tell),
     * :obj:`/health`, :obj:`/openapi.json`, :obj:`/docs`, and a page for people at :obj:`/`.
 
-    Pages load nothing from elsewhere. Wrong input is answered by 404 (no such user or item), 413
-    (a body that is too large) or 422, with the reason under ``"detail"``.
+    Pages load nothing from elsewhere. Wrong input is answered by 400 (a body that is no UTF-8), 404
+    (no such user or item), 405 (another method), 413 (a body that is too large) or 422, with the
+    reason under ``"detail"``; another header :obj:`Host` than those of :obj:`hosts` by 400 in plain
+    text.
 
     Args:
         model (Recommender): A trained model; what it would answer now is what is served.

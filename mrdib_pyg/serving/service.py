@@ -170,7 +170,7 @@ class Service:
         return {**told.to_dict(), 'parts': told.parts}
 
     def describe(self) -> dict[str, Any]:
-        r"""Returns what is served: the model, the sizes, and a few ids to begin with."""
+        r"""Returns what is served: the model and the sizes, but no id of anyone."""
         return {
             'status': 'ok',
             'model': type(self.model).__name__,
@@ -180,7 +180,7 @@ class Service:
             'modalities': list(self.modalities),
             'index': 'approximate' if self.index.approximate else 'exact',
             'explain': self.explainer is not None,
-            'first_users': [self.user_name(u) for u in range(min(10, self.model.num_users))],
+            'raw_ids': {'user': self.user_ids is not None, 'item': self.item_ids is not None},
         }
 
     def user(self, name: Id) -> int:
