@@ -122,8 +122,8 @@ class Service:
             index = Index(self.embeddings.item[candidates])
             mask = restrict_pairs(mask, candidates, self.model.num_items)
         elif denied is not None:  # as pairs: an index of all others would copy the catalogue
-            rows = torch.arange(user.numel(), device=mask.device)
-            pairs = torch.cartesian_prod(rows, denied.unique().to(mask.device)).view(-1, 2).t()
+            row = torch.arange(user.numel(), device=mask.device)
+            pairs = torch.cartesian_prod(row, denied.unique().to(mask.device)).view(-1, 2).t()
             mask = torch.cat([mask, pairs], dim=1)
         score, item = index.search(query, min(k, index.numel), mask)
         if candidates is not None:
