@@ -261,11 +261,18 @@ def test_recommend_all_users(capsys, finished, dataset):
     assert [row[:2] for row in rows] == [(u, r) for u in range(40) for r in range(1, 6)]
     data = InteractionFolder(dataset)[0]
     model, _ = load_model(finished / 'best.pt', data)
-    scores, items = model.recommend(k=5)
-    assert [row[2] for row in rows] == items.flatten().tolist()
-    assert [row[3] for row in rows] == pytest.approx(scores.flatten().tolist(), rel=1e-5)
-    train = set(map(tuple, data['user', 'rates', 'item'].edge_index.t().tolist()))
-    assert train.isdisjoint((u, i) for u, _, i, _ in rows)
+    known = set(map(tuple, data['user', 'rates', 'item'].edge_index.t().tolist()))
+    for split in ('val', 'test'):
+        known |= set(map(tuple, data['user', split, 'item'].edge_label_index.t().tolist()))
+    assert known.isdisjoint((u, i) for u, _, i, _ in rows)
+    scores, items = model.recommend(k=50, exclude_seen=False)
+    for u in range(40):
+        best = [n for n, i in enumerate(items[u].tolist()) if (u, i) not in known][:5]
+        assert [row[2] for row in rows if row[0] == u] == items[u, best].tolist()
+        found = [row[3] for row in rows if row[0] == u]
+        assert found == pytest.approx(scores[u, best].tolist(), rel=1e-5)
+    rows = recommended(capsys, finished, '--k', 5, '--exclude', 'train')
+    assert [row[2] for row in rows] == model.recommend(k=5)[1].flatten().tolist()
 
 
 def test_recommend_users(capsys, tmp_path, finished):
@@ -283,7 +290,9 @@ def test_recommend_seen(capsys, finished):
     every = recommended(capsys, finished, '--users', '0', '--k', 50, '--include-seen')
     assert sorted(row[2] for row in every) == list(range(50))
     fewer = recommended(capsys, finished, '--users', '0', '--k', 50)
-    assert len(fewer) == 44  # six are seen; no pads are written
+    assert len(fewer) == 40  # ten are known; no pads are written
+    fewer = recommended(capsys, finished, '--users', '0', '--k', 50, '--exclude', 'train')
+    assert len(fewer) == 44  # six of them by training
 
 
 def test_recommend_json(capsys, tmp_path, finished):

@@ -28,7 +28,12 @@ def add_arguments(add: Add) -> None:
         '--users', metavar='ID,...', help='ids separated by commas, or a file of ids (all users)'
     )
     p.add_argument('--k', metavar='N', type=int, help='items per user (20)')
-    p.add_argument('--include-seen', action='store_true', help='rank training items too')
+    p.add_argument(
+        '--exclude', choices=['all', 'train', 'none'], metavar='NAME',
+        help='which items that a user has are left out: all of the data, those of train, or none '
+        '(all)',
+    )  # fmt: skip
+    p.add_argument('--include-seen', action='store_true', help='the same as --exclude none')
     p.add_argument('--allow', metavar='FILE', help='recommend only the items of this file')
     p.add_argument('--deny', metavar='FILE', help='never recommend the items of this file')
     p.add_argument(
@@ -40,7 +45,10 @@ def add_arguments(add: Add) -> None:
 def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
     format = _format(args)
-    model, _ = load_run(args)
+    if args.include_seen and args.exclude not in (None, 'none'):
+        raise Usage(f'--include-seen and --exclude {args.exclude} exclude each other')
+    left_out = args.exclude or ('none' if args.include_seen else 'all')
+    model, data = load_run(args)
     user_ids, item_ids = load_ids(args, model)
     users = None
     if args.users is not None:
@@ -52,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
-    from mrdib_pyg.serving import recommend, save_recommendations
+    from mrdib_pyg.serving import known_pairs, recommend, save_recommendations
     from mrdib_pyg.serving.save_recommendations import write_text
 
     allow, deny = (None if ids is None else torch.tensor(ids) for ids in lists)
@@ -60,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
         model,
         None if users is None else torch.tensor(users),
         min(20, model.num_items) if args.k is None else args.k,
-        exclude_seen=not args.include_seen,
+        exclude_seen=left_out == 'train',
+        exclude=known_pairs(data) if left_out == 'all' else None,  # training edges too
         allow=allow,
         deny=deny,
     )

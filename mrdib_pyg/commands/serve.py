@@ -35,6 +35,11 @@ def add_arguments(add: Add) -> None:
         '--max-k', metavar='N', type=int, default=100, help='the most items of an answer (100)'
     )
     p.add_argument(
+        '--exclude', choices=['all', 'train'], default='all', metavar='NAME',
+        help='which items that a user has are left out: all of the data, or those of train; a '
+        'request may rank them by exclude_seen=false (all)',
+    )  # fmt: skip
+    p.add_argument(
         '--threads', metavar='N', type=int, help='requests worked on at a time (number of cores)'
     )
     p.add_argument(
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
         import torch
 
-        from mrdib_pyg.serving import make_app
+        from mrdib_pyg.serving import known_pairs, make_app
 
         # A request is small: threads of requests, not of one matrix product.
         torch.set_num_threads(1)
@@ -76,10 +81,11 @@ def run(args: argparse.Namespace) -> None:
             user_ids,
             item_ids,
             data=data,
+            exclude=known_pairs(data) if args.exclude == 'all' else None,
             approximate=args.approximate,
             max_k=args.max_k,
             num_threads=threads,
-            hosts=_hosts(args.host),
+            hosts=_hosts(args.host, listener),
         )
         _serve(app, listener, args.host)
 
@@ -129,10 +135,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _hosts(host: str) -> list[str] | None:
-    r"""On the loopback only its own names are answered; elsewhere any, as nobody knows them."""
-    try:
-        is_loopback = host == 'localhost' or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    return ['localhost', '127.0.0.1', '::1', '[::1]', host] if is_loopback else None
+def _hosts(host: str, listener: socket.socket) -> list[str] | None:
+    r"""On the loopback only its own names are answered; elsewhere any, as nobody knows them.
+
+    What is bound decides, not how it was named: ``LOCALHOST``, ``127.1`` and others are loopback.
+    """
+    bound = listener.getsockname()[0].partition('%')[0]
+    address = ipaddress.ip_address(bound)
+    if not (getattr(address, 'ipv4_mapped', None) or address).is_loopback:
+        return None
+    return ['localhost', '127.0.0.1', '::1', '[::1]', bound, f'[{bound}]', host]

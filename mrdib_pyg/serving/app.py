@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import mrdib_pyg
@@ -28,9 +29,11 @@ def make_app(
     item_ids: IdMap | None = None,
     *,
     data: HeteroData | None = None,
+    exclude: Tensor | None = None,
     approximate: bool = False,
     max_k: int = 100,
     max_ids: int = 1000,
+    max_results: int = 100_000,
     max_body: int = 1 << 18,
     num_threads: int | None = None,
     hosts: Sequence[str] | None = None,
@@ -43,8 +46,10 @@ def make_app(
     * :obj:`/explain`: what makes an item good for a user (501 where nothing can tell),
     * :obj:`/health`, :obj:`/openapi.json`, :obj:`/docs`, and a page for people at :obj:`/`.
 
-    Pages load nothing from elsewhere. Wrong input is answered by 404 (no such user or item), 413
-    (a body that is too large) or 422, with the reason under ``"detail"``.
+    Pages load nothing from elsewhere. Wrong input is answered by 400 (a body that is no UTF-8), 404
+    (no such user or item), 405 (another method), 413 (a body that is too large) or 422, with the
+    reason under ``"detail"``; another header :obj:`Host` than those of :obj:`hosts` by 400 in plain
+    text.
 
     Args:
         model (Recommender): A trained model; what it would answer now is what is served.
@@ -52,10 +57,15 @@ def make_app(
         item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
         data (HeteroData, optional): The data of the model, by whose validation edges
             :obj:`/explain` tells what a score is made of. (default: :obj:`None`)
+        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen besides
+            the training edges, ``[2, n]``: :func:`known_pairs` gives those of all splits.
+            (default: :obj:`None`)
         approximate (bool, optional): Searches an approximate :class:`Index`.
             (default: :obj:`False`)
         max_k (int, optional): The most items for a user. (default: :obj:`100`)
         max_ids (int, optional): The most ids in any list of a request. (default: :obj:`1000`)
+        max_results (int, optional): The most items of an answer, which are the ids of a request
+            times its :obj:`k`. (default: :obj:`100000`)
         max_body (int, optional): The most bytes of a request's body. (default: 256 KiB)
         num_threads (int, optional): The most requests that are worked on at a time.
             (default: :obj:`None`, the number of cores)
@@ -74,7 +84,9 @@ def make_app(
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     default_k = min(20, max_k)
-    service = Service(model, user_ids, item_ids, approximate=approximate, data=data)
+    service = Service(
+        model, user_ids, item_ids, approximate=approximate, data=data, exclude=exclude
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -118,6 +130,11 @@ def make_app(
         except ValueError as e:
             raise HTTPException(422, str(e)) from None
 
+    def check_size(name: str, ids: list[Id], k: int) -> None:
+        if len(ids) * k > max_results:
+            reason = f"'{name}' times 'k' may be at most {max_results} (got {len(ids)} times {k}); "
+            raise HTTPException(422, f'{reason}ask for fewer at a time')
+
     # Functions that are not coroutines run in threads, as many as there are tokens.
     @app.get('/recommend', responses=errors, summary='The best items of a user')
     def recommend(
@@ -136,6 +153,7 @@ def make_app(
         allow: Some = None,
         deny: Some = None,
     ) -> dict[str, Any]:
+        check_size('users', users, k)
         kwargs = {'exclude_seen': exclude_seen, 'parts': parts, 'allow': allow, 'deny': deny}
         return {'results': answer(service.recommend, users, k, **kwargs)}
 
@@ -145,6 +163,7 @@ def make_app(
 
     @app.post('/similar', responses=errors, summary='The items nearest to several items')
     def similar_all(items: Ids, k: Number = default_k) -> dict[str, Any]:
+        check_size('items', items, k)
         return {'results': answer(service.similar, items, k)}
 
     unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'Not by this model'}}

@@ -42,7 +42,8 @@ def export(
 
     * :obj:`embeddings.safetensors`: :obj:`user` and :obj:`item`,
     * :obj:`users.parquet` and :obj:`items.parquet`: a row for each, with its :obj:`index`, its
-      :obj:`id` (the outside one, or the index) and its :obj:`embedding`, the same bits,
+      :obj:`id` (the outside one, or the index) and its :obj:`embedding`: the same
+      bits, except that :obj:`bfloat16`, which Parquet lacks, becomes :obj:`float32`,
     * :obj:`export.json`: the model, its settings, versions, and a SHA-256 of each file.
 
     Args:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mrdib_pyg.nn.models.ranker import Ranker
 from mrdib_pyg.ops.topk import pad_items, topk_of_padded
+from mrdib_pyg.serving.user_items import UserItems
 
 
 class Recommendations(NamedTuple):
@@ -25,6 +26,7 @@ def recommend(
     k: int = 20,
     *,
     exclude_seen: bool = True,
+    exclude: Tensor | None = None,
     allow: Tensor | None = None,
     deny: Tensor | None = None,
     batch_size: int = 1024,
@@ -39,6 +41,9 @@ def recommend(
         k (int, optional): The number of items for each user. (default: :obj:`20`)
         exclude_seen (bool, optional): If set to :obj:`False`, items of the training edges are
             candidates too. (default: :obj:`True`)
+        exclude (torch.Tensor, optional): Further pairs of a user and an item to leave out,
+            ``[2, n]``: :func:`known_pairs` gives those of all splits, held-out ones too.
+            (default: :obj:`None`)
         allow (torch.Tensor, optional): The ids of the only items that may be recommended.
             (default: :obj:`None`, all)
         deny (torch.Tensor, optional): The ids of items that may not. (default: :obj:`None`)
@@ -60,7 +65,8 @@ def recommend(
     user = torch.arange(model.num_users) if user is None else torch.as_tensor(user).reshape(-1)
     check_ids('user', user, model.num_users)
     candidates = select_items(model.num_items, allow, deny)
-    return _blocks(model, user, k, exclude_seen, candidates, batch_size)
+    pairs = None if exclude is None else UserItems(exclude, model.num_users, model.num_items)
+    return _blocks(model, user, k, exclude_seen, pairs, candidates, batch_size)
 
 
 def select_items(
@@ -118,6 +124,7 @@ def _blocks(
     user: Tensor,
     k: int,
     exclude_seen: bool,
+    exclude: UserItems | None,
     candidates: Tensor | None,
     batch_size: int,
 ) -> Iterator[Recommendations]:
@@ -128,12 +135,15 @@ def _blocks(
         item = item[candidates]
     num_items = item.size(0)
     item = pad_items(item)
+    if exclude is not None:
+        exclude.to(item.device)
     for users in user.to(item.device).split(batch_size) if user.numel() > 0 else ():
-        mask = None
-        if exclude_seen:
-            mask = model.seen_pairs(users)
-            if candidates is not None:
-                mask = restrict_pairs(mask, candidates, model.num_items)
+        masks = [model.seen_pairs(users)] if exclude_seen else []
+        if exclude is not None:
+            masks.append(exclude(users))
+        mask = torch.cat(masks, dim=1) if masks else None
+        if mask is not None and candidates is not None:
+            mask = restrict_pairs(mask, candidates, model.num_items)
         score, index = topk_of_padded(
             embeddings.user[users], item, num_items, min(k, num_items), mask
         )

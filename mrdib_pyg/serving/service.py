@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.pid import Explainer
 from mrdib_pyg.serving.index import Index
 from mrdib_pyg.serving.recommend import restrict_pairs, select_items
+from mrdib_pyg.serving.user_items import UserItems
 
 Id = str | int
 
@@ -38,6 +39,8 @@ class Service:
             (default: :obj:`False`)
         data (HeteroData, optional): The data of the model, whose validation edges
             :meth:`explain` needs. (default: :obj:`None`)
+        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen besides
+            the training edges, ``[2, n]``, such as :func:`known_pairs`. (default: :obj:`None`)
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Service:
         *,
         approximate: bool = False,
         data: HeteroData | None = None,
+        exclude: Tensor | None = None,
     ) -> None:
         for kind, ids, size in (
             ('user', user_ids, model.num_users),
@@ -57,6 +61,11 @@ class Service:
                 raise ValueError(f"'{kind}_ids' holds {len(ids)} ids for {size} {kind}s")
         self.model = model.eval()
         self.user_ids, self.item_ids = user_ids, item_ids
+        self.seen_pairs: Callable[[Tensor], Tensor] = model.seen_pairs
+        if exclude is not None:
+            train = model.seen_pairs(torch.arange(model.num_users)).cpu()
+            pairs = torch.cat([train, torch.as_tensor(exclude).cpu()], dim=1)
+            self.seen_pairs = UserItems(pairs, model.num_users, model.num_items)
         with torch.no_grad():
             self.embeddings = model.embed()
             self.modalities = modality_embeddings(model)
@@ -87,8 +96,8 @@ class Service:
         Args:
             users (Sequence[str or int]): The ids of the users.
             k (int, optional): The number of items. (default: :obj:`20`)
-            exclude_seen (bool, optional): If set to :obj:`False`, items of the training edges are
-                candidates too. (default: :obj:`True`)
+            exclude_seen (bool, optional): If set to :obj:`False`, items of the training edges and
+                of :obj:`exclude` are candidates too. (default: :obj:`True`)
             allow (Sequence[str or int], optional): The only items that may be recommended.
                 (default: :obj:`None`, all)
             deny (Sequence[str or int], optional): Items that may not. (default: :obj:`None`)
@@ -101,17 +110,21 @@ class Service:
         """
         user = torch.tensor([self.user(u) for u in users], dtype=torch.long)
         query = self.embeddings.user[user]
-        mask = self.model.seen_pairs(user) if exclude_seen else user.new_empty(2, 0)
+        mask = self.seen_pairs(user) if exclude_seen else user.new_empty(2, 0)
         index, candidates = self.index, None
-        if allow is not None or deny is not None:
-            lists = [
-                None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
-                for ids in (allow, deny)
-            ]
-            candidates = select_items(self.model.num_items, *lists)
-            assert candidates is not None
+        allowed, denied = (
+            None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
+            for ids in (allow, deny)
+        )
+        left = select_items(self.model.num_items, allowed, denied)
+        if left is not None and allowed is not None:
+            candidates = left.to(mask.device)
             index = Index(self.embeddings.item[candidates])
             mask = restrict_pairs(mask, candidates, self.model.num_items)
+        elif denied is not None:  # as pairs: an index of all others would copy the catalogue
+            row = torch.arange(user.numel(), device=mask.device)
+            pairs = torch.cartesian_prod(row, denied.unique().to(mask.device)).view(-1, 2).t()
+            mask = torch.cat([mask, pairs], dim=1)
         score, item = index.search(query, min(k, index.numel), mask)
         if candidates is not None:
             item = torch.where(item < 0, item, candidates[item])
@@ -157,7 +170,7 @@ class Service:
         return {**told.to_dict(), 'parts': told.parts}
 
     def describe(self) -> dict[str, Any]:
-        r"""Returns what is served: the model, the sizes, and a few ids to begin with."""
+        r"""Returns what is served: the model and the sizes, but no id of anyone."""
         return {
             'status': 'ok',
             'model': type(self.model).__name__,
@@ -167,7 +180,7 @@ class Service:
             'modalities': list(self.modalities),
             'index': 'approximate' if self.index.approximate else 'exact',
             'explain': self.explainer is not None,
-            'first_users': [self.user_name(u) for u in range(min(10, self.model.num_users))],
+            'raw_ids': {'user': self.user_ids is not None, 'item': self.item_ids is not None},
         }
 
     def user(self, name: Id) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.pid import explain
-from mrdib_pyg.serving import make_app
+from mrdib_pyg.serving import Index, Service, known_pairs, make_app
 from mrdib_pyg.serving import optional as module
 from mrdib_pyg.serving.service import modality_embeddings
 
@@ -57,6 +57,57 @@ def test_lists(client, model):
     body = {'users': [5], 'allow': best[::-1], 'deny': best[1:2]}
     answer = client.post('/recommend', json=body).json()['results'][0]
     assert ranked(answer) == [best[0], *best[2:]]
+
+
+@pytest.mark.parametrize('approximate', [False, True])
+def test_a_deny_list_makes_no_index(model, monkeypatch, approximate):
+    if approximate:
+        pytest.importorskip('faiss')
+    service = Service(model, approximate=approximate)
+    if approximate:
+        service.index.num_cells_to_visit = service.index.num_cells
+    users, denied = [3, 0, 3], [*range(0, 50, 3), 0, 0]
+    kept = [i for i in range(50) if i % 3 != 0]
+    expected = service.recommend(users, 50, allow=kept)
+    made = []
+    monkeypatch.setattr(
+        'mrdib_pyg.serving.service.Index', lambda item: made.append(len(item)) or Index(item)
+    )
+    for deny in (denied, denied[::-1]):
+        results = service.recommend(users, 50, deny=deny)
+        assert [ranked(r) for r in results] == [ranked(r) for r in expected]
+        assert [[e['score'] for e in r['items']] for r in results] == [
+            pytest.approx([e['score'] for e in r['items']], abs=1e-6) for r in expected
+        ]
+    assert made == []
+    service.recommend(users, 2, deny=[], exclude_seen=False)
+    with pytest.raises(ValueError, match='leave none of the 50 items'):
+        service.recommend(users, 50, deny=list(range(50)))
+    assert made == []
+    service.recommend(users, 50, allow=[5, 6, 5], deny=[6])
+    assert made == [1]
+
+
+def test_known_pairs_are_left_out(client, connect, model, data):
+    known = set(map(tuple, known_pairs(data).t().tolist()))
+    body = {'users': list(range(30)), 'k': 20}
+    body_seen = {**body, 'exclude_seen': False}
+    with connect(make_app(model, exclude=known_pairs(data))) as other:
+        results = other.post('/recommend', json=body).json()['results']
+        assert known.isdisjoint((r['user'], i) for r in results for i in ranked(r))
+        assert len(ranked(other.get('/recommend?user=0&k=50').json())) == 40  # ten are known
+        seen = other.post('/recommend', json=body_seen).json()
+        # Training edges count as seen, whatever else does.
+        held_out = data['user', 'test', 'item'].edge_label_index
+    with connect(make_app(model, exclude=held_out)) as other:
+        train = set(map(tuple, model.train_edge_index.t().tolist()))
+        left_out = train | set(map(tuple, held_out.t().tolist()))
+        results = other.post('/recommend', json={**body, 'k': 50}).json()['results']
+        for r in results:
+            assert set(ranked(r)) == {i for i in range(50) if (r['user'], i) not in left_out}
+    assert client.post('/recommend', json=body_seen).json() == seen
+    results = client.post('/recommend', json=body).json()['results']
+    assert not known.isdisjoint((r['user'], i) for r in results for i in ranked(r))
 
 
 def test_parts_are_the_scores_of_each_modality(client, model):
@@ -146,10 +197,24 @@ def test_refusals_of_bodies(client, body, status, reason):
     assert '"input"' not in response.text  # what was sent is not sent back
 
 
+def test_answers_are_bounded(connect, model):
+    with connect(make_app(model, max_k=50, max_results=60)) as client:
+        for path, name in (('/recommend', 'users'), ('/similar', 'items')):
+            for num_ids, k, status in ((1, 50, 200), (12, 5, 200), (2, 31, 422), (13, 5, 422)):
+                response = client.post(path, json={name: [0] * num_ids, 'k': k})
+                assert response.status_code == status
+            assert response.json()['detail'] == (
+                f"'{name}' times 'k' may be at most 60 (got 13 times 5); ask for fewer at a time"
+            )
+
+
 def test_bodies_that_are_no_json_or_too_large(client):
     header = {'Content-Type': 'application/json'}
     assert client.post('/recommend', content=b'{', headers=header).status_code == 422
-    assert client.post('/recommend', content=b'\xff', headers=header).status_code in (400, 422)
+    response = client.post('/recommend', content=b'\xff', headers=header)
+    assert response.status_code == 400 and 'detail' in response.json()
+    response = client.post('/health')
+    assert response.status_code == 405 and 'detail' in response.json()
     fits = b'{"users": [0]' + b' ' * 4000 + b'}'
     assert client.post('/recommend', content=fits, headers=header).status_code == 200
     for content in (b' ' * 4097, (b' ' * 100 for _ in range(50))):  # with and without a length
@@ -165,7 +230,10 @@ def test_health_and_openapi(client, named, ids):
         'max_k': 20,
     }  # fmt: skip
     assert health['modalities'] == ['image', 'text'] and health['index'] == 'exact'
-    assert named.get('/health').json()['first_users'] == ids[0].ids[:10]
+    assert health['raw_ids'] == {'user': False, 'item': False}
+    response = named.get('/health')
+    assert response.json()['raw_ids'] == {'user': True, 'item': True}
+    assert not any(f'"{name}"' in response.text for name in (*ids[0].ids, *ids[1].ids))
     paths = client.get('/openapi.json').json()['paths']
     assert {path: sorted(methods) for path, methods in paths.items()} == {
         '/recommend': ['get', 'post'], '/similar': ['get', 'post'], '/explain': ['get'],

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from mrdib_pyg.cli import main
+from mrdib_pyg.commands.arguments import Usage
+from mrdib_pyg.commands.serve import _hosts, _listen
 from mrdib_pyg.datasets import InteractionFolder, write_folder
-from mrdib_pyg.serving import load_export
+from mrdib_pyg.serving import known_pairs, load_export, make_app
 from mrdib_pyg.training import load_model
 
 
@@ -51,23 +53,107 @@ def rows(text):
     return [tuple(row[n] for n in (0, 2)) for row in csv.reader(text.splitlines()[1:])]
 
 
-def expected(trained, ids, users, k, **kwargs):
-    item = trained.recommend(torch.tensor(users), k=k, **kwargs)[1]
-    return [(ids[0][u], ids[1][i]) for u, row in zip(users, item.tolist()) for i in row if i >= 0]
+def expected(trained, ids, users, k, known):
+    """The best items of the users that are not among the known pairs."""
+    item = trained.recommend(torch.tensor(users), k=50, exclude_seen=False)[1]
+    known = set(map(tuple, known.t().tolist()))
+    rows = [[i for i in row if (u, i) not in known][:k] for u, row in zip(users, item.tolist())]
+    return [(ids[0][u], ids[1][i]) for u, row in zip(users, rows) for i in row]
 
 
-def test_recommend_speaks_raw_ids(capsys, tmp_path, run, trained, ids):
+@pytest.fixture(scope='module')
+def known(folder):
+    return known_pairs(InteractionFolder(folder)[0])
+
+
+def test_recommend_speaks_raw_ids(capsys, tmp_path, run, trained, ids, known):
     assert call('recommend', run, '--k', 3) == 0
-    assert rows(capsys.readouterr().out) == expected(trained, ids, list(range(40)), 3)
+    assert rows(capsys.readouterr().out) == expected(trained, ids, list(range(40)), 3, known)
     assert call('recommend', run, '--k', 2, '--users', 'u5,u0') == 0
-    assert rows(capsys.readouterr().out) == expected(trained, ids, [5, 0], 2)
+    assert rows(capsys.readouterr().out) == expected(trained, ids, [5, 0], 2, known)
     users = tmp_path / 'users.txt'
     users.write_text('\ufeffu5\n\nJosé, "J"\n', encoding='utf-8')
     assert call('recommend', run, '--k', 2, '--users', users, '--json') == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line['user'] for line in lines] == ['u5', 'José, "J"']
     pairs = [(line['user'], item) for line in lines for item in line['item']]
-    assert pairs == expected(trained, ids, [5, 3], 2)
+    assert pairs == expected(trained, ids, [5, 3], 2, known)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'kind'),
+    [
+        ([], 'all'), (['--exclude', 'all'], 'all'), (['--exclude', 'train'], 'train'),
+        (['--exclude', 'none'], 'none'), (['--include-seen'], 'none'),
+        (['--include-seen', '--exclude', 'none'], 'none'),
+    ],
+)  # fmt: skip
+def test_recommend_excludes(capsys, run, trained, ids, known, argv, kind):
+    train = trained.train_edge_index
+    assert known.size(1) == 400 and train.size(1) == 240
+    pairs = {'all': known, 'train': train, 'none': known[:, :0]}[kind]
+    assert call('recommend', run, '--k', 50, *argv) == 0
+    found = rows(capsys.readouterr().out)
+    assert found == expected(trained, ids, list(range(40)), 50, pairs)
+    assert len(found) == 40 * 50 - pairs.size(1)
+
+
+@pytest.mark.parametrize(
+    'host',
+    [
+        '127.0.0.1',
+        'localhost',
+        'LOCALHOST',
+        '127.1',
+        '127.0.0.2',
+        '::1',
+        '0:0::1',
+        '::ffff:127.1.2.3',
+    ],
+)
+def test_on_the_loopback_only_its_names_are_answered(connect, model, host):
+    try:
+        listener = _listen(host, 0)
+    except Usage as e:
+        pytest.skip(str(e))  # e.g. no IPv6
+    with listener:
+        hosts = _hosts(host, listener)
+        bound = listener.getsockname()[0]
+    bound = f'[{bound}]' if ':' in bound else bound
+    with connect(make_app(model, hosts=hosts)) as client:
+        for name, status in (
+            ('localhost', 200), ('127.0.0.1', 200), (bound, 200), ('elsewhere.test', 400),
+        ):  # fmt: skip
+            assert client.get('/health', headers={'Host': f'{name}:8000'}).status_code == status
+
+
+def test_elsewhere_any_name_is_answered():
+    for host in ('0.0.0.0', ''):
+        with _listen(host, 0) as listener:
+            assert _hosts(host, listener) is None
+
+
+def test_a_name_of_the_loopback():
+    """A name that resolves to it, as in /etc/hosts."""
+
+    class Listener:
+        def getsockname(self):
+            return ('127.0.1.1', 8000)
+
+    assert 'this-machine' in _hosts('this-machine', Listener())
+
+
+@pytest.mark.parametrize('argv', [[], ['--exclude', 'train']])
+def test_serve_excludes(run, known, monkeypatch, argv):
+    pytest.importorskip('fastapi')
+    pytest.importorskip('uvicorn')
+    made = []
+    monkeypatch.setattr('mrdib_pyg.serving.make_app', lambda *a, **kwargs: made.append(kwargs))
+    monkeypatch.setattr('mrdib_pyg.commands.serve._serve', lambda *a: None)
+    monkeypatch.setattr('torch.set_num_threads', lambda n: None)
+    assert call('serve', run, '--port', 0, *argv) == 0
+    exclude = made[0]['exclude']
+    assert exclude is None if argv else torch.equal(exclude, known)
 
 
 def test_recommend_lists(capsys, tmp_path, run, ids):
@@ -81,7 +167,7 @@ def test_recommend_lists(capsys, tmp_path, run, ids):
 
 
 @pytest.mark.parametrize('name', ['recs.csv', 'recs.jsonl', 'recs.parquet', 'recs'])
-def test_recommend_files(capsys, tmp_path, run, trained, ids, name):
+def test_recommend_files(capsys, tmp_path, run, trained, ids, known, name):
     out = tmp_path / name
     if name.endswith('parquet'):
         pytest.importorskip('pyarrow')
@@ -97,7 +183,7 @@ def test_recommend_files(capsys, tmp_path, run, trained, ids, name):
         found = [(line['user'], item) for line in lines for item in line['item']]
     else:
         found = rows(out.read_text())
-    assert found == expected(trained, ids, list(range(40)), 4)
+    assert found == expected(trained, ids, list(range(40)), 4, known)
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
@@ -135,6 +221,8 @@ def test_refusals(capsys, tmp_path, run):
         (['--deny', tmp_path], 'is not a text file of ids'),
         (['--deny', tmp_path / 'every'], 'leave none of the 50 items'),
         (['--k', 51], "'k' must be between 1 and the 50 items"),
+        (['--include-seen', '--exclude', 'all'], '--include-seen and --exclude all exclude each'),
+        (['--exclude', 'some'], 'invalid choice'),
         (['--out', tmp_path / 'a.xlsx'], 'are written as .csv, .jsonl'),
         (['--out', '/dev/null'], 'must be a file in a folder that exists'),
         (['--out', tmp_path / 'a.csv', '--json'], 'exclude each other'),

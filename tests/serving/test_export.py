@@ -21,6 +21,22 @@ def bits(x):
     return x.contiguous().view(torch.uint8).tolist()
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types(tmp_path, dtype):
+    from pyarrow import parquet
+
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    emb = SimpleNamespace(user=x, item=x + 1)
+    model = SimpleNamespace(num_users=3, num_items=3, config={}, embed=lambda: emb)
+    export(model, tmp_path / 'out')
+    loaded = load_export(tmp_path / 'out')
+    assert loaded.user.dtype == dtype and bits(loaded.user) == bits(x)
+    table = parquet.read_table(tmp_path / 'out' / 'users.parquet')
+    name = {torch.bfloat16: 'float', torch.float16: 'halffloat', torch.float64: 'double'}[dtype]
+    assert str(table.schema.field('embedding').type.value_type) == name
+    assert bits(torch.tensor(table['embedding'].to_pylist(), dtype=dtype)) == bits(x)
+
+
 @pytest.mark.parametrize('with_ids', [False, True])
 def test_reloads_bit_for_bit(tmp_path, model, ids, with_ids):
     import numpy as np

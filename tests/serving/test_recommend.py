@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 
-from mrdib_pyg.serving import recommend
+from mrdib_pyg.serving import known_pairs, recommend
 
 
 def collect(blocks):
@@ -47,6 +48,53 @@ def test_lists_against_a_loop(model, exclude_seen):
         assert bool((score[u, len(got) :] == -torch.inf).all())
 
 
+def test_known_pairs(data):
+    pairs = known_pairs(data)
+    expected = set(map(tuple, data['user', 'rates', 'item'].edge_index.t().tolist()))
+    for split in ('val', 'test'):
+        edges = data['user', split, 'item'].edge_label_index
+        assert edges.size(1) > 0
+        expected |= set(map(tuple, edges.t().tolist()))
+    assert pairs.t().tolist() == sorted(map(list, expected))
+    other = HeteroData()
+    with pytest.raises(ValueError, match='it holds the training edges'):
+        known_pairs(other)
+    other['user', 'rates', 'item'].edge_index = torch.tensor([[1, 0, 1], [3, 4, 3]])
+    other['user', 'second_order', 'item'].edge_index = torch.tensor([[2], [2]])  # no interaction
+    assert known_pairs(other).tolist() == [[0, 1], [4, 3]]
+
+
+@pytest.mark.parametrize('exclude_seen', [True, False])
+@pytest.mark.parametrize('with_allow', [True, False])
+def test_exclude_against_a_loop(model, data, exclude_seen, with_allow):
+    held_out = torch.cat([data['user', s, 'item'].edge_label_index for s in ('val', 'test')], 1)
+    held_out = torch.cat([held_out.flip(1), held_out[:, :5]], 1)  # in any order, some twice
+    user, allow = torch.tensor([7, 0, 7, 39]), torch.arange(0, 50, 2) if with_allow else None
+    left_out = set(map(tuple, held_out.t().tolist()))
+    if exclude_seen:
+        left_out |= set(map(tuple, model.train_edge_index.t().tolist()))
+    scores = model.embed().user @ model.embed().item.t()
+    _, item, _ = collect(
+        recommend(model, user, 50, exclude_seen=exclude_seen, exclude=held_out, allow=allow,
+                  batch_size=3)
+    )  # fmt: skip
+    for u, row in zip(user.tolist(), item.tolist()):
+        candidates = range(0, 50, 2) if with_allow else range(50)
+        wanted = [i for i in candidates if (u, i) not in left_out]
+        wanted.sort(key=lambda i: -float(scores[u, i]))
+        assert [i for i in row if i >= 0] == wanted
+
+
+def test_exclude_what_is_known(model, data):
+    known = set(map(tuple, known_pairs(data).t().tolist()))
+    user, item, _ = collect(recommend(model, exclude=known_pairs(data)))
+    assert known.isdisjoint(zip(user.repeat_interleave(20).tolist(), item.view(-1).tolist()))
+    user, item, _ = collect(recommend(model))  # held-out edges may come back: they are evaluated
+    assert not known.isdisjoint(zip(user.repeat_interleave(20).tolist(), item.view(-1).tolist()))
+    nothing = torch.empty(2, 0, dtype=torch.long)
+    assert torch.equal(collect(recommend(model, exclude=nothing))[1], item)
+
+
 def test_deny_alone(model):
     best = model.recommend(k=1)[1].view(-1)
     _, item, _ = collect(recommend(model, k=2, deny=best))
@@ -66,6 +114,9 @@ def test_deny_alone(model):
         ({'deny': torch.tensor([-1])}, r"'deny' must lie in \[0, 50\)"),
         ({'deny': torch.arange(50)}, 'leave none of the 50 items'),
         ({'allow': torch.tensor([], dtype=torch.long)}, 'leave none'),
+        ({'exclude': torch.zeros(3, 2)}, r"'exclude' must hold pairs .*float32 .* \[3, 2\]"),
+        ({'exclude': torch.tensor([[40], [0]])}, r"users of 'exclude' must lie in \[0, 40\)"),
+        ({'exclude': torch.tensor([[0], [-1]])}, r"items of 'exclude' must lie in \[0, 50\)"),
         ({'batch_size': 0}, "'batch_size' must be at least 1"),
     ],
 )

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mrdib_pyg.training.atomic import atomic_file
+
 Summary = Mapping[str, Any]
 
 
 def save_figures(summary: Summary, folder: str | Path) -> list[Path]:
     r"""Draws ``gains.svg``, the gain per model with its interval, and ``sensitivity.svg``, what the
-    trials say about each weight of MRdIB.
+    trials say about each weight of MRdIB. Each is written atomically.
 
     Args:
         summary (Dict[str, Any]): What :func:`summarize` returns.
@@ -39,7 +41,8 @@ def save_figures(summary: Summary, folder: str | Path) -> list[Path]:
             FigureCanvasAgg(figure)
             if draw(figure, summary):
                 path = Path(folder) / f'{name}.svg'
-                figure.savefig(path, metadata={'Date': None})
+                with atomic_file(path) as part:
+                    figure.savefig(part, format='svg', metadata={'Date': None})
                 out.append(path)
     return out
 

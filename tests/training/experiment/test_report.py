@@ -244,6 +244,21 @@ def test_figures(summary, tmp_path):
     assert save_figures(summary, tmp_path / 'nowhere') == []
 
 
+def test_figures_that_cannot_be_written_leave_the_old(summary, tmp_path, monkeypatch):
+    figure = pytest.importorskip('matplotlib.figure')
+    before = {path.name: path.read_bytes() for path in save_figures(summary, tmp_path)}
+
+    def fail(self, path, **kwargs):
+        with open(path, 'wb') as file:
+            file.write(b'torn')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(figure.Figure, 'savefig', fail)
+    with pytest.raises(OSError, match='No space left'):
+        save_figures(summary, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_figures_without_matplotlib(summary, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'matplotlib', None)
     with pytest.raises(ValueError, match=r"pip install 'mrdib_pyg\[report\]'"):
