@@ -40,6 +40,7 @@ class Part:
             are noted as missing.
         smallest (bool): Whether to run the smallest sizes once, to see that everything works.
         sizes (List[int], optional): Numbers of edges that are asked for, where a part varies them.
+        resume (bool): Whether to keep the rows that the file has, and measure what it lacks.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Part:
         seconds: float = float('inf'),
         smallest: bool = False,
         sizes: list[int] | None = None,
+        resume: bool = False,
     ) -> None:
         self.name, self.device, self.short, self.full = name, device, short or smallest, full
         self.smallest, self.sizes = smallest, sizes
@@ -67,6 +69,10 @@ class Part:
         self.command: str | None = None  # where it is none of the parts of `benchmarks.run`
         self._clock: Any = None
         self._base = describe_machine(device)
+        self._seconds = 0.0  # of the calls before
+        if resume and self.path.exists():
+            before = schema.load(self.path)
+            self.rows, self._seconds = before['rows'], before['seconds']
 
     @property
     def quick(self) -> bool:
@@ -87,6 +93,10 @@ class Part:
         self.is_late = True
         self.miss(case, method, 'left out: the time of this part was over')
         return True
+
+    def has(self, case: Case, method: str | None = None) -> bool:
+        r"""Whether there is a row of the case, and of the method if one is named."""
+        return any(row['case'] == case and method in (None, row['method']) for row in self.rows)
 
     def miss(self, case: Case, method: str, why: str) -> None:
         r"""Notes what could not be measured, and why."""
@@ -124,7 +134,7 @@ class Part:
             extra (Dict, optional): Further keys of the rows, such as their errors.
             **settings: Arguments of :func:`~benchmarks.timer.time_rivals`.
         """
-        if self.out_of_time(case):
+        if self.has(case) or self.out_of_time(case):
             return {}
         if self._clock is None:
             self._clock = make_clock(self.device)
@@ -181,7 +191,7 @@ class Part:
             'complete': complete,
             'command': self._command(),
             'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            'seconds': round(time.monotonic() - self.begin, 1),
+            'seconds': round(self._seconds + time.monotonic() - self.begin, 1),
             'settings': self.settings,
             'rows': self.rows,
             'missing': self.missing,
@@ -224,6 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--short', action='store_true', help='small sizes and few runs')
     parser.add_argument('--full', action='store_true', help='also what takes very long')
     parser.add_argument('--out', type=Path, help='the folder of the JSON files')
+    parser.add_argument('--resume', action='store_true', help='keep what has been measured')
     parser.add_argument('--sizes', type=int, nargs='+', help='numbers of edges, for scaling')
     data = os.environ.get('MRDIB_DATA')
     parser.add_argument(
@@ -255,6 +266,7 @@ def main(name: str, measure: Callable[[Part], None]) -> None:
         seconds=args.seconds,
         smallest=args.smallest,
         sizes=args.sizes,
+        resume=args.resume,
     )
     try:
         measure(part)

@@ -87,7 +87,7 @@ def run_part(
         return 'left out: the time of the suite was over'
     command = [sys.executable, '-m', PARTS[name].module, '--device', args.device]
     command += ['--out', str(out), '--seconds', str(soft)]
-    command += [f'--{flag}' for flag in ('short', 'full') if getattr(args, flag)]
+    command += [f'--{flag}' for flag in ('short', 'full', 'resume') if getattr(args, flag)]
     if args.data is not None:
         command += ['--data', str(args.data)]
     if args.sizes:
@@ -116,7 +116,10 @@ def note(name: str, args: argparse.Namespace, out: Path, why: str) -> None:
 
 def is_complete(name: str, args: argparse.Namespace, out: Path) -> bool:
     path = out / f'{name}-{args.device}.json'
-    return path.exists() and schema.load(path)['complete']
+    if not path.exists():
+        return False
+    value = schema.load(path)
+    return value['complete'] and not any('the time of' in m['why'] for m in value['missing'])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,7 +129,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_arguments(parser)
     parser.add_argument('--only', help='parts, separated by commas (default: all)')
-    parser.add_argument('--resume', action='store_true', help='leave out what is complete')
     args = parser.parse_args(argv)
     names = args.only.split(',') if args.only else list(PARTS)
     unknown = [name for name in names if name not in PARTS]
@@ -145,7 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     share = share_of_time(names, form_of(args)) if names else 1.0
     failed = []
     for name in names:
-        (out / f'{name}-{args.device}.json').unlink(missing_ok=True)
+        if not args.resume:
+            (out / f'{name}-{args.device}.json').unlink(missing_ok=True)
         why = run_part(name, args, out, end - time.monotonic(), share)
         if why is not None:
             print(f'[{name}] {why}', flush=True)

@@ -46,6 +46,9 @@ def measure(part: Part) -> None:
 
 
 def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epochs: int) -> None:
+    tasks = ('epoch', 'evaluation', 'evaluation after an epoch')
+    if all(part.has({**case, 'task': task}) for task in tasks):
+        return
     makers, missing = subjects(name, data, part.device, epochs)
     for method, why in missing.items():
         part.miss(case, method, why)
@@ -91,7 +94,7 @@ def _memory(part: Part, name: str, case: dict[str, Any]) -> None:
     entry = {**case, 'task': 'memory'}
     makers, _ = subjects(name, load(part), part.device)
     for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON_NAME):
-        if method not in makers or part.out_of_time(entry, method):
+        if method not in makers or part.has(entry, method) or part.out_of_time(entry, method):
             continue
         arguments = describe_data(part), name, method, part.device
         try:

@@ -86,3 +86,17 @@ def test_options(monkeypatch):
     args = parser.parse_args(['--short', '--sizes', '10', '20'])
     assert args.short and args.sizes == [10, 20] and args.data == Path('somewhere')
     assert args.device == 'cpu' and args.out is None
+
+
+def test_a_resumed_part_keeps_its_rows_and_measures_what_it_lacks(tmp_path):
+    part = Part('a', out=tmp_path, short=True, seconds=0.0)
+    part.add({'n': 1}, 'old', 'ours', values={'x': 1.0})
+    assert part.time({'n': 2}, {'new': int}, {}) == {} and part.is_late
+    part.write(complete=not part.is_late)
+    assert not schema.load(part.path)['complete']
+    again = Part('a', out=tmp_path, short=True, resume=True)
+    assert again.has({'n': 1}) and again.has({'n': 1}, 'old') and not again.has({'n': 1}, 'new')
+    assert again.time({'n': 1}, {'new': int}, {}) == {}
+    assert list(again.time({'n': 2}, {'new': int}, {})) == ['new']
+    assert [row['method'] for row in again.rows] == ['old', 'new'] and not again.missing
+    assert Part('a', out=tmp_path, short=True).rows == []
