@@ -8,6 +8,7 @@ import torch
 
 from mrdib_pyg.datasets import IdMap, InteractionFolder
 from mrdib_pyg.nn.mutual_information import Gaussian
+from mrdib_pyg.pid import explain
 from mrdib_pyg.report import charts, write_report
 from mrdib_pyg.report.curves_section import thin
 from mrdib_pyg.training import load_model, run
@@ -226,6 +227,21 @@ def test_explanations(runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, stub.__name__, None)
     page = write(runs, tmp_path / 'report.html', users=['3'])
     assert 'cannot say what explains' in page.texts['recommendations']
+
+
+def test_the_parts_of_an_explanation_add_up_on_the_page(runs, tmp_path):
+    page = write(runs, tmp_path / 'report.html', users=['3'], k=2)
+    rows = page.tables['What explains the first items for user 3, in nats']
+    data = InteractionFolder(runs.dataset)[0]
+    for row in rows:
+        *parts, total = (float(x.replace('\u2212', '-')) for x in row[2:-1] if x.strip())
+        assert sum(parts) == pytest.approx(total, abs=5e-4 * (len(parts) + 1))
+    model, _ = load_model(runs.plain / 'best.pt', data)
+    item = int(model.recommend(torch.tensor([3]), k=1)[1][0, 0])
+    found = explain(model, 3, item, data)
+    shown = next(row for row in rows if row[1].split()[-1] == str(item) and row[-1] in (
+        found.sentence, found.sentence + '.'))  # fmt: skip
+    assert f'{abs(found.total):.3f}' in shown[-2]
 
 
 def test_raw_ids_are_used_and_escaped(runs, tmp_path):
