@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData, InMemoryDataset
 
+from mrdib_pyg.datasets._cache import VERSION, read_cache, write_cache
 from mrdib_pyg.datasets._read import read_interactions, read_modality
 
 # Name of the split and relation of its edges, for each value of `x_label`.
@@ -52,7 +53,9 @@ class InteractionFolder(InMemoryDataset):
             :obj:`None` reads all, in alphabetical order. (default: :obj:`None`)
         cache_dir (str, optional): Where the data after :obj:`pre_transform` are kept, under a
             name made of the files (path, size, time) and of the printed form of
-            :obj:`pre_transform`. Without it nothing is written. (default: :obj:`None`)
+            :obj:`pre_transform` (one that prints as an address, such as a function, has none, and
+            its data are not kept). Without it nothing is written. A file that is damaged, or holds
+            more than tensors and plain values, is not used. (default: :obj:`None`)
 
     Shapes:
         - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where the folder has
@@ -117,21 +120,13 @@ class InteractionFolder(InMemoryDataset):
         self.name = table.stem
 
         cache = self._cache_path([table, *features.values(), *masks.values()])
-        if cache is not None and osp.exists(cache) and not force_reload:
-            self.load(cache, data_cls=HeteroData)
-            return
-        data = _read_folder(table, features, masks)
-        if pre_transform is not None:
-            data = pre_transform(data)
-        if cache is not None:
-            os.makedirs(osp.dirname(cache), exist_ok=True)
-            part = f'{cache}.{os.getpid()}.part'
-            try:
-                self.save([data], part)
-                os.replace(part, cache)
-            finally:
-                if osp.exists(part):
-                    os.remove(part)
+        data = None if cache is None or force_reload else read_cache(cache)
+        if data is None:
+            data = _read_folder(table, features, masks)
+            if pre_transform is not None:
+                data = pre_transform(data)
+            if cache is not None:
+                write_cache(cache, data)
         self._data, self.slices = self.collate([data])
 
     @property
@@ -143,14 +138,15 @@ class InteractionFolder(InMemoryDataset):
         r"""The folder that is read."""
         return self.raw_dir
 
-    def _cache_path(self, files: list[Path]) -> str | None:
-        if self.cache_dir is None:
+    def _cache_path(self, files: list[Path]) -> Path | None:
+        printed = repr(self.pre_transform)
+        if self.cache_dir is None or ' at 0x' in printed:
             return None
-        key = hashlib.sha256(repr(self.pre_transform).encode())
+        key = hashlib.sha256(f'{VERSION} {printed}'.encode())
         for file in files:
             stat = file.stat()
             key.update(f'\n{file.resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode())
-        return osp.join(self.cache_dir, f'{self.name}-{key.hexdigest()[:16]}.pt')
+        return Path(self.cache_dir) / f'{self.name}-{key.hexdigest()[:16]}.pt'
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.name})'

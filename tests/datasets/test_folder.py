@@ -1,12 +1,14 @@
 import io
 import os
+import pickle
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import HeteroData, InMemoryDataset
+from torch_geometric.data import Data, HeteroData, InMemoryDataset
+from torch_geometric.transforms import BaseTransform
 
 from mrdib_pyg.datasets import InteractionFolder, data_hash, write_folder
 
@@ -275,11 +277,8 @@ def test_folder_refused_modality(tmp_path):
 
 
 def test_folder_never_unpickles(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / 'exploded'), 'w'))
-
-    make(tmp_path, image_feat=np.array([[Bomb()]] * 4, dtype=object))
+    bomb = Bomb(tmp_path / 'exploded')
+    make(tmp_path, image_feat=np.array([[bomb]] * 4, dtype=object))
     with pytest.raises(ValueError, match='image_feat.npy'):
         InteractionFolder(tmp_path)
     assert not (tmp_path / 'exploded').exists()
@@ -327,12 +326,66 @@ def test_folder_cache(tmp_path):
     assert data['user', 'rates', 'item'].num_edges == 5
 
 
+def damaged(kind, content, folder):
+    if kind == 'planted':
+        buffer = io.BytesIO()
+        torch.save((Bomb(folder / 'exploded'), None), buffer)
+        return buffer.getvalue()
+    if kind == 'other':
+        buffer = io.BytesIO()
+        torch.save({'kind': 'HeteroData', 'data': torch.ones(2)}, buffer)
+        return buffer.getvalue()
+    if kind == 'pickle':
+        return pickle.dumps(Bomb(folder / 'exploded'), protocol=2)
+    return {'empty': b'', 'torn': content[:-50], 'text': b'garbage' * 9}[kind]
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('kind', ['planted', 'pickle', 'empty', 'torn', 'text', 'other'])
+def test_folder_cache_that_cannot_be_used(tmp_path, kind):
+    """It is replaced, and never run."""
+    folder, cache = make(tmp_path / 'data', image_feat=feat()), tmp_path / 'cache'
+    data = InteractionFolder(folder, cache_dir=cache)[0]
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(damaged(kind, content, tmp_path))
+    with pytest.warns(UserWarning, match='is not used: the data are read anew') as record:
+        again = InteractionFolder(folder, cache_dir=cache)[0]
+    assert len(record) == 1 and str(file) in str(record[0].message)
+    assert data_hash(again) == data_hash(data)
+    assert list(cache.iterdir()) == [file] and not (tmp_path / 'exploded').exists()
+    assert data_hash(InteractionFolder(folder, cache_dir=cache)[0]) == data_hash(data)
+
+
+def test_folder_cache_of_a_transform(tmp_path):
+    folder, cache = make(tmp_path / 'data', image_feat=feat()), tmp_path / 'cache'
+    for _ in range(2):  # another function may have had its address in another process
+        InteractionFolder(folder, None, lambda data: data, cache_dir=cache)
+    assert not cache.exists()
+    for _ in range(2):
+        graph = InteractionFolder(folder, None, ToHomogeneous(), cache_dir=cache)[0]
+        assert type(graph) is Data and graph.edge_index.size() == (2, 4)
+    assert len(list(cache.iterdir())) == 1
+
+
+class ToHomogeneous(BaseTransform):
+    def forward(self, data):
+        return Data(edge_index=data['user', 'rates', 'item'].edge_index, num_nodes=7)
+
+
 def test_folder_cache_failing_to_save(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        Path(args[-1]).write_bytes(b'torn')
+    def full(value, file):
+        file.write(b'torn')
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(InteractionFolder, 'save', full)
+    monkeypatch.setattr(torch, 'save', full)
     with pytest.raises(OSError, match='No space left'):
         InteractionFolder(make(tmp_path / 'data'), cache_dir=tmp_path / 'cache')
     assert list((tmp_path / 'cache').iterdir()) == []
