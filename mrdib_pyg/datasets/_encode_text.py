@@ -27,11 +27,19 @@ def text_encoder(encoder: str | os.PathLike | Encoder, progress: bool = False) -
     return SentenceTextEncoder(encoder, progress=progress)
 
 
+def is_named(encoder: Any) -> bool:
+    r"""Whether the vectors of an encoder can be told from those of another one."""
+    name = getattr(encoder, 'name', None)
+    return not callable(encoder) or (isinstance(name, str) and name != '')
+
+
 def describe_encoder(encoder: str | os.PathLike | Encoder) -> str:
     r"""An encoder in a word, for the settings of a report."""
     if not callable(encoder):
         return os.fspath(encoder)
-    return str(getattr(encoder, 'name', None) or getattr(encoder, '__qualname__', repr(encoder)))
+    if is_named(encoder):
+        return str(encoder.name)  # type: ignore[attr-defined]
+    return f'function {getattr(encoder, "__qualname__", type(encoder).__qualname__)}'
 
 
 def encode_texts(

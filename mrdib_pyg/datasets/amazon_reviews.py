@@ -42,8 +42,8 @@ class AmazonReviews(InteractionFolder):
             (default: :obj:`('image', 'text')`)
         text_encoder (str or callable, optional): :obj:`'minilm'` (extra ``[text]``),
             :obj:`'hashing'`, which needs no download, the name or folder of another sentence
-            encoder, or a function from a list of texts to an array ``[N, F]``.
-            (default: :obj:`'minilm'`)
+            encoder, or a function from a list of texts to an array ``[N, F]``; data of one without
+            an attribute :obj:`name` are prepared anew each time. (default: :obj:`'minilm'`)
         k_core (int, optional): The least number of interactions of a user and of an item.
             (default: :obj:`5`)
         min_rating (float, optional): The least rating that counts. (default: :obj:`None`, all)

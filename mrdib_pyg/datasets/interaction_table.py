@@ -15,8 +15,8 @@ class InteractionTable(InteractionFolder):
     :class:`~torch_geometric.data.HeteroData`.
 
     At first use :func:`prepare_table` writes the folder :obj:`root`, in which ids are numbered and
-    interactions split; it is read from then on, as :class:`InteractionFolder` does. A file counts
-    as the same by its name: after a change of its content, or of a data frame, reload.
+    interactions split; it is read from then on, as :class:`InteractionFolder` does, and files may
+    be gone then. Another content of a file, data frame or array is noticed and refused: reload.
 
     Args:
         root (str): The folder to write, or the one that was written before.
@@ -41,7 +41,7 @@ class InteractionTable(InteractionFolder):
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If a file or a setting is not as :func:`prepare_table` describes, or the folder
-            was prepared by other settings.
+            was prepared by other settings or from another content.
 
     Example:
         >>> dataset = InteractionTable('data/shop', 'orders.csv', user='customer', item='sku',

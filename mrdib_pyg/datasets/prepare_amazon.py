@@ -1,6 +1,7 @@
+import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from mrdib_pyg.datasets._collect import Columns, collect
 from mrdib_pyg.datasets._download import download as download_file
 from mrdib_pyg.datasets._encode_text import describe_encoder, encode_texts
 from mrdib_pyg.datasets._encode_text import text_encoder as make_encoder
+from mrdib_pyg.datasets._inputs import find_prepared
 from mrdib_pyg.datasets._item_features import fill_missing
-from mrdib_pyg.datasets._prepare import Settings, check_target, prepare, write_prepared
+from mrdib_pyg.datasets._prepare import Settings, prepare, write_prepared
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 #: Where the authors of the data set publish it.
@@ -81,7 +83,7 @@ def find_raw_files(
             to put where.
     """
     names = raw_files(category, modalities)
-    folder = root if any((root / name).is_file() for name in names) else root / 'raw'
+    folder = _raw_folder(root, names)
     missing = [name for name in names if not (folder / name).is_file()]
     new = [path for path in (folder, root) if not path.exists()]
     reason = ''
@@ -102,6 +104,19 @@ def find_raw_files(
             f"Reviews 2014 for the category '{category}', from {BASE}: {', '.join(names)}"
         )
     return {name: folder / name for name in names}
+
+
+def _raw_folder(root: Path, names: Iterable[str]) -> Path:
+    return root if any((root / name).is_file() for name in names) else root / 'raw'
+
+
+def _describe_files(root: Path, names: Iterable[str], before: Mapping[str, Any]) -> dict[str, Any]:
+    r"""The sizes of the raw files: one that is gone has that of before."""
+    paths = {name: _raw_folder(root, names) / name for name in names}
+    return {
+        name: path.stat().st_size if path.is_file() else before.get(name)
+        for name, path in paths.items()
+    }
 
 
 def prepare_amazon(
@@ -158,8 +173,10 @@ def prepare_amazon(
         cache_dir (str, optional): Where vectors of texts are kept under a hash of the texts.
             (default: :obj:`None`, ``root/cache``)
         force (bool, optional): Replaces data that were prepared before. (default: :obj:`False`)
-        reuse (bool, optional): Leaves data that were prepared before by the same settings as they
-            are, and returns their report. (default: :obj:`False`)
+        reuse (bool, optional): Leaves data that were prepared before by the same settings, from
+            raw files of the same size (or that are gone since), as they are, and returns their
+            report. As in :func:`prepare_table`, a text encoder needs a name for that.
+            (default: :obj:`False`)
         progress (bool, optional): Whether to show progress bars. (default: :obj:`False`)
 
     Returns:
@@ -177,9 +194,15 @@ def prepare_amazon(
         f'ratings_{category}.csv',
         describe_settings(category, settings, modalities, text_encoder, min_rating),
     )
-    if (before := check_target(out, report, force, reuse)) is not None:
+    names = list(raw_files(category, modalities))
+    before = find_prepared(
+        out, report, functools.partial(_describe_files, base, names),
+        text_encoder if 'text' in modalities else None, force=force, reuse=reuse,
+    )  # fmt: skip
+    if before is not None:
         return before
     files = find_raw_files(base, category, modalities, download, url, progress)
+    report.settings['inputs'] = _describe_files(base, names, {})  # downloaded ones too
 
     columns = Columns('user', 'item', 'rating', 'time', min_rating=min_rating)
     chunks = Chunks(

@@ -1,3 +1,4 @@
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +10,9 @@ import numpy as np
 from mrdib_pyg.datasets._chunks import Chunks
 from mrdib_pyg.datasets._collect import Columns, as_id, collect, join_text
 from mrdib_pyg.datasets._encode_text import describe_encoder, encode_texts, text_encoder
+from mrdib_pyg.datasets._inputs import describe_inputs, find_prepared
 from mrdib_pyg.datasets._item_features import fill_missing, item_features, read_order
-from mrdib_pyg.datasets._prepare import Settings, check_target, prepare, write_prepared
+from mrdib_pyg.datasets._prepare import Settings, prepare, write_prepared
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 
@@ -96,8 +98,11 @@ def prepare_table(
         cache_dir (str, optional): Where vectors of texts are kept under a hash of the texts.
             (default: :obj:`None`)
         force (bool, optional): Replaces data that were prepared before. (default: :obj:`False`)
-        reuse (bool, optional): Leaves data that were prepared before by the same settings as they
-            are, and returns their report. (default: :obj:`False`)
+        reuse (bool, optional): Leaves data that were prepared before from the same inputs and by
+            the same settings as they are, and returns their report. Files count as the same by
+            their content (one that is gone counts as unchanged), data frames and arrays too; a
+            text encoder by its name or its attribute :obj:`name`, and with a function that has
+            none data are prepared anew, with a warning. (default: :obj:`False`)
         progress (bool, optional): Whether to show progress bars. (default: :obj:`False`)
 
     Returns:
@@ -138,12 +143,25 @@ def prepare_table(
         'user': user, 'item': item, 'rating': rating, 'time': time, 'weight': weight,
         'min_rating': min_rating, **settings._asdict(), 'ratios': list(ratios),
         'modalities': [*features, *(['text'] if texts else [])],
+        'sep': sep, 'quote': quote, 'name': name,
     }  # fmt: skip
+    inputs = {'table': table, **{f'features {key}': value for key, value in features.items()}}
+    if item_order is not None:
+        item_order = item_order if _is_path(item_order) else list(item_order)
+        inputs['item_order'] = item_order
     if texts:
         described['text'] = list(texts)
         described['text_encoder'] = describe_encoder(text_encoder)
+        if items is not None:
+            described['item_id'] = item_id or item
+            inputs['items'] = items
     report = PrepareReport(source, described)
-    if (before := check_target(out, report, force, reuse)) is not None:
+    read = [*columns.names(), *texts, item_id or item]
+    before = find_prepared(
+        out, report, functools.partial(describe_inputs, inputs, read),
+        text_encoder if texts else None, force=force, reuse=reuse,
+    )  # fmt: skip
+    if before is not None:
         return before
     order = None if item_order is None else read_order(item_order)
     chunks = Chunks(table, columns.names(), columns.numbers(), sep=sep, quote=quote)
@@ -173,6 +191,10 @@ def prepare_table(
 
 
 _encoder = text_encoder
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
 
 
 def _name_of(folder: Path) -> str:

@@ -89,6 +89,33 @@ def test_amazon_reviews_are_prepared_once_for_each_choice(published, monkeypatch
     InteractionFolder(again.folder)
 
 
+def test_amazon_reviews_of_other_inputs(raw):
+    calls = []
+
+    def data(encoder, **kwargs):
+        return AmazonReviews(raw, 'Baby', modalities=['text'], text_encoder=encoder, **kwargs)[0]
+
+    def named(texts):
+        calls.append(len(texts))
+        return np.full((len(texts), 2), 3.0)
+
+    # One function cannot be told from another.
+    assert data(lambda texts: np.ones((len(texts), 2)))['item'].x_text[0, 0] == 1
+    with pytest.warns(UserWarning, match="prepared anew.*an attribute 'name'"):
+        assert data(lambda texts: np.full((len(texts), 2), 2))['item'].x_text[0, 0] == 2
+    named.name = 'mine'
+    for _ in range(2):
+        assert data(named)['item'].x_text[0, 0] == 3
+    assert calls == [9]
+    # Files that are gone contradict nothing; others of another size do.
+    (raw / 'meta_Baby.json.gz').unlink()
+    data(named)
+    with open(raw / 'ratings_Baby.csv', 'a') as f:
+        f.write(f'A-new,{item_id(0)},5.0,1\n')
+    with pytest.raises(ValueError, match='another content of ratings_Baby.csv.*force_reload=True'):
+        data(named)
+
+
 def test_categories():
     assert find_category('baby') == 'Baby'
     assert find_category('Sports') == 'Sports_and_Outdoors'
@@ -240,7 +267,9 @@ def test_metadata_without_compression(raw):
     path = raw / 'meta_Baby.json.gz'
     packed = prepare(raw, modalities=['text']).to_dict()
     path.write_bytes(gzip.decompress(path.read_bytes()))
-    assert prepare(raw, out='plain', modalities=['text']).to_dict() == packed
+    plain = prepare(raw, out='plain', modalities=['text']).to_dict()
+    assert packed['settings'].pop('inputs') != plain['settings'].pop('inputs')
+    assert plain == packed
 
 
 def test_missing_files(tmp_path, raw):
