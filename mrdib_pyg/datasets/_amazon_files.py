@@ -21,6 +21,41 @@ LINE = 1 << 20
 _BATCH = 256
 _ASIN = re.compile(rb"""['"]asin['"]\s*:\s*u?['"]([^'"\\]{1,64})['"]""")
 _ID = re.compile(rb'[0-9A-Za-z]+')
+_RATING = re.compile(rb'[^,]+,[^,]+,[0-9.]+,[0-9]{9,10}\s*')
+
+
+def check_download(name: str, path: Path) -> None:
+    r"""Checks what can be told of a raw file without its content: the checksum of an archive, the
+    size of records, the last line of a table.
+
+    Raises:
+        ValueError: If it is cut short or damaged.
+    """
+    size = path.stat().st_size
+    if name.endswith('.b'):
+        if size % RECORD.itemsize != 0 or size == 0:
+            raise ValueError(f'{size} bytes are no whole number of records of {RECORD.itemsize}')
+        return
+    with open(path, 'rb') as file:
+        if name.endswith('.csv'):
+            file.seek(max(0, size - 1000))
+            last = file.read().rstrip(b'\r\n').rpartition(b'\n')[2]
+            if _RATING.fullmatch(last) is None:
+                raise ValueError(
+                    f'its last line is no user, item, rating and time ({last[-60:]!r})'
+                )
+            return
+        start = file.peek(2)[:2]
+        if start != b'\x1f\x8b':
+            if start[:1] != b'{':
+                raise ValueError(f'it is neither gzip nor a record a line (it starts by {start!r})')
+            return
+        try:
+            with gzip.open(file) as stream:
+                while stream.read(1 << 20):
+                    pass
+        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+            raise ValueError(f'it is no complete gzip archive ({e})') from e
 
 
 class MetaTexts:

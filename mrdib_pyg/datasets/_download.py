@@ -4,13 +4,16 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
 
 
-def download(url: str, path: Path, progress: bool = False) -> None:
+def download(
+    url: str, path: Path, progress: bool = False, check: Callable[[Path], None] | None = None
+) -> None:
     r"""Downloads :obj:`url` to :obj:`path`.
 
     What arrives is kept in ``<path>.part`` until it is complete: a later call asks for the rest
@@ -20,9 +23,12 @@ def download(url: str, path: Path, progress: bool = False) -> None:
         url (str): The address.
         path (Path): The file; its folder is created.
         progress (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
+        check (Callable, optional): Raises a :class:`ValueError` if the file, which has not got its
+            name yet, is not what is expected. (default: :obj:`None`)
 
     Raises:
-        ConnectionError: If the server cannot be reached, refuses, or ends too early.
+        ConnectionError: If the server cannot be reached, refuses, ends too early, or sends what
+            does not pass the check (which is removed).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.part')
@@ -34,16 +40,27 @@ def download(url: str, path: Path, progress: bool = False) -> None:
             error.close()  # it holds the connection
         _remove_if_empty(part, tag)
         raise ConnectionError(f'{url} could not be downloaded ({error!r})') from error
+    if check is not None:
+        try:
+            check(part)
+        except ValueError as error:
+            tag.unlink(missing_ok=True)
+            part.unlink()
+            raise ConnectionError(
+                f'what {url} sent is not complete or damaged: {error}. It was removed; call it '
+                f'again to download it anew'
+            ) from error
     os.replace(part, path)
     tag.unlink(missing_ok=True)
 
 
 def _fetch(url: str, part: Path, tag: Path, progress: bool) -> None:
-    begin = part.stat().st_size if part.exists() and tag.exists() else 0
+    version = tag.read_text(encoding='latin-1') if tag.exists() else ''
+    begin = part.stat().st_size if part.exists() and version else 0
     request = urllib.request.Request(url)
     if begin > 0:
         request.add_header('Range', f'bytes={begin}-')
-        request.add_header('If-Range', tag.read_text(encoding='latin-1'))
+        request.add_header('If-Range', version)
     try:
         response = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
@@ -59,15 +76,17 @@ def _fetch(url: str, part: Path, tag: Path, progress: bool) -> None:
             begin = 0
         length = response.headers.get('Content-Length')
         total = None if length is None else begin + int(length)
-        version = response.headers.get('ETag') or response.headers.get('Last-Modified')
-        if version is not None and not version.startswith('W/'):
-            tag.write_text(version, encoding='latin-1')
-        else:
-            tag.unlink(missing_ok=True)
         sent = response.headers.get('Content-Range', '')
         if begin > 0 and not sent.startswith(f'bytes {begin}-'):
             raise ValueError('the server sent another part than was asked for')
-        with open(part, 'ab' if begin > 0 else 'wb') as file:
+        if begin == 0:
+            # In this order: at no moment is there a tag beside bytes of another version.
+            tag.unlink(missing_ok=True)
+            part.write_bytes(b'')
+            version = response.headers.get('ETag') or response.headers.get('Last-Modified') or ''
+            if version and not version.startswith('W/'):
+                tag.write_text(version, encoding='latin-1')
+        with open(part, 'ab') as file:
             with _bar(part, total, begin, progress) as bar:
                 while data := response.read(_BLOCK):
                     file.write(data)

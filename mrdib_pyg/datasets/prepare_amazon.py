@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets._amazon_files import MetaTexts, read_image_features
+from mrdib_pyg.datasets._amazon_files import MetaTexts, check_download, read_image_features
 from mrdib_pyg.datasets._chunks import Chunks
 from mrdib_pyg.datasets._collect import Columns, collect
 from mrdib_pyg.datasets._download import download as download_file
@@ -19,7 +19,7 @@ from mrdib_pyg.datasets._prepare import Settings, prepare, write_prepared
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 #: Where the authors of the data set publish it.
-BASE = 'http://snap.stanford.edu/data/amazon/productGraph'
+BASE = 'https://snap.stanford.edu/data/amazon/productGraph'
 CATEGORIES = (
     'Amazon_Instant_Video', 'Apps_for_Android', 'Automotive', 'Baby', 'Beauty', 'Books',
     'CDs_and_Vinyl', 'Cell_Phones_and_Accessories', 'Clothing_Shoes_and_Jewelry', 'Digital_Music',
@@ -90,7 +90,7 @@ def find_raw_files(
     for name in missing if download else []:
         address = names[name] if url is None else f'{url.rstrip("/")}/{name}'
         try:
-            download_file(address, folder / name, progress)
+            download_file(address, folder / name, progress, functools.partial(check_download, name))
         except ConnectionError as e:
             reason = f'; {e}'
             break

@@ -133,7 +133,7 @@ def test_categories():
     ]  # fmt: skip
     assert list(raw_files('Baby', [])) == ['ratings_Baby.csv']
     for address in raw_files('Baby').values():
-        assert address.startswith('http://snap.stanford.edu/data/amazon/productGraph/')
+        assert address.startswith('https://snap.stanford.edu/data/amazon/productGraph/')
 
 
 def test_raw_files_with_faults_that_are_survived(raw):
@@ -293,20 +293,47 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_download(tmp_path, raw):
+@pytest.fixture
+def mirror(raw):
     handler = functools.partial(Quiet, directory=str(raw))
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        url = f'http://127.0.0.1:{server.server_port}'
-        dataset = AmazonReviews(tmp_path / 'root', url=url, **QUICK)
-    finally:
-        server.shutdown()
-        server.server_close()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_download(tmp_path, raw, mirror):
+    dataset = AmazonReviews(tmp_path / 'root', url=mirror, **QUICK)
     assert sorted(p.name for p in (tmp_path / 'root' / 'raw').iterdir()) == sorted(
         raw_files('Baby')
     )
+    assert dataset.report.settings['inputs'] == {
+        name: (raw / name).stat().st_size for name in raw_files('Baby')
+    }
     assert data_hash(dataset[0]) == data_hash(AmazonReviews(raw, **QUICK)[0])
+
+
+@pytest.mark.parametrize('name', ['ratings_Baby.csv', 'meta_Baby.json.gz', 'image_features_Baby.b'])
+@pytest.mark.parametrize('fault', ['short', 'page', 'empty'])
+def test_downloads_are_checked(tmp_path, raw, mirror, name, fault):
+    """The server itself may have a faulty file: the number of bytes does not tell."""
+    whole = (raw / name).read_bytes()
+    page = b'<html>Please come back later</html>\n'
+    (raw / name).write_bytes({'short': whole[:-7], 'page': page, 'empty': b''}[fault])
+    with pytest.raises(FileNotFoundError, match=f'lacks.*{name}.*is not complete or damaged'):
+        AmazonReviews(tmp_path / 'root', url=mirror, **QUICK)
+    assert not list(tmp_path.glob(f'root/raw/{name}*'))
+    (raw / name).write_bytes(whole)
+    AmazonReviews(tmp_path / 'root', url=mirror, **QUICK)
+
+
+def test_a_table_without_a_last_line_end_is_complete(raw):
+    path = raw / 'ratings_Baby.csv'
+    path.write_bytes(path.read_bytes().rstrip(b'\n'))
+    files.check_download(path.name, path)
+    (raw / 'plain').write_text(meta_line(item_id(1)))
+    files.check_download('meta_Baby.json.gz', raw / 'plain')
 
 
 def test_memory_is_that_of_the_items_that_are_kept(raw, monkeypatch):

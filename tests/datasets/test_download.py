@@ -1,6 +1,7 @@
 import functools
 import http.server
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,39 @@ def test_download_refuses_another_part(tmp_path, state, url):
     with pytest.raises(ConnectionError, match='another part'):
         download(url, path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize('moment', ['write_bytes', 'write_text'])
+def test_kill_when_the_file_has_changed(tmp_path, state, url, monkeypatch, moment):
+    """At no moment do old bytes have the tag of the new file."""
+    path = tmp_path / 'file'
+    state['limit'] = 500_000
+    with pytest.raises(ConnectionError):
+        download(url, path)
+    state.update(limit=10**9, tag='"2"', content=CONTENT[::-1])
+
+    class Killed(BaseException):
+        pass
+
+    def kill(self, *args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, moment, kill)
+        with pytest.raises(Killed):
+            download(url, path)
+    download(url, path)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_download_that_fails_a_check(tmp_path, state, url):
+    def check(path):
+        assert path.read_bytes() == CONTENT
+        raise ValueError('it is odd')
+
+    with pytest.raises(ConnectionError, match='damaged: it is odd. It was removed; call it again'):
+        download(url, tmp_path / 'file', check=check)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_download_of_a_part_that_is_complete(tmp_path, state, url):
