@@ -54,7 +54,7 @@ def _add_amazon(sources: Any) -> None:
         '--modalities', metavar='NAME,...', default='image,text',
         help='what to prepare (image,text)',
     )  # fmt: skip
-    _add_common(p, k_core=5)
+    _add_common(p, k_core=5, cache='RAW/cache')
 
 
 def _add_table(sources: Any) -> None:
@@ -88,13 +88,17 @@ def _add_table(sources: Any) -> None:
     g.add_argument('--text', metavar='COLUMN,...', help='columns to encode as modality text')
     g.add_argument('--items', metavar='FILE', help='the table of items that has these columns')
     g.add_argument('--item-id', metavar='COLUMN', help='its column of item ids (as --item)')
-    _add_common(p, k_core=1)
+    _add_common(p, k_core=1, cache='none')
 
 
-def _add_common(p: argparse.ArgumentParser, k_core: int) -> None:
+def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
     p.add_argument(
         '--text-encoder', metavar='NAME', default='minilm',
         help='minilm, hashing (no download), or a sentence encoder or its folder (minilm)',
+    )  # fmt: skip
+    p.add_argument(
+        '--cache', metavar='FOLDER',
+        help=f'where the vector of each text is kept for the next time ({cache})',
     )  # fmt: skip
     p.add_argument(
         '--fill', choices=['mask', 'mean'], default='mask', metavar='HOW',
@@ -127,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     common: dict[str, Any] = {
         'k_core': args.k_core, 'min_rating': args.min_rating, 'split': args.split,
         'seed': args.seed, 'ratios': ratios, 'fill': args.fill, 'text_encoder': args.text_encoder,
-        'force': args.force, 'progress': not args.quiet,
+        'cache_dir': args.cache, 'force': args.force, 'progress': not args.quiet,
     }  # fmt: skip
     if args.source == 'amazon':
         from mrdib_pyg.datasets import prepare_amazon

@@ -1,6 +1,5 @@
 """Texts to features, by the encoder of the user's choice, and a cache of the results."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,23 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets._read import read_array
-from mrdib_pyg.datasets._write import write_array
+from mrdib_pyg.datasets._text_store import TextStore
 from mrdib_pyg.datasets.hashing_text_encoder import HashingTextEncoder
 from mrdib_pyg.datasets.sentence_text_encoder import SentenceTextEncoder
 
 Encoder = Callable[[Sequence[str]], Any]
 
 
-def text_encoder(encoder: str | os.PathLike | Encoder, progress: bool = False) -> Encoder:
-    r"""Returns the encoder of a name: ``'minilm'``, ``'hashing'``, else a sentence encoder's."""
-    if callable(encoder):
-        return encoder
+def text_encoder(
+    encoder: str | os.PathLike | Encoder, progress: bool = False, cache_dir: Path | None = None
+) -> Encoder:
+    r"""Returns the encoder of a name: ``'minilm'``, ``'hashing'``, else a sentence encoder's.
+
+    A sentence encoder is loaded at once, so that one that cannot be fails before anything is read,
+    unless :obj:`cache_dir` has vectors of it: it may not be needed then.
+    """
     if encoder == 'hashing':
         return HashingTextEncoder()
     if encoder == 'minilm':
-        return SentenceTextEncoder(progress=progress)
-    return SentenceTextEncoder(encoder, progress=progress)
+        encoder = SentenceTextEncoder(progress=progress)
+    elif not callable(encoder):
+        encoder = SentenceTextEncoder(encoder, progress=progress)
+    if isinstance(encoder, SentenceTextEncoder):
+        if cache_dir is None or not TextStore(cache_dir, encoder.name).exists():
+            encoder.load()
+    return encoder
 
 
 def is_named(encoder: Any) -> bool:
@@ -50,8 +57,9 @@ def encode_texts(
     Args:
         texts (List[str]): One for each item; :obj:`None` or empty if there is none.
         encoder (Callable): From a list of texts to an array ``[N, F]``.
-        cache_dir (Path, optional): Where arrays are kept, under a hash of the encoder's ``name``
-            and of the texts; an encoder without a name is called every time.
+        cache_dir (Path, optional): Where vectors are kept, each under a hash of the encoder's
+            ``name`` and of its text: only texts that are new are encoded. An encoder without a
+            name gets all texts every time.
 
     Returns:
         The features ``float32`` ``[num_items, F]``, zero where there is no text, and which items
@@ -61,28 +69,31 @@ def encode_texts(
     there = [text for text in texts if text]
     if len(there) == 0:
         raise ValueError('none of the items has a text to encode. Please leave the text out')
-    path = None
-    name = getattr(encoder, 'name', None)
-    if cache_dir is not None and isinstance(name, str):
-        digest = hashlib.sha256(repr(name).encode('utf-8', 'replace'))
-        for text in there:
-            content = text.encode('utf-8', 'replace')
-            digest.update(f'\n{len(content)} '.encode() + content)
-        path = cache_dir / f'text-{digest.hexdigest()[:32]}.npy'
-    vectors = None
-    if path is not None and path.is_file():
-        try:
-            vectors = _check(np.array(read_array(path)), len(there))
-        except ValueError:  # torn: encoded anew
-            vectors = None
-    if vectors is None:
+    if cache_dir is not None and is_named(encoder):
+        vectors = _encode_new(there, encoder, TextStore(cache_dir, describe_encoder(encoder)))
+    else:
         vectors = _check(np.asarray(encoder(there)), len(there))
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_array(path, vectors)
     x = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
     x[mask] = vectors
     return x, mask
+
+
+def _encode_new(texts: list[str], encoder: Encoder, store: TextStore) -> np.ndarray:
+    x, found = store.read(texts)
+    if found.all():
+        return x
+    new = list(dict.fromkeys(text for text, there in zip(texts, found) if not there))
+    vectors = _check(np.asarray(encoder(new)), len(new))
+    if found.any() and vectors.shape[1] != x.shape[1]:  # kept vectors are of another encoder
+        found[:] = False
+        new = list(dict.fromkeys(texts))
+        vectors = _check(np.asarray(encoder(new)), len(new))
+    store.write(new, vectors)
+    if not found.any():
+        x = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
+    rows = {text: row for row, text in enumerate(new)}
+    x[~found] = vectors[[rows[text] for text, there in zip(texts, found) if not there]]
+    return x
 
 
 def _check(vectors: np.ndarray, num: int) -> np.ndarray:

@@ -29,7 +29,8 @@ class InteractionTable(InteractionFolder):
         user (str): The column of user ids.
         item (str): The column of item ids.
         modalities (sequence of str, optional): The modalities to read. (default: :obj:`None`, all)
-        cache_dir (str, optional): As in :class:`InteractionFolder`. (default: :obj:`None`)
+        cache_dir (str, optional): As in :class:`InteractionFolder` and in :func:`prepare_table`:
+            for data and for vectors of texts. (default: :obj:`None`)
         **kwargs (optional): Further arguments of :func:`prepare_table`, such as :obj:`time`,
             :obj:`features` and :obj:`split`.
 
@@ -70,8 +71,9 @@ class InteractionTable(InteractionFolder):
     ) -> None:
         root = os.path.expanduser(os.fspath(root))
         self.report = prepare_table(
-            table, root, user=user, item=item, force=force_reload, reuse=True, **kwargs
-        )
+            table, root, user=user, item=item, cache_dir=cache_dir, force=force_reload, reuse=True,
+            **kwargs,
+        )  # fmt: skip
         with without_counts():
             super().__init__(
                 root, transform, pre_transform, force_reload,

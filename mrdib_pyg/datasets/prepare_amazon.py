@@ -170,8 +170,8 @@ def prepare_amazon(
         download (bool, optional): Whether to download missing files. (default: :obj:`True`)
         url (str, optional): A mirror: the address of a folder with the files.
             (default: :obj:`None`, the authors')
-        cache_dir (str, optional): Where vectors of texts are kept under a hash of the texts.
-            (default: :obj:`None`, ``root/cache``)
+        cache_dir (str, optional): Where the vector of each text is kept, as in
+            :func:`prepare_table`. (default: :obj:`None`, ``root/cache``)
         force (bool, optional): Replaces data that were prepared before. (default: :obj:`False`)
         reuse (bool, optional): Leaves data that were prepared before by the same settings, from
             raw files of the same size (or that are gone since), as they are, and returns their
@@ -201,6 +201,8 @@ def prepare_amazon(
     )  # fmt: skip
     if before is not None:
         return before
+    cache = base / 'cache' if cache_dir is None else Path(cache_dir).expanduser()
+    encoder = make_encoder(text_encoder, progress, cache) if 'text' in modalities else None
     files = find_raw_files(base, category, modalities, download, url, progress)
     report.settings['inputs'] = _describe_files(base, names, {})  # downloaded ones too
 
@@ -219,6 +221,7 @@ def prepare_amazon(
         else:
             meta = MetaTexts(files[f'meta_{category}.json.gz'], rows)
             texts = meta.read()
+            assert encoder is not None
             notes = {
                 'lines of the metadata are broken': meta.num_broken,
                 'lines repeat an item': meta.num_repeated,
@@ -227,8 +230,8 @@ def prepare_amazon(
             notes = {what: count for what, count in notes.items() if count > 0}
             x, mask = encode_texts(
                 [texts.get(raw) for raw in prepared.item_ids],
-                make_encoder(text_encoder, progress),
-                base / 'cache' if cache_dir is None else Path(cache_dir).expanduser(),
+                encoder,
+                cache,
             )
         report.modalities[modality] = {
             'channels': x.shape[1], 'items': int(mask.sum()), 'notes': notes

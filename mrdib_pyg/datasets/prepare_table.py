@@ -95,8 +95,8 @@ def prepare_table(
             (default: :obj:`True`)
         name (str, optional): The table is called ``<name>.inter``. (default: :obj:`None`, after
             the folder)
-        cache_dir (str, optional): Where vectors of texts are kept under a hash of the texts.
-            (default: :obj:`None`)
+        cache_dir (str, optional): Where the vector of each text is kept under a hash of it: by an
+            encoder with a name, only texts that are new are encoded. (default: :obj:`None`)
         force (bool, optional): Replaces data that were prepared before. (default: :obj:`False`)
         reuse (bool, optional): Leaves data that were prepared before from the same inputs and by
             the same settings as they are, and returns their report. Files count as the same by
@@ -163,6 +163,8 @@ def prepare_table(
     )  # fmt: skip
     if before is not None:
         return before
+    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    encoder = _encoder(text_encoder, progress, cache) if texts else None
     order = None if item_order is None else read_order(item_order)
     chunks = Chunks(table, columns.names(), columns.numbers(), sep=sep, quote=quote)
     rows = collect(chunks, columns, report)
@@ -179,11 +181,9 @@ def prepare_table(
 
     for modality, value in features.items():
         add(modality, *item_features(modality, value, prepared.item_ids, order))
-    if texts:
+    if encoder is not None:
         if items is not None:
             found_text = _read_texts(items, item_id or item, texts, prepared.item_ids, sep, quote)
-        encoder = _encoder(text_encoder, progress)
-        cache = None if cache_dir is None else Path(cache_dir).expanduser()
         in_order = [found_text.get(raw) for raw in prepared.item_ids]
         add('text', *encode_texts(in_order, encoder, cache), {})
     write_prepared(out, name or _name_of(out), prepared, arrays, report)

@@ -41,8 +41,7 @@ class SentenceTextEncoder:
         return f'sentence-{self.model}'
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        if self._encoder is None:
-            self._encoder = self._load()
+        self.load()
         return self._encoder.encode(
             list(texts),
             batch_size=self.batch_size,
@@ -50,7 +49,15 @@ class SentenceTextEncoder:
             convert_to_numpy=True,
         )
 
-    def _load(self) -> Any:
+    def load(self) -> None:
+        r"""Loads the model, which its first call does otherwise.
+
+        Raises:
+            ImportError: If sentence-transformers is not installed.
+            FileNotFoundError: If there is no such model, or it cannot be downloaded.
+        """
+        if self._encoder is not None:
+            return
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as e:
@@ -59,7 +66,7 @@ class SentenceTextEncoder:
                 f"'mrdib_pyg[text]', or encode by hashing"
             ) from e
         try:
-            return SentenceTransformer(self.model, device=self.device)
+            self._encoder = SentenceTransformer(self.model, device=self.device)
         except (OSError, ValueError) as e:
             reason = (str(e).splitlines() or [''])[0]
             raise FileNotFoundError(

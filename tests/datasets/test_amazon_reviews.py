@@ -3,6 +3,7 @@ import gzip
 import http.server
 import importlib
 import pickle
+import sys
 import threading
 import warnings
 
@@ -114,6 +115,30 @@ def test_amazon_reviews_of_other_inputs(raw):
         f.write(f'A-new,{item_id(0)},5.0,1\n')
     with pytest.raises(ValueError, match='another content of ratings_Baby.csv.*force_reload=True'):
         data(named)
+
+
+def test_a_missing_text_encoder_fails_first(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sentence_transformers', None)
+    with pytest.raises(ImportError, match='needs sentence-transformers'):
+        prepare_amazon(tmp_path / 'none', 'Baby', tmp_path / 'out', download=False)
+    with pytest.raises(FileNotFoundError, match='lacks'):
+        prepare_amazon(
+            tmp_path / 'none', 'Baby', tmp_path / 'out', download=False, modalities=['image']
+        )
+
+
+def test_another_core_encodes_nothing_anew(raw):
+    seen = []
+
+    def encoder(texts):
+        seen.extend(texts)
+        return np.ones((len(texts), 2))
+
+    encoder.name = 'mine'
+    for core in (5, 1, 6):
+        prepare(raw, out=f'{core}', k_core=core, modalities=['text'], text_encoder=encoder)
+    assert 0 < len(seen) == len(set(seen))
+    assert all(p.name.startswith('text-') for p in (raw / 'cache').iterdir())
 
 
 def test_categories():
@@ -274,7 +299,7 @@ def test_metadata_without_compression(raw):
 
 def test_missing_files(tmp_path, raw):
     with pytest.raises(FileNotFoundError) as info:
-        prepare_amazon(tmp_path / 'none', 'Sports', tmp_path / 'x', download=False)
+        prepare_amazon(tmp_path / 'none', 'Sports', tmp_path / 'x', download=False, **QUICK)
     for name in raw_files('Sports_and_Outdoors'):
         assert name in str(info.value)
     assert str(tmp_path / 'none' / 'raw') in str(info.value)
@@ -282,7 +307,7 @@ def test_missing_files(tmp_path, raw):
     with pytest.raises(FileNotFoundError, match=f"'{raw}' lacks meta_Baby.json.gz. Please put"):
         prepare(raw)
     with pytest.raises(FileNotFoundError, match='could not be downloaded.*Please put there'):
-        prepare_amazon(tmp_path / 'n', 'Baby', tmp_path / 'x', url='http://127.0.0.1:9')
+        prepare_amazon(tmp_path / 'n', 'Baby', tmp_path / 'x', url='http://127.0.0.1:9', **QUICK)
     assert not (tmp_path / 'n').exists() and not (tmp_path / 'x').exists()
     with pytest.raises(ValueError, match="'modalities' needs to be of"):
         prepare(raw, modalities=['audio'])
