@@ -1,7 +1,9 @@
 """Reading of the two kinds of file of an interaction folder, and their refusals."""
 
+import math
 import struct
 import tokenize
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 COLUMNS = ('userID', 'itemID', 'x_label')
+TIME = 'timestamp'
 #: What NumPy's readers raise, given bytes at random.
 UNREADABLE = (
     ValueError, EOFError, SyntaxError, TypeError, KeyError, AttributeError, OverflowError,
@@ -20,14 +23,15 @@ UNREADABLE = (
 
 
 class Interactions(NamedTuple):
-    """The columns of an ``.inter`` file: ``int64`` arrays of one length."""
+    """The columns of an ``.inter`` file: ``int64`` arrays of one length, times also ``float64``."""
 
     user: np.ndarray
     item: np.ndarray
     label: np.ndarray
+    time: np.ndarray | None = None
 
 
-def read_interactions(path: Path) -> Interactions:
+def read_interactions(path: Path, timestamps: bool = False) -> Interactions:
     r"""Reads the tab separated table of interactions at :obj:`path`.
 
     Raises:
@@ -35,19 +39,34 @@ def read_interactions(path: Path) -> Interactions:
             names the file and the first offending line.
     """
     names = _read_header(path)
-    # Columns that are not needed are read as one character each: they may hold anything.
-    dtype = [(name, 'i8' if name in COLUMNS else 'U1') for name in names]
+    if timestamps and TIME not in names:
+        raise ValueError(f"'{path}' has no column {TIME!r} in its header {names[:8]}")
     if not _has_rows(path):
         raise ValueError(f"'{path}' has a header but no interactions below it")
+    types = {name: 'i8' for name in COLUMNS}
     try:
-        table = np.loadtxt(
-            path, dtype=dtype, delimiter='\t', skiprows=1, comments=None, encoding='utf-8', ndmin=1
-        )
+        if not timestamps:
+            table = _load(path, names, types)
+        else:
+            try:  # `float64` would not hold nanoseconds
+                with warnings.catch_warnings():
+                    warnings.simplefilter('error', DeprecationWarning)  # of 1.5 read as 1
+                    table = _load(path, names, {**types, TIME: 'i8'})
+            except (ValueError, DeprecationWarning):
+                table = _load(path, names, {**types, TIME: 'f8'})
     except ValueError as error:  # includes UnicodeDecodeError
-        raise _explain(path, names, str(error)) from error
-    out = Interactions(*(np.ascontiguousarray(table[name]) for name in COLUMNS))
+        raise _explain(path, names, str(error), timestamps) from error
+    columns = [*COLUMNS, TIME] if timestamps else COLUMNS
+    out = Interactions(*(np.ascontiguousarray(table[name]) for name in columns))
     if min(out.user.min(), out.item.min(), out.label.min()) < 0 or out.label.max() > 2:
-        raise _explain(path, names, 'an id or a split label is out of range')
+        raise _explain(path, names, 'an id or a split label is out of range', timestamps)
+    if out.time is not None and not np.isfinite(out.time).all():
+        raise _explain(path, names, 'a time is not finite', timestamps)
+    if out.time is not None and out.time.size > 1 and (out.time == out.time[0]).all():
+        raise ValueError(
+            f"'{path}' has the {TIME} {out.time[0]} in every line, which orders nothing. Please "
+            f'read it without timestamps'
+        )
 
     for kind, index in (('userID', out.user), ('itemID', out.item)):
         # Every id up to the largest becomes a row of a table: a stray id would fill the memory.
@@ -59,6 +78,14 @@ def read_interactions(path: Path) -> Interactions:
                 f'Please renumber the ids to 0, 1, 2, ...'
             )
     return out
+
+
+def _load(path: Path, names: list[str], types: dict[str, str]) -> np.ndarray:
+    # Columns that are not needed are read as one character each: they may hold anything.
+    dtype = [(name, types.get(name, 'U1')) for name in names]
+    return np.loadtxt(
+        path, dtype=dtype, delimiter='\t', skiprows=1, comments=None, encoding='utf-8', ndmin=1
+    )
 
 
 def _read_header(path: Path) -> list[str]:
@@ -87,7 +114,7 @@ def _has_rows(path: Path) -> bool:
         return any(line.strip() for line in f)
 
 
-def _explain(path: Path, names: list[str], fallback: str) -> ValueError:
+def _explain(path: Path, names: list[str], fallback: str, timestamps: bool) -> ValueError:
     # Only reached once something failed: finds the first faulty line, in plain Python.
     with open(path, 'rb') as f:
         for number, line in enumerate(f, start=1):
@@ -104,6 +131,8 @@ def _explain(path: Path, names: list[str], fallback: str) -> ValueError:
                     f'{line[:60]!r}'
                 )
             for name, text in zip(names, fields):
+                if name == TIME and timestamps and not _is_number(text):
+                    return ValueError(f'{where}: {TIME} is {text!r}, expected a number')
                 if name not in COLUMNS:
                     continue
                 digits = text.strip()
@@ -120,6 +149,13 @@ def _explain(path: Path, names: list[str], fallback: str) -> ValueError:
                 if value >= 2**63:
                     return ValueError(f'{where}: {name} {value} does not fit into 64 bits')
     return ValueError(f"'{path}' cannot be read: {fallback}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -56,6 +56,7 @@ class AmazonReviews(InteractionFolder):
         url (str, optional): A mirror: the address of a folder with the raw files.
             (default: :obj:`None`, the authors')
         cache_dir (str, optional): As in :class:`InteractionFolder`. (default: :obj:`None`)
+        timestamps (bool, optional): As in :class:`InteractionFolder`. (default: :obj:`False`)
         progress (bool, optional): Whether to show progress bars. (default: :obj:`False`)
 
     Attributes:
@@ -96,6 +97,7 @@ class AmazonReviews(InteractionFolder):
         fill: str = 'mask',
         url: str | None = None,
         cache_dir: str | os.PathLike | None = None,
+        timestamps: bool = False,
         progress: bool = False,
     ) -> None:
         self.category = find_category(name)
@@ -112,7 +114,7 @@ class AmazonReviews(InteractionFolder):
         with without_counts():
             super().__init__(
                 root, transform, pre_transform, force_reload,
-                modalities=modalities, cache_dir=cache_dir,
+                modalities=modalities, cache_dir=cache_dir, timestamps=timestamps,
             )  # fmt: skip
         self.user_ids, self.item_ids = load_ids(self.folder)
 

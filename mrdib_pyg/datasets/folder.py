@@ -26,7 +26,8 @@ class InteractionFolder(InMemoryDataset):
 
     * exactly one :obj:`*.inter`: tab separated, with a header that names the columns
       :obj:`userID`, :obj:`itemID` (integers from 0) and :obj:`x_label` (0 train, 1 validation,
-      2 test) in any order; other columns, such as ratings and timestamps, are not used,
+      2 test) in any order; other columns, such as ratings, are not used, and :obj:`timestamp`
+      only if asked for,
     * any number of :obj:`<modality>_feat.npy`: ``[num_items, F]``, row ``i`` belongs to item
       ``i``; cast to :obj:`float32`; rows of zeros are features like any others,
     * optionally :obj:`<modality>_mask.npy`: ``bool`` ``[num_items]``, :obj:`False` for items
@@ -56,6 +57,9 @@ class InteractionFolder(InMemoryDataset):
             :obj:`pre_transform` (one that prints as an address, such as a function, has none, and
             its data are not kept). Without it nothing is written. A file that is damaged, or holds
             more than tensors and plain values, is not used. (default: :obj:`None`)
+        timestamps (bool, optional): Reads the column :obj:`timestamp`, numbers in any unit, which
+            :class:`~mrdib_pyg.transforms.InteractionSplit` orders by. Of a repeated pair the
+            earliest counts. (default: :obj:`False`)
 
     Shapes:
         - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where the folder has
@@ -63,6 +67,8 @@ class InteractionFolder(InMemoryDataset):
         - ``data['user', 'rates', 'item'].edge_index``: ``[2, num_train]``, sorted by user, item
         - ``data['user', 'val', 'item'].edge_label_index`` and
           ``data['user', 'test', 'item'].edge_label_index``: ``[2, num_held_out]``, likewise
+        - ``time`` of each of the three, if asked for: ``int64``, or ``float64`` where a time is no
+          whole number
 
     Raises:
         FileNotFoundError: If the folder, its table or a modality asked for does not exist.
@@ -112,17 +118,19 @@ class InteractionFolder(InMemoryDataset):
         *,
         modalities: Sequence[str] | None = None,
         cache_dir: str | os.PathLike | None = None,
+        timestamps: bool = False,
     ) -> None:
         # `process()` is not overridden, so the base class creates no folder in `root`.
         super().__init__(os.fspath(root), transform, pre_transform, force_reload=force_reload)
         self.cache_dir = None if cache_dir is None else osp.expanduser(os.fspath(cache_dir))
         table, features, masks = _find_files(Path(self.folder), modalities)
         self.name = table.stem
+        self.timestamps = timestamps
 
         cache = self._cache_path([table, *features.values(), *masks.values()])
         data = None if cache is None or force_reload else read_cache(cache)
         if data is None:
-            data = _read_folder(table, features, masks)
+            data = _read_folder(table, features, masks, timestamps)
             if pre_transform is not None:
                 data = pre_transform(data)
             if cache is not None:
@@ -142,7 +150,7 @@ class InteractionFolder(InMemoryDataset):
         printed = repr(self.pre_transform)
         if self.cache_dir is None or ' at 0x' in printed:
             return None
-        key = hashlib.sha256(f'{VERSION} {printed}'.encode())
+        key = hashlib.sha256(f'{VERSION} {self.timestamps} {printed}'.encode())
         for file in files:
             stat = file.stat()
             key.update(f'\n{file.resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode())
@@ -190,8 +198,10 @@ def _find_files(
     return tables[0], features, masks
 
 
-def _read_folder(table: Path, features: dict[str, Path], masks: dict[str, Path]) -> HeteroData:
-    user, item, label = read_interactions(table)
+def _read_folder(
+    table: Path, features: dict[str, Path], masks: dict[str, Path], timestamps: bool
+) -> HeteroData:
+    user, item, label, time = read_interactions(table, timestamps)
     if not (label == 0).any():
         raise ValueError(f"'{table}' holds no training interaction (x_label 0)")
     data = HeteroData()
@@ -222,7 +232,13 @@ def _read_folder(table: Path, features: dict[str, Path], masks: dict[str, Path])
     seen: dict[str, np.ndarray] = {}
     for value, (split, relation) in enumerate(SPLITS):
         rows = label == value
-        code = np.unique(user[rows] * num_items + item[rows])
+        code = user[rows] * num_items + item[rows]
+        if time is None:
+            code = np.unique(code)
+        else:
+            order = np.lexsort((time[rows], code))
+            code, places = np.unique(code[order], return_index=True)  # the first, by time
+            data['user', relation, 'item'].time = torch.from_numpy(time[rows][order][places])
         if code.size < rows.sum():
             notes.append(f'dropped {rows.sum() - code.size} repeated pair(s) of the {split} split')
         for other, other_code in seen.items():

@@ -31,6 +31,7 @@ class InteractionTable(InteractionFolder):
         modalities (sequence of str, optional): The modalities to read. (default: :obj:`None`, all)
         cache_dir (str, optional): As in :class:`InteractionFolder` and in :func:`prepare_table`:
             for data and for vectors of texts. (default: :obj:`None`)
+        timestamps (bool, optional): As in :class:`InteractionFolder`. (default: :obj:`False`)
         **kwargs (optional): Further arguments of :func:`prepare_table`, such as :obj:`time`,
             :obj:`features` and :obj:`split`.
 
@@ -67,6 +68,7 @@ class InteractionTable(InteractionFolder):
         item: str,
         modalities: Sequence[str] | None = None,
         cache_dir: str | os.PathLike | None = None,
+        timestamps: bool = False,
         **kwargs: Any,
     ) -> None:
         root = os.path.expanduser(os.fspath(root))
@@ -77,7 +79,7 @@ class InteractionTable(InteractionFolder):
         with without_counts():
             super().__init__(
                 root, transform, pre_transform, force_reload,
-                modalities=modalities, cache_dir=cache_dir,
+                modalities=modalities, cache_dir=cache_dir, timestamps=timestamps,
             )  # fmt: skip
         self.user_ids, self.item_ids = load_ids(root)
 

@@ -4,13 +4,14 @@ from pathlib import Path
 import torch
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.datasets._read import COLUMNS
+from mrdib_pyg.datasets._read import COLUMNS, TIME
 from mrdib_pyg.datasets._write import write_array, write_table
 from mrdib_pyg.datasets.folder import SPLITS
 
 
 def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
-    r"""Writes :obj:`data` in the layout that :class:`InteractionFolder` reads.
+    r"""Writes :obj:`data` in the layout that :class:`InteractionFolder` reads, and timestamps where
+    all edges have :obj:`time`.
 
     Args:
         data (HeteroData): The data of any dataset of this package.
@@ -32,10 +33,16 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
         if prefix in ('x', 'has') and modality:
             path = folder / f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'
             write_array(path, value.cpu().numpy())
-    rows = []
+    rows, times = [], []
     for label, (_, relation) in enumerate(SPLITS):
         key = 'edge_index' if label == 0 else 'edge_label_index'
-        index = data['user', relation, 'item'][key].cpu()
+        store = data['user', relation, 'item']
+        index = store[key].cpu()
         rows.append(torch.cat([index, torch.full_like(index[:1], label)]))
+        times += [store.time.cpu()] if 'time' in store else []
     # The table comes last: without it, a folder is not taken for a data set.
-    write_table(table, dict(zip(COLUMNS, torch.cat(rows, dim=1).numpy())))
+    user, item, split = torch.cat(rows, dim=1).numpy()
+    columns = {COLUMNS[0]: user, COLUMNS[1]: item}
+    if len(times) == len(SPLITS):
+        columns[TIME] = torch.cat(times).numpy()
+    write_table(table, {**columns, COLUMNS[2]: split})

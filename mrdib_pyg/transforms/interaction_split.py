@@ -18,7 +18,8 @@ class InteractionSplit(BaseTransform):
         strategy (str, optional): :obj:`"random"` for a draw per user, :obj:`"leave_one_out"` for
             the last two interactions of each user, or :obj:`"temporal"` for two moments that are
             the same for all. The last two read the attribute :obj:`time` of each of the three edge
-            types. (default: :obj:`"random"`)
+            types, which :class:`~mrdib_pyg.datasets.InteractionFolder` has with
+            :obj:`timestamps=True`. (default: :obj:`"random"`)
         seed (int, optional): Of :obj:`"random"`. (default: :obj:`0`)
         ratios (tuple, optional): Of :obj:`"temporal"`: the shares of training, validation and test.
             (default: :obj:`(0.8, 0.1, 0.1)`)
@@ -28,6 +29,8 @@ class InteractionSplit(BaseTransform):
 
     Example:
         >>> data = InteractionFolder('data/baby', pre_transform=InteractionSplit(seed=1))[0]
+        >>> data = InteractionFolder('data/shop', timestamps=True,
+        ...                          pre_transform=InteractionSplit('temporal'))[0]
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class InteractionSplit(BaseTransform):
                 if 'time' not in store:
                     raise ValueError(
                         f"the strategy '{self.strategy}' needs the times of all edges, but "
-                        f"data['user', '{relation}', 'item'] has no attribute 'time'"
+                        f"data['user', '{relation}', 'item'] has no attribute 'time'. "
+                        f'Please read a folder by `InteractionFolder(..., timestamps=True)`'
                     )
                 times.append(store.time)
         index = torch.cat(indices, dim=1)

@@ -1,4 +1,5 @@
 import torch
+from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
@@ -33,7 +34,11 @@ class PruneEdges(BaseTransform):
             generator = torch.Generator(edge_index.device).manual_seed(self.seed)
         num_nodes = (int(data['user'].num_nodes), int(data['item'].num_nodes))
         kept = prune_edges(edge_index, self.ratio, num_nodes=num_nodes, generator=generator)
-        data[EDGE].edge_index = edge_index[:, kept]
+        store = data[EDGE]
+        for key, value in list(store.items()):
+            if key != 'edge_index' and isinstance(value, Tensor) and store.is_edge_attr(key):
+                store[key] = value[kept]
+        store.edge_index = edge_index[:, kept]
         return data
 
     def __repr__(self) -> str:

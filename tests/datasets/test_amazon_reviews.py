@@ -90,6 +90,12 @@ def test_amazon_reviews_are_prepared_once_for_each_choice(published, monkeypatch
     InteractionFolder(again.folder)
 
 
+def test_amazon_reviews_with_timestamps(raw):
+    data = AmazonReviews(raw, 'Baby', modalities=[], timestamps=True)[0]
+    time = np.concatenate([store.time.numpy() for store in data.edge_stores])
+    assert (np.sort(time) == 1_300_000_000 + 86_400 * np.arange(96)).all()
+
+
 def test_amazon_reviews_of_other_inputs(raw):
     calls = []
 

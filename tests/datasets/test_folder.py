@@ -11,6 +11,7 @@ from torch_geometric.data import Data, HeteroData, InMemoryDataset
 from torch_geometric.transforms import BaseTransform
 
 from mrdib_pyg.datasets import InteractionFolder, data_hash, write_folder
+from mrdib_pyg.transforms import InteractionSplit
 
 HEADER = 'userID\titemID\tx_label\n'
 # Three users, four items; each user has a training interaction.
@@ -389,6 +390,100 @@ def test_folder_cache_failing_to_save(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space left'):
         InteractionFolder(make(tmp_path / 'data'), cache_dir=tmp_path / 'cache')
     assert list((tmp_path / 'cache').iterdir()) == []
+
+
+TIMED = 'userID\titemID\ttimestamp\tx_label\n'
+
+
+def timed(times, extra=''):
+    rows = [row.split('\t') for row in ROWS.splitlines()]
+    return TIMED + ''.join(f'{u}\t{i}\t{t}\t{x}\n' for (u, i, x), t in zip(rows, times)) + extra
+
+
+def times(data):
+    return [store.time.tolist() for store in data.edge_stores]
+
+
+@pytest.mark.parametrize(
+    ('values', 'expected'),
+    [
+        (['7', '6', '5', '4', '3', '2', '1'], [7, 6, 5, 4, 3, 2, 1]),
+        ([str(1_700_000_000_000_000_001 + n) for n in range(7)],
+         [1_700_000_000_000_000_001 + n for n in range(7)]),
+        (['7', '6.5', '5', '4', '1e3', '2.0', '-1'], [7, 6.5, 5, 4, 1e3, 2, -1]),
+    ],
+    ids=['int', 'nanoseconds', 'float'],
+)  # fmt: skip
+def test_folder_timestamps(tmp_path, values, expected):
+    make(tmp_path, timed(values), image_feat=feat())
+    data = InteractionFolder(tmp_path, timestamps=True)[0]
+    assert times(data) == [expected[:4], expected[4:5], expected[5:]]
+    dtype = torch.int64 if isinstance(expected[1], int) else torch.float64
+    assert data['user', 'val', 'item'].time.dtype == dtype and data.validate()
+    plain = InteractionFolder(tmp_path)[0]
+    assert not any('time' in store for store in plain.edge_stores)
+    assert data_hash(data) == data_hash(plain)
+
+
+def test_folder_timestamps_of_repeated_pairs(tmp_path):
+    make(tmp_path, timed(range(10, 17), '0\t0\t3\t0\n2\t3\t99\t0\n'))
+    with pytest.warns(UserWarning, match=r'dropped 2 repeated pair\(s\)'):
+        data = InteractionFolder(tmp_path, timestamps=True)[0]
+    assert times(data) == [[3, 11, 12, 13], [14], [15, 16]]
+
+
+def test_folder_split_by_time(tmp_path):
+    """Every user's last interaction is for test, the one before for validation."""
+    rng = np.random.default_rng(0)
+    code = rng.choice(20 * 30, 200, replace=False)
+    time = rng.permutation(200)
+    table = TIMED + ''.join(
+        f'{c // 30}\t{c % 30}\t{t}\t{x}\n' for c, t, x in zip(code, time, rng.integers(0, 3, 200))
+    )
+    make(tmp_path / 'a', table)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        data = InteractionFolder(
+            tmp_path / 'a', timestamps=True, cache_dir=tmp_path / 'c',
+            pre_transform=InteractionSplit('leave_one_out'),
+        )[0]  # fmt: skip
+        with pytest.raises(ValueError, match="no attribute 'time'.*timestamps=True"):
+            InteractionFolder(
+                tmp_path / 'a', cache_dir=tmp_path / 'c',
+                pre_transform=InteractionSplit('leave_one_out'),
+            )  # fmt: skip
+        write_folder(data, tmp_path / 'b')
+        again = InteractionFolder(tmp_path / 'b', timestamps=True)[0]
+    expected = {'rates': set(), 'val': set(), 'test': set()}
+    for user in range(20):
+        items = [(t, c % 30) for c, t in zip(code, time) if c // 30 == user]
+        for place, (t, item) in enumerate(sorted(items, reverse=True)):
+            held_out = place < 2 and len(items) > 2
+            expected[('test', 'val')[place] if held_out else 'rates'].add((user, item, t))
+    for out in (data, again):
+        for relation, rows in expected.items():
+            store = out['user', relation, 'item']
+            index = store['edge_index' if relation == 'rates' else 'edge_label_index']
+            assert set(zip(*index.tolist(), store.time.tolist())) == rows
+
+
+@pytest.mark.parametrize(
+    ('table', 'message'),
+    [
+        (HEADER + ROWS, "no column 'timestamp' in its header"),
+        (timed(['1', 'x', *'34567']), "line 3 of '{}/toy.inter': timestamp is 'x', expected"),
+        (timed(['1', '', *'34567']), "line 3 of '{}/toy.inter': timestamp is '', expected"),
+        (timed(['1', '2', 'nan', *'4567']), "line 4 of '{}/toy.inter': timestamp is 'nan'"),
+        (timed(['0'] * 7), 'has the timestamp 0 in every line, which orders nothing'),
+        (timed('1234567', '0\tB\t8\t0\n'), "line 9 of '{}/toy.inter': itemID is 'B'"),
+    ],
+    ids=['no column', 'word', 'empty', 'nan', 'constant', 'item'],
+)
+def test_folder_timestamps_refused(tmp_path, table, message):
+    make(tmp_path, table)
+    with pytest.raises(ValueError) as info:
+        InteractionFolder(tmp_path, timestamps=True)
+    assert message.format(tmp_path) in str(info.value)
 
 
 def test_write_folder(tmp_path):

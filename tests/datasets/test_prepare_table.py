@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import (
@@ -759,6 +760,13 @@ def test_interaction_table(tmp_path):
             root, tmp_path / 't.csv', force_reload=True, **{**arguments, 'seed': 4}
         )
     assert new[0]['user'].num_nodes == 4
+
+
+def test_interaction_table_with_timestamps(tmp_path):
+    table = frame(at='float64')
+    data = InteractionTable(tmp_path / 'shop', table, **NAMES, time='at', timestamps=True)[0]
+    time = torch.cat([store.time for store in data.edge_stores]).tolist()
+    assert sorted(time) == [5, 10, 20, 30, 40, 50, 70]
 
 
 def test_interaction_table_of_other_inputs(tmp_path):

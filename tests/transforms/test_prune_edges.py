@@ -28,6 +28,13 @@ def test_edges_are_dropped():
     assert not torch.equal(transform(data)[EDGE].edge_index, transform(data)[EDGE].edge_index)
 
 
+def test_attributes_of_edges_stay_with_them():
+    data = make_data()
+    data[EDGE].time = data[EDGE].edge_index[0] * 20 + data[EDGE].edge_index[1]
+    store = PruneEdges(0.8)(data)[EDGE]
+    assert torch.equal(store.time, store.edge_index[0] * 20 + store.edge_index[1])
+
+
 def test_repr_and_errors():
     assert repr(PruneEdges(0.9)) == 'PruneEdges(ratio=0.9, seed=None)'
     with pytest.raises(ValueError, match=r"'ratio' must lie in \[0, 1\) \(got 1\)"):
