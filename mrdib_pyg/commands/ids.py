@@ -1,7 +1,6 @@
 """How commands read the ids of users and items."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from mrdib_pyg.commands.arguments import Usage, integers
@@ -11,7 +10,8 @@ def read_ids(option: str, text: str, ids: Any, size: int) -> list[int]:
     r"""Reads ids, or the file that holds them, and returns indices.
 
     Where there are ids of the user's own, a file has one a line, and a list has commas between
-    them; otherwise ids are integers between commas or white space.
+    them; white space around one only counts where the data have that id. Otherwise ids are integers
+    between commas or white space.
 
     Args:
         option (str): The option, for messages.
@@ -38,12 +38,14 @@ def read_id_file(option: str, path: str, ids: Any, size: int) -> list[int]:
     r"""As :func:`read_ids`, of a file only."""
     option = f"{option}, file '{path}'"
     try:
-        text = Path(path).read_text(encoding='utf-8-sig')
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            text = file.read()
     except FileNotFoundError:
         raise Usage(f'{option}: there is no such file') from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise Usage(f'{option}, is not a text file of ids') from None
-    return _indices(option, text.splitlines(), ids, size)
+    # Not `splitlines`: an id may hold what other systems take for the end of a line.
+    return _indices(option, text.replace('\r\n', '\n').split('\n'), ids, size)
 
 
 def _indices(option: str, parts: list[str], ids: Any, size: int) -> list[int]:
@@ -53,7 +55,8 @@ def _indices(option: str, parts: list[str], ids: Any, size: int) -> list[int]:
             if not 0 <= index < size:
                 raise Usage(f'{option} must be ids from 0 to {size - 1} (got {index})')
         return out
-    names = [part.strip() for part in parts if part.strip()]
+    names = [part if part in ids else part.strip() for part in parts]
+    names = [name for name in names if name in ids or name]
     if len(names) == 0:
         raise Usage(f'{option} names nothing; pass ids separated by commas')
     for name in names:

@@ -62,7 +62,8 @@ def read_order(source: Any) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"the order of items: there is no file '{path}'")
     try:
-        lines = path.read_text(encoding='utf-8-sig').split('\n')
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            lines = file.read().split('\n')
     except UnicodeDecodeError as e:
         raise ValueError(f"'{path}' is no text file of ids, one a line ({e})") from e
     if lines[-1] == '':
