@@ -44,7 +44,8 @@ def find_prepared(
         ValueError: If the folder holds anything else.
     """
     before = PrepareReport.load(folder) if reuse and not force else None
-    known = {} if before is None else before.settings.get('inputs', {})
+    known: Any = getattr(before, 'settings', None)  # whatever the file holds
+    known = known.get('inputs') if isinstance(known, Mapping) else None
     known = known if isinstance(known, Mapping) else {}
     if not reuse:
         check_target(folder, report, force, reuse)  # before files are read
@@ -66,7 +67,7 @@ def find_prepared(
             f"Give the text encoder an attribute 'name' that identifies it, and data are reused",
             stacklevel=4,
         )
-        return None
+        return check_target(folder, report, True, reuse)
     return before
 
 

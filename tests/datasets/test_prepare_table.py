@@ -830,6 +830,17 @@ def test_text_encoders_without_a_name(tmp_path):
     def named(texts):
         return [[3.0]] * len(texts)
 
+    # What is replaced then is what `force` would replace.
+    np.save(tmp_path / 'root' / 'mine_feat.npy', np.ones((2, 1)))
+    with pytest.warns(UserWarning, match='prepared anew'):
+        with pytest.raises(ValueError, match='holds mine_feat.npy, whose rows belong to'):
+            data(lambda texts: [[2.0]] * len(texts))
+    (tmp_path / 'root' / 'report.json').write_text(
+        '{"source": "", "settings": [], "rows": 0, "dropped": {}, "kept": {}, "split": {}, '
+        '"modalities": {}, "notes": {}}'
+    )
+    with pytest.raises(ValueError, match='from another table or by other settings'):
+        data(lambda texts: [[2.0]] * len(texts))
     named.name = 'three'
     assert data(named, 'named') == data(named, 'named') == [[3], [3]]
     named.name = 'four'
