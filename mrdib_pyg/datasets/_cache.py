@@ -28,7 +28,7 @@ def read_cache(path: Path) -> Data | HeteroData | None:
         return None
     try:
         # Never `InMemoryDataset.load`: it falls back to pickle, by which a file runs its own code.
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        content = torch.load(path, weights_only=True)
         return _KINDS[content['kind']].from_dict(content['data'])
     except Exception as error:  # whatever bytes at random lead to
         reason = (str(error).splitlines() or [''])[0][:100]
