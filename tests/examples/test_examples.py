@@ -58,7 +58,7 @@ EXAMPLES = [
     (
         'amazon_baby.py',
         ['--dry-run', '--category', 'sports'],
-        r'ratings_Sports_and_Outdoors.csv: missing, from http://.*\nmeta_.*\nimage_features_.*\n',
+        r'ratings_Sports_and_Outdoors.csv: missing, from https://.*\nmeta_.*\nimage_features_.*\n',
     ),
     (
         'serve_and_query.py',
