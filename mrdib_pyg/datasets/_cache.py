@@ -30,11 +30,10 @@ def read_cache(path: Path) -> Data | HeteroData | None:
         # Never `InMemoryDataset.load`: it falls back to pickle, by which a file runs its own code.
         content = torch.load(path, weights_only=True)
         return _KINDS[content['kind']].from_dict(content['data'])
-    except Exception as error:  # whatever bytes at random lead to
-        reason = (str(error).splitlines() or [''])[0][:100]
+    except Exception as error:  # whatever bytes at random lead to; its text advises to use pickle
         warnings.warn(
             f"'{path}' is damaged, or holds more than tensors and plain values, and is not used: "
-            f'the data are read anew ({type(error).__name__}: {reason})',
+            f'the data are read anew ({type(error).__name__})',
             stacklevel=3,
         )
         return None
