@@ -248,7 +248,49 @@ PID_TIME: dict[str, Any] = {
     'versions': VERSIONS,
     'machine': MACHINE,
 }
-_PID = {'pid_truth': PID_TRUTH, 'pid_training': PID_TRAINING, 'pid_time': PID_TIME}
+_COUNTS: dict[str, Any] = {
+    'inputs': positive,
+    'loaded': not_negative,
+    'hangs': not_negative,
+}
+#: ``tests/fuzz/run.py``.
+FUZZ: dict[str, Any] = {
+    'benchmark': {'fuzz'},
+    'command': text,
+    'date': text,
+    'complete': bool,
+    'seed': not_negative,
+    'examples': positive,
+    'memory_mib': positive,
+    'patience_seconds': positive,
+    'total': {
+        **_COUNTS,
+        'readers': positive,
+        'refused': not_negative,
+        'undocumented': not_negative,
+    },
+    'readers': Each(
+        {
+            **_COUNTS,
+            'reader': text,
+            'file': text,
+            'refused': Each(positive, keys=str),
+            'undocumented': Each(positive, keys=str),
+            'peak_mib': not_negative,
+            'seconds': not_negative,
+            'longest_seconds': not_negative,
+        },
+        at_least=1,
+    ),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
+_NAMED = {
+    'pid_truth': PID_TRUTH,
+    'pid_training': PID_TRAINING,
+    'pid_time': PID_TIME,
+    'fuzz': FUZZ,
+}
 _TRAINED: dict[str, Any] = {
     'model': Maybe(text),
     'settings': Maybe(Each(scalar, keys=str)),
@@ -321,7 +363,8 @@ COLD: dict[str, Any] = {
 
 def validate(value: Any) -> str:
     r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'``,
-    ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``, ``'missing'`` or ``'cold'``.
+    ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``, ``'fuzz'``, ``'missing'`` or
+    ``'cold'``.
 
     Raises:
         ValueError: If it has another form, with the place.
@@ -333,8 +376,10 @@ def validate(value: Any) -> str:
         _check_rows(value)
         return 'speed'
     kind = value.get('benchmark')
-    if isinstance(kind, str) and kind in _PID:
-        check(value, _PID[kind], 'result')
+    if isinstance(kind, str) and kind in _NAMED:
+        check(value, _NAMED[kind], 'result')
+        if kind == 'fuzz':
+            _check_counts(value)
         return kind
     if 'runs' in value:
         kind = 'missing' if 'modality' in value.get('settings', {}) else 'cold'
@@ -361,6 +406,18 @@ def _check_rows(value: dict[str, Any]) -> None:
         methods.add((case, row['method']))
         if row['role'] == 'baseline':
             baselines.add(case)
+
+
+def _check_counts(value: dict[str, Any]) -> None:
+    total = dict.fromkeys(value['total'], 0)
+    for row in value['readers']:
+        counts = {'inputs': row['inputs'], 'loaded': row['loaded'], 'hangs': row['hangs']}
+        counts |= {key: sum(row[key].values()) for key in ('refused', 'undocumented')}
+        if counts['inputs'] != sum(counts.values()) - counts['inputs']:
+            raise ValueError(f'result.readers: the inputs of {row["reader"]!r} do not add up')
+        total = {key: total[key] + counts.get(key, 1) for key in total}
+    if total != value['total']:
+        raise ValueError(f'result.total is not that of the readers, {total}')
 
 
 def check(value: Any, form: Any, place: str) -> None:

@@ -50,7 +50,7 @@ def find_dataset(args: argparse.Namespace) -> str:
     try:
         dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
         assert isinstance(dataset, str)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+    except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise Usage(
             f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
             f'made by `mrdib train`, or --dataset'

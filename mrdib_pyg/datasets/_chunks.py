@@ -104,7 +104,8 @@ class Chunks:
                 self._check_columns(file.schema_arrow.names)
                 for batch in file.iter_batches(ROWS, columns=self.columns):
                     self.num_rows += batch.num_rows
-                    yield batch.to_pandas(ignore_metadata=True)
+                    # Metadata of pandas are read even where they are to be ignored.
+                    yield batch.replace_schema_metadata(None).to_pandas()
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
             raise ValueError(
                 f'{self.name} is damaged or not a Parquet file ({_first_line(e)})'

@@ -76,7 +76,7 @@ def _from_npz(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     try:
         with open(path, 'rb') as file, zipfile.ZipFile(file) as archive:
-            vectors = _Npz(archive)
+            vectors = Npz(archive)
             if len(vectors) == 1 and order is not None:
                 return _by_order(f"'{path}'", vectors[next(iter(vectors))], item_ids, order)
             return _by_id(f"'{path}'", vectors, item_ids)
@@ -87,7 +87,7 @@ def _from_npz(
         ) from e
 
 
-class _Npz(Mapping[str, np.ndarray]):
+class Npz(Mapping[str, np.ndarray]):
     r"""The arrays of an archive, none of which may claim more than there is."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:

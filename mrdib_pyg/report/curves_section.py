@@ -139,7 +139,7 @@ def _table(groups: Sequence[Group], terms: Sequence[str]) -> Table:
 
 def _at_best(run: RunFolder, name: str) -> Any:
     best = run.best_epoch
-    if best is None or best > len(run.history):
+    if best is None or not 1 <= best <= len(run.history):
         return None
     return run.history[best - 1]['train'].get(name)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.groups import Group, mean_and_spread
+from mrdib_pyg.report.run_folder import is_number
 from mrdib_pyg.report.section import (
     MINUS,
     Block,
@@ -238,7 +239,7 @@ def _cost(groups: Sequence[Group]) -> Table:
             ('num_parameters', '{:,.0f}'), ('best_epoch', '{:.0f}'), ('num_epochs', '{:.0f}'),
             ('epoch_seconds', '{:.2f}'), ('seconds', '{:,.0f}'),
         ):  # fmt: skip
-            values = [r.results[key] for r in group.runs if r.results and key in r.results]
+            values = [x for r in group.runs if r.results and is_number(x := r.results.get(key))]
             if not values:
                 row.append(Cell('–'))
                 continue
@@ -270,7 +271,7 @@ def _signed(x: float) -> str:
 
 def _cutoff(key: str) -> int:
     k = key.partition('@')[2]
-    return int(k) if k.isdecimal() else 0
+    return int(k) if k.isdecimal() and len(k) < 10 else 0
 
 
 def _slug(text: str) -> str:

@@ -1,5 +1,7 @@
 import json
+import sys
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
@@ -90,7 +92,8 @@ def load_run_folder(path: str | Path) -> RunFolder:
         )
     config = _read(path / 'config.json')
     fits = isinstance(config, dict) and isinstance(config.get('model'), str)
-    if not fits or not all(isinstance(config.get(key), dict) for key in ('settings', 'fit')):
+    fits = fits and all(isinstance(config.get(key), dict) for key in ('settings', 'fit'))
+    if not fits or not isinstance(config['settings'].get('mrdib', {}), (dict, NoneType)):
         raise ValueError(
             f"'{path}' has no readable config.json, so it is no run folder; pass a folder made by "
             f'`mrdib train`'
@@ -112,14 +115,16 @@ def load_run_folder(path: str | Path) -> RunFolder:
 
 
 def is_number(value: Any) -> bool:
-    r"""Whether a value that was read from JSON is a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    r"""Whether a value that was read from JSON is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # JSON of Python has NaN, and integers without end
 
 
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -144,7 +149,7 @@ def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         fits = isinstance(row, dict) and isinstance(row.get('train'), dict)
         if not fits or row.get('epoch') != len(out) + 1:

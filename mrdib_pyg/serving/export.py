@@ -112,18 +112,23 @@ def load_export(folder: str | Path) -> Export:
         if info['version'] != VERSION:
             raise ValueError(f'its version is {info["version"]!r}')
         sums, raw = dict(info['sha256']), dict(info['raw_ids'])
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ValueError(f"'{folder / 'export.json'}' is no {VERSION} ({e}); export again") from e
     for name in (TENSORS, *TABLES.values()):
         if _sha256(folder / name) != sums.get(name):
             raise ValueError(f"'{folder / name}' is not the file that was exported; export again")
-    tensors = safetensors.load_file(folder / TENSORS)
-    ids = {
-        kind: IdMap(parquet.read_table(folder / name, columns=['id'])['id'].to_pylist())
-        if raw.get(kind)
-        else None
-        for kind, name in TABLES.items()
-    }
+    ids: dict[str, IdMap | None] = {}
+    try:
+        tensors = safetensors.load_file(folder / TENSORS)
+        for kind, name in TABLES.items():
+            table = parquet.read_table(folder / name, columns=['id'])['id']
+            if len(table) != len(tensors[kind]):
+                raise ValueError(f'{len(table)} ids for {len(tensors[kind])} {kind}s')
+            ids[kind] = IdMap(table.to_pylist()) if raw.get(kind) else None
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as e:  # bytes at random raise nearly anything in the two readers
+        raise ValueError(f"the files in '{folder}' are no {VERSION} ({e}); export again") from e
     return Export(tensors['user'], tensors['item'], ids['user'], ids['item'], info)
 
 

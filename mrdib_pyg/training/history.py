@@ -46,7 +46,7 @@ class History:
         for line in text.splitlines()[:num_epochs]:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 break
             if not isinstance(row, dict) or row.get('epoch') != len(self.epochs) + 1:
                 break

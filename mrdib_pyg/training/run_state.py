@@ -21,6 +21,7 @@ from mrdib_pyg.training.checkpoint import (
 )
 from mrdib_pyg.training.history import History
 
+COUNTS = ('epoch', 'best_epoch', 'num_bad')
 RUN_FILES = ('config.json', 'history.jsonl', 'best.pt', 'last.pt', 'results.json')
 
 
@@ -134,7 +135,7 @@ class RunState:
                 self.history.restore(0)
             return
         state = load_checkpoint(out / 'last.pt')
-        missing = {'identity', 'num_bad', 'model', 'optimizer'} - set(state)
+        missing = {'identity', *COUNTS, 'best_metric', 'model', 'optimizer'} - set(state)
         if missing:
             raise CheckpointError(
                 f"'{out / 'last.pt'}' lacks {sorted(missing)}, so nothing can be continued from "
@@ -146,18 +147,39 @@ class RunState:
                 f"'{out / 'last.pt'}' was made with {difference}; use the same settings, or "
                 f'another folder'
             )
-        if state['best_epoch'] == state['epoch']:
-            best = state['model']
-        else:
-            best = load_checkpoint(out / 'best.pt')['model']
+        counts = [state[name] for name in COUNTS]
+        if (
+            any(type(n) is not int or n < 0 for n in counts)
+            or type(state['best_metric']) is not float
+        ):
+            raise CheckpointError(
+                f"'{out / 'last.pt'}' does not say how far the training was; restore it, or train "
+                f'into another folder'
+            )
+        best = state
+        if state['best_epoch'] != state['epoch']:
+            best = load_checkpoint(out / 'best.pt')
+            if best.get('epoch') != state['best_epoch'] or 'model' not in best:
+                raise CheckpointError(
+                    f"'{out / 'best.pt'}' does not hold epoch {state['best_epoch']}, which was the "
+                    f'best; restore it, or train into another folder'
+                )
+        try:
+            if best is not state:
+                self.model.load_state_dict(best['model'])
+            self.model.load_state_dict(state['model'])
+            _load_optimizer(self.optimizer, state['optimizer'])
+            if self.critic_optimizer is not None:
+                _load_optimizer(self.critic_optimizer, state['critic_optimizer'])
+        except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
+            raise CheckpointError(
+                f"the parameters in '{out}' do not fit the model {type(self.model).__name__}; "
+                f'restore the checkpoints, or train into another folder'
+            ) from e
         self.history.restore(state['epoch'])
-        self.model.load_state_dict(state['model'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        if self.critic_optimizer is not None:
-            self.critic_optimizer.load_state_dict(state['critic_optimizer'])
         self.epoch, self.best_epoch = state['epoch'], state['best_epoch']
         self.num_bad, self.best_metric = state['num_bad'], state['best_metric']
-        self.best_state = best
+        self.best_state = best['model']
         if self.best_epoch == self.epoch and not self._has_best(out):
             self._save_best(out)
 
@@ -179,6 +201,22 @@ class RunState:
         }
 
 
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    # PyTorch checks the number of the parameters only, and would fail in the first step.
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for name, value in optimizer.defaults.items():
+            if name != 'lr' and group[name] != value:
+                raise ValueError(f'the optimizer has another {name!r}')
+        for param in group['params']:
+            entry = optimizer.state.get(param)
+            if entry is None:  # it had no gradient
+                continue
+            shapes = [entry[name].shape for name in ('exp_avg', 'exp_avg_sq')]
+            if shapes != [param.shape] * 2 or entry['step'].numel() != 1:
+                raise ValueError('the moments of the optimizer have other shapes')
+
+
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     # As it will be read back, to be compared with that, and free of anything but plain values.
     try:
@@ -198,4 +236,8 @@ def _difference(found: Any, wanted: Any, name: str = '') -> str | None:
             if inner is not None:
                 return inner
         return None
-    return None if found == wanted else f'{name} {found!r} but this run has {wanted!r}'
+    try:
+        same = bool(found == wanted)
+    except RuntimeError:  # of a tensor, which is no setting
+        same = False
+    return None if same else f'{name} {found!r} but this run has {wanted!r}'

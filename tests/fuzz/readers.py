@@ -1,115 +1,32 @@
-"""Every reader of files, with a good file to start from, and the ways to spoil it."""
+"""Every reader of files, with a good file to start from: of data here, of runs in a file of
+their own.
+"""
 
 import contextlib
 import gzip
-import io
-import json
-import shutil
-import signal
 import sys
-import warnings
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'datasets'))
 
 from raw_files import features, item_id, meta_line, record  # noqa: E402
+from reader import Reader  # noqa: E402
+from run_readers import RUN_READERS  # noqa: E402
+from spoil import inside_gzip, inside_json, inside_safetensors, inside_zip  # noqa: E402
 
+from mrdib_pyg.commands.ids import read_id_file  # noqa: E402
 from mrdib_pyg.datasets import (  # noqa: E402
     IdMap,
     InteractionFolder,
-    Planted,
     PrepareReport,
     prepare_amazon,
     prepare_table,
 )
 from mrdib_pyg.datasets._literal import parse_literal  # noqa: E402
-from mrdib_pyg.nn.models import VBPR  # noqa: E402
-from mrdib_pyg.training import load_checkpoint, load_model, save_checkpoint  # noqa: E402
-
-#: What a reader may raise: a missing file, or a file that is not as it is documented.
-DOCUMENTED = (ValueError, FileNotFoundError)
-#: Seconds after which a reader counts as hanging.
-PATIENCE = 60
-#: What is put in somewhere: ends of fields and texts, huge numbers, pickles that would run code.
-TOKENS = [
-    b'\0', b'\xff' * 8, b'\xed\xa0\x80', b'\xef\xbb\xbf', b'"', b"'", b'\\', b'\n', b'\r', b'\t',
-    b',', b'-1', b'9' * 11, b'9' * 30, b'1e400', b'nan', b'inf', b'(' * 40, b'[' * 400, b'{', b'}',
-    b'-' * 900, b'cos\nsystem\n', b"__import__('os').system('x')", b'\x80\x02cposix\nsystem\n',
-    b'PK\x03\x04', b'\x1f\x8b', b'PAR1', b'\x93NUMPY', b'|O', b'<f8', b'>i2', b'True', b'None',
-]  # fmt: skip
-_PLACE = st.floats(0, 1, exclude_max=True)
-#: An edit: what, where, how much, and of what.
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(['flip', 'delete', 'repeat', 'insert', 'overwrite', 'cut', 'move']),
-        _PLACE,
-        st.integers(1, 40),
-        st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=9),
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-def spoil(content: bytes, edits: list) -> bytes:
-    for kind, place, size, token in edits:
-        at = int(place * len(content))
-        if kind == 'flip' and content:
-            content = content[:at] + bytes([content[at] ^ (1 << size % 8)]) + content[at + 1 :]
-        elif kind == 'delete':
-            content = content[:at] + content[at + size :]
-        elif kind == 'repeat':
-            content = content[:at] + content[at : at + size] * 3 + content[at + size :]
-        elif kind == 'insert':
-            content = content[:at] + token + content[at:]
-        elif kind == 'overwrite':
-            content = content[:at] + token + content[at + len(token) :]
-        elif kind == 'cut':
-            content = content[:at] if size % 2 else content[at:]
-        elif kind == 'move':
-            content = content[at:] + content[:at]
-    return content
-
-
-class Reader(NamedTuple):
-    """A reader.
-
-    Args:
-        name: Its file in the folder.
-        make: Writes good files into a folder.
-        read: Reads a folder.
-        inside: Spoils what is packed in the file, and packs it again: the checksums are right then.
-    """
-
-    name: str
-    make: Callable[[Path], None]
-    read: Callable[[Path], object]
-    inside: Callable[[bytes, list], bytes] | None = None
-
-
-def inside_gzip(content, edits):
-    return gzip.compress(spoil(gzip.decompress(content), edits), mtime=0)
-
-
-def inside_zip(content, edits):
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = sorted(members)[int(edits[0][1] * len(members))]
-    members[name] = spoil(members[name], edits)
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w') as archive:
-        for key, value in members.items():
-            archive.writestr(key, value)
-    return out.getvalue()
-
 
 ROWS = [('ann', '0', 4, 30), ('bob', '1', 5, 10), ('ann', '2', 3, 20), ('bob', '0', 1, 40)]
 FRAME = pd.DataFrame(ROWS, columns=['user', 'item', 'stars', 'at'])
@@ -151,18 +68,6 @@ def make_amazon(folder):
     (folder / 'image_features_Mini.b').write_bytes(content)
 
 
-_DATA = Planted(num_users=6, num_items=5, num_interactions=5)[0]
-
-
-def make_checkpoint(folder):
-    from mrdib_pyg.datasets import data_hash
-
-    model = VBPR(_DATA, channels=2)
-    identity = {'model': 'VBPR', 'config': {'channels': 2}, 'data_hash': data_hash(_DATA)}
-    state = {'identity': identity, 'epoch': 1, 'model': model.state_dict()}
-    save_checkpoint(folder / 'best.pt', state)
-
-
 def make_report(folder):
     prepare_table(FRAME, folder / 'made', **NAMES)
     (folder / 'report.json').write_bytes((folder / 'made' / 'report.json').read_bytes())
@@ -177,6 +82,46 @@ def read_features(name):
     return lambda folder: prepare_table(
         folder / 't.csv', folder / 'out', **NAMES, features={'a': folder / name}
     )
+
+
+def read_in_order(folder):
+    prepare_table(
+        folder / 't.csv', folder / 'out', **NAMES, features={'a': folder / 'f.npy'},
+        item_order=folder / 'order.txt',
+    )  # fmt: skip
+
+
+def read_items(name):
+    return lambda folder: prepare_table(
+        folder / 't.csv', folder / 'out', **NAMES, items=folder / name, item_id='sku',
+        text=['title', 'brand'], text_encoder=lambda texts: np.ones((len(texts), 1)),
+    )  # fmt: skip
+
+
+def make_order(folder):
+    make_features(folder)
+    (folder / 'order.txt').write_text('2\n0\n1\n')
+
+
+ITEMS = pd.DataFrame(
+    [('0', 'A "toy", red', 'x'), ('1', 'B\u00e9', None), ('2', 'C', 'y')],
+    columns=['sku', 'title', 'brand'],
+)
+
+
+def make_items(folder):
+    make_csv(folder)
+    ITEMS.to_csv(folder / 'items.csv', index=False)
+    with contextlib.suppress(ImportError):
+        ITEMS.to_parquet(folder / 'items.parquet')
+
+
+def make_lines(text):
+    return lambda folder: (folder / 'ids.txt').write_text(text, encoding='utf-8')
+
+
+def read_lines(ids, size):
+    return lambda folder: read_id_file('--users', str(folder / 'ids.txt'), ids, size)
 
 
 def read_amazon(modalities):
@@ -203,59 +148,37 @@ READERS = {
     'table .csv, no quotes': Reader('t.csv', make_csv, read_table('t.csv', quote=False)),
     'table .csv.gz': Reader(
         't.csv.gz', lambda f: FRAME.to_csv(f / 't.csv.gz', index=False), read_table('t.csv.gz'),
-        inside_gzip,
+        (inside_gzip,),
     ),
     'table .parquet': Reader(
-        't.parquet', lambda f: FRAME.to_parquet(f / 't.parquet'), read_table('t.parquet')
+        't.parquet', lambda f: FRAME.to_parquet(f / 't.parquet'), read_table('t.parquet'),
+        needs=('pyarrow',),
+    ),
+    'table of items .csv': Reader('items.csv', make_items, read_items('items.csv')),
+    'table of items .parquet': Reader(
+        'items.parquet', make_items, read_items('items.parquet'), needs=('pyarrow',)
     ),
     'item features .npy': Reader('f.npy', make_features, read_features('f.npy')),
-    'item features .npz': Reader('f.npz', make_features, read_features('f.npz'), inside_zip),
+    'item features .npz': Reader('f.npz', make_features, read_features('f.npz'), (inside_zip,)),
     'item features .safetensors': Reader(
-        'f.safetensors', make_features, read_features('f.safetensors')
+        'f.safetensors', make_features, read_features('f.safetensors'), (inside_safetensors,),
+        needs=('safetensors',),
     ),
+    'item order': Reader('order.txt', make_order, read_in_order),
     'Amazon ratings': Reader('ratings_Mini.csv', make_amazon, read_amazon([])),
-    'Amazon metadata': Reader('meta_Mini.json.gz', make_amazon, read_amazon(['text']), inside_gzip),
+    'Amazon metadata': Reader(
+        'meta_Mini.json.gz', make_amazon, read_amazon(['text']), (inside_gzip,)
+    ),
     'Amazon images': Reader('image_features_Mini.b', make_amazon, read_amazon(['image'])),
     'literals': Reader('l.txt', make_literal, read_literal),
-    'report': Reader('report.json', make_report, PrepareReport.load),
-    'checkpoint': Reader(
-        'best.pt', make_checkpoint, lambda f: load_checkpoint(f / 'best.pt'), inside_zip
+    'report of preparation': Reader(
+        'report.json', make_report, PrepareReport.load, (inside_json,), tolerant=True
     ),
-    'model': Reader(
-        'best.pt', make_checkpoint, lambda f: load_model(f / 'best.pt', _DATA), inside_zip
+    'list of indices': Reader('ids.txt', make_lines('3, 1\n0\n'), read_lines(None, 9)),
+    'list of ids': Reader(
+        'ids.txt', make_lines('ann\nb,"ob\n'), read_lines(IdMap(['ann', 'b,"ob', 'cy']), 3)
     ),
+    **RUN_READERS,
 }  # fmt: skip
-#: Optional packages that readers need.
-NEEDS = {'table .parquet': 'pyarrow', 'item features .safetensors': 'safetensors'}
-
-
-def attempt(reader: Reader, folder: Path, content: bytes) -> str:
-    """Reads spoiled content; returns ``'loaded'`` or ``'refused'``, or raises what it should not
-    have raised.
-    """
-    (folder / reader.name).write_bytes(content)
-
-    def hang(*args):
-        raise TimeoutError(f'read for more than {PATIENCE} s')
-
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(PATIENCE)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            reader.read(folder)
-        return 'loaded'
-    except DOCUMENTED as e:
-        assert str(e) != ''
-        return 'refused'
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-        shutil.rmtree(folder / 'out', ignore_errors=True)
-
-
-def as_json(counts: dict) -> str:
-    return json.dumps(counts, indent=1)
-
 
 torch.set_num_threads(1)

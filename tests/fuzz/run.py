@@ -1,78 +1,103 @@
 """Thousands of spoiled files for every reader, and what became of them.
 
-python tests/fuzz/run.py --examples 5000 --readers ids,checkpoint
+python tests/fuzz/run.py --examples 1000
+python tests/fuzz/run.py --examples 5000 --readers 'ids;checkpoint' --json counts.json
 """
 
 import argparse
-import collections
-import resource
+import datetime
+import json
+import os
 import sys
-import tempfile
-import time
-import traceback
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
-
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from readers import EDITS, READERS, attempt, spoil  # noqa: E402
+from battery import MEMORY, missing, run  # noqa: E402
+from reader import PATIENCE  # noqa: E402
+from readers import READERS  # noqa: E402
+
+from benchmarks import schema  # noqa: E402
+from mrdib_pyg.training import write_atomic  # noqa: E402
+from mrdib_pyg.training.provenance import provenance  # noqa: E402
+
+#: Packages that read files, or make the inputs.
+PACKAGES = ('hypothesis', 'pandas', 'pyarrow', 'safetensors', 'faiss-cpu')
 
 
-def fuzz(name: str, examples: int, start: int) -> dict:
-    reader = READERS[name]
-    counts: collections.Counter = collections.Counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        reader.make(folder)
-        content = (folder / reader.name).read_bytes()
-        shape = [reader.inside] if reader.inside else []
+def show(row: dict[str, Any]) -> None:
+    wrong = sum(row['undocumented'].values()) + row['hangs']
+    print(
+        f'{row["reader"]:28} {row["inputs"]:7} tried, {row["loaded"]:6} loaded, '
+        f'{sum(row["refused"].values()):6} refused, {wrong:4} wrong '
+        f'({row["seconds"]:.0f} s, {row["peak_mib"]:.0f} MiB) {row["undocumented"] or ""}',
+        flush=True,
+    )
 
-        @seed(start)
-        @settings(
-            max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(EDITS, st.sampled_from([spoil, *shape]))
-        def run(edits, how):
-            try:
-                counts[attempt(reader, folder, how(content, edits))] += 1
-            except Exception as e:
-                counts[f'{type(e).__name__}: {str(e)[:80]}'] += 1
-                if counts.total() < 10**6 and sum(counts[k] for k in counts if ':' in k) <= 3:
-                    traceback.print_exc()
-                    print(f'{name}: {edits} by {how.__name__}', file=sys.stderr)
 
-        run()
-    return dict(counts)
+def describe(rows: list[dict[str, Any]], args: argparse.Namespace, complete: bool) -> dict:
+    found = provenance()
+    for name in PACKAGES:
+        try:
+            found['versions'][name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        'benchmark': 'fuzz',
+        'command': f'python tests/fuzz/run.py --examples {args.examples} --seed {args.seed}',
+        'date': datetime.date.today().isoformat(),
+        'complete': complete,
+        'seed': args.seed,
+        'examples': args.examples,
+        'memory_mib': args.memory,
+        'patience_seconds': PATIENCE,
+        'total': {
+            'readers': len(rows),
+            'inputs': sum(row['inputs'] for row in rows),
+            'loaded': sum(row['loaded'] for row in rows),
+            'refused': sum(sum(row['refused'].values()) for row in rows),
+            'undocumented': sum(sum(row['undocumented'].values()) for row in rows),
+            'hangs': sum(row['hangs'] for row in rows),
+        },
+        'readers': rows,
+        **found,
+    }
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--examples', type=int, default=1000, help='for each reader')
+    parser.add_argument('--readers', help='names, separated by semicolons (all)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--memory', type=int, default=MEMORY, help='MiB that a spoiled file may take'
+    )
+    parser.add_argument('--json', type=Path, help='where the counts are written')
+    args = parser.parse_args(argv)
+    args.readers = args.readers.split(';') if args.readers else list(READERS)
+    for name in args.readers:
+        if name not in READERS:
+            parser.error(f'there is no reader {name!r}; there are {list(READERS)}')
+    return args
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--examples', type=int, default=2000, help='for each reader')
-    parser.add_argument('--readers', help='names, separated by commas (all)')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--memory', type=float, default=8.0, help='GiB of addresses a reader has')
-    args = parser.parse_args()
-    limit = int(args.memory * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    failed = 0
-    for name in args.readers.split(',') if args.readers else READERS:
-        begin = time.perf_counter()
-        counts = fuzz(name, args.examples, args.seed)
-        wrong = {what: n for what, n in counts.items() if what not in ('loaded', 'refused')}
-        failed += len(wrong)
-        print(
-            f'{name:28} {sum(counts.values()):7} tried, {counts.get("loaded", 0):6} loaded, '
-            f'{counts.get("refused", 0):6} refused, {sum(wrong.values()):4} wrong '
-            f'({time.perf_counter() - begin:.0f} s) {wrong or ""}', flush=True,
-        )  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f'largest memory of the process: {peak:.2f} GiB')
-    return 1 if failed else 0
+    args = parse()
+    ready = [name for name in args.readers if not missing(name)]
+    for name in args.readers:
+        if name not in ready:
+            print(f'{name:28} needs {", ".join(missing(name))}')
+    rows = run(ready, args.examples, args.seed, args.memory, show)
+    value = describe(rows, args, complete=ready == list(READERS))
+    print(json.dumps(value['total']))
+    if args.json is not None:
+        schema.validate(value)
+        write_atomic(args.json, (json.dumps(value, indent=1) + '\n').encode())
+    return 1 if value['total']['undocumented'] or value['total']['hangs'] else 0
 
 
 if __name__ == '__main__':

@@ -189,7 +189,7 @@ def load_experiment(path: str | Path, models: Sequence[str] | None = None) -> Ex
     try:
         text = path.read_text(encoding='utf-8')
         raw = json.loads(text) if path.suffix == '.json' else _toml(text)
-    except ValueError as e:  # the errors of both parsers, and of the encoding
+    except (ValueError, RecursionError) as e:  # of both parsers, and of the encoding
         raise ValueError(f"'{path}' is not readable: {e}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"'{path}' must hold a table of settings, not a {type(raw).__name__}")

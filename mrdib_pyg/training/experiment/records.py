@@ -2,12 +2,16 @@ import hashlib
 import io
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mrdib_pyg.datasets._item_features import Npz
+from mrdib_pyg.datasets._read import UNREADABLE
 from mrdib_pyg.training.atomic import write_atomic
 
 
@@ -46,13 +50,12 @@ class Records:
         name = job_id(job)
         if name not in self._cache:
             try:
-                text = self.path(name).read_text(encoding='utf-8')
+                record = json.loads(self.path(name).read_text(encoding='utf-8'))
+                is_of_job = record['job'] == json.loads(json.dumps(job))
+                is_of_job = is_of_job and ('diverged' in record or 'result' in record)
             except FileNotFoundError:
                 return None
-            try:
-                record = json.loads(text)
-                is_of_job = record['job'] == json.loads(json.dumps(job))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 is_of_job = False
             if not is_of_job:
                 raise ValueError(
@@ -87,6 +90,7 @@ class Records:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            ValueError: If it is torn.
         """
         path = self.path(job_id(job), '.npz')
         if not path.is_file():
@@ -94,10 +98,20 @@ class Records:
                 f"the values per user '{path}' are missing beside their JSON; remove "
                 f"'{self.path(job_id(job)).name}' and run again"
             )
-        with np.load(path, allow_pickle=False) as file:
-            user = np.flatnonzero(np.unpackbits(file['is_evaluated']))
-            values = dict(zip(file['metrics'].tolist(), file['values'].astype(np.float64)))
-        return user, values
+        content = io.BytesIO(path.read_bytes())
+        try:
+            with zipfile.ZipFile(content) as archive:
+                arrays = Npz(archive)
+                user = np.flatnonzero(np.unpackbits(arrays['is_evaluated']))
+                names, values = arrays['metrics'].tolist(), arrays['values'].astype(np.float64)
+            if values.shape != (len(names), len(user)):
+                raise ValueError(f'it has values of the shape {list(values.shape)}')
+        except (*UNREADABLE, zlib.error, RuntimeError, OSError) as e:
+            raise ValueError(
+                f"the values per user '{path}' are torn ({e}); remove them and "
+                f"'{self.path(job_id(job)).name}', and run again"
+            ) from e
+        return user, dict(zip(names, values))
 
     def remove_leftovers(self) -> None:
         r"""Removes what a process leaves behind that is killed while it writes a file."""
