@@ -239,7 +239,8 @@ def _cost(groups: Sequence[Group]) -> Table:
             ('num_parameters', '{:,.0f}'), ('best_epoch', '{:.0f}'), ('num_epochs', '{:.0f}'),
             ('epoch_seconds', '{:.2f}'), ('seconds', '{:,.0f}'),
         ):  # fmt: skip
-            values = [x for r in group.runs if r.results and is_number(x := r.results.get(key))]
+            found = [run.results[key] for run in group.runs if run.results and key in run.results]
+            values = [value for value in found if is_number(value)]
             if not values:
                 row.append(Cell('–'))
                 continue

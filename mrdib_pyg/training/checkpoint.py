@@ -78,7 +78,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"the checkpoint '{path}' is torn or not a checkpoint of this package; restore it, or "
             f'train again'
         ) from e
-    if not isinstance(state, dict) or state.get('version') != VERSION:
+    version = state.get('version') if isinstance(state, dict) else None
+    if type(version) is not int or version != VERSION:
         raise CheckpointError(
             f"'{path}' is not a checkpoint of version {VERSION} of this package; train again"
         )

@@ -148,10 +148,8 @@ class RunState:
                 f'another folder'
             )
         counts = [state[name] for name in COUNTS]
-        if (
-            any(type(n) is not int or n < 0 for n in counts)
-            or type(state['best_metric']) is not float
-        ):
+        fits = all(type(n) is int and n >= 0 for n in counts)
+        if not fits or type(state['best_metric']) is not float:
             raise CheckpointError(
                 f"'{out / 'last.pt'}' does not say how far the training was; restore it, or train "
                 f'into another folder'
@@ -159,7 +157,7 @@ class RunState:
         best = state
         if state['best_epoch'] != state['epoch']:
             best = load_checkpoint(out / 'best.pt')
-            if best.get('epoch') != state['best_epoch'] or 'model' not in best:
+            if not _is_of_epoch(best, state['best_epoch']) or 'model' not in best:
                 raise CheckpointError(
                     f"'{out / 'best.pt'}' does not hold epoch {state['best_epoch']}, which was the "
                     f'best; restore it, or train into another folder'
@@ -185,7 +183,7 @@ class RunState:
 
     def _has_best(self, out: Path) -> bool:
         try:
-            return load_checkpoint(out / 'best.pt')['epoch'] == self.best_epoch
+            return _is_of_epoch(load_checkpoint(out / 'best.pt'), self.best_epoch)
         except (FileNotFoundError, CheckpointError):
             return False
 
@@ -199,6 +197,11 @@ class RunState:
             'best_epoch': self.best_epoch,
             'best_metric': self.best_metric,
         }
+
+
+def _is_of_epoch(state: dict[str, Any], epoch: int) -> bool:
+    found = state.get('epoch')
+    return type(found) is int and found == epoch  # a tensor would give a tensor
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -98,7 +98,6 @@ def inside_checkpoint(content: bytes, edits: list) -> bytes:
         path = Path(folder) / 'x.pt'
         path.write_bytes(content)
         state = load_checkpoint(path)
-        del state['version']
         # Numbers that a pickle cannot hold, and texts that it cannot, are no such file.
         values = [*(x for x in VALUES if x != '\ud800'), torch.zeros(3), torch.ones(2, 40)]
         state = change(state, edits, values)

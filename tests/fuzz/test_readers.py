@@ -8,10 +8,10 @@ or runs code.
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,13 +20,18 @@ import reader as reading  # noqa: E402
 from reader import Reader, attempt  # noqa: E402
 from readers import READERS  # noqa: E402
 from run import describe, parse  # noqa: E402
-from run_readers import DATA, make_checkpoint  # noqa: E402
+from run_readers import DATA, make_checkpoint, make_run, resume  # noqa: E402
 
 from benchmarks import schema  # noqa: E402
 from mrdib_pyg.datasets._read import read_array  # noqa: E402
-from mrdib_pyg.training import load_checkpoint, load_model, save_checkpoint  # noqa: E402
+from mrdib_pyg.training import (  # noqa: E402
+    CheckpointError,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
 
-EXAMPLES = int(os.environ.get('MRDIB_FUZZ_EXAMPLES', '40'))
+EXAMPLES = int(os.environ.get('MRDIB_FUZZ_EXAMPLES', '30'))
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs SIGALRM')
 
 
@@ -132,3 +137,40 @@ def test_a_checkpoint_that_says_something_else(tmp_path, change):
     save_checkpoint(tmp_path / 'best.pt', state)
     with pytest.raises(ValueError):
         load_model(tmp_path / 'best.pt', DATA)
+
+
+def _moment(state):
+    state['optimizer']['state'][0]['exp_avg'] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('last.pt', lambda s: s.update(epoch=torch.ones(2))),
+        ('last.pt', lambda s: s.update(best_epoch='1')),
+        ('last.pt', lambda s: s.update(num_bad=-1)),
+        ('last.pt', lambda s: s.update(best_metric=None)),
+        ('last.pt', lambda s: s.pop('best_metric')),
+        ('last.pt', lambda s: s.update(version=torch.ones(2))),
+        ('last.pt', lambda s: s['identity'].update(model=torch.ones(2))),
+        ('last.pt', lambda s: s['model'].popitem()),
+        ('last.pt', lambda s: s.update(optimizer={})),
+        ('last.pt', lambda s: s['optimizer']['param_groups'][0].update(betas=(0.5, 0.5))),
+        ('last.pt', lambda s: s['optimizer']['state'][0].update(step=None)),
+        ('last.pt', _moment),
+        ('best.pt', lambda s: s.pop('model')),
+        ('best.pt', lambda s: s['model'].popitem()),
+        ('best.pt', lambda s: s.update(epoch=torch.ones(2))),
+    ],
+)
+def test_a_run_whose_checkpoints_do_not_fit_is_not_continued(tmp_path, name, change):
+    make_run(tmp_path)
+    last = load_checkpoint(tmp_path / 'last.pt')
+    assert last['best_epoch'] < last['epoch']  # both files count
+    state = load_checkpoint(tmp_path / name)
+    change(state)
+    save_checkpoint(tmp_path / name, state)
+    history = (tmp_path / 'history.jsonl').read_bytes()
+    with pytest.raises(CheckpointError):
+        resume(tmp_path)
+    assert (tmp_path / 'run' / 'history.jsonl').read_bytes() == history
