@@ -37,7 +37,8 @@ class RunFolder(NamedTuple):
     @property
     def seed(self) -> int | None:
         r"""The seed of the run."""
-        return self.config.get('seed')
+        seed = self.config.get('seed')
+        return seed if type(seed) is int else None
 
     @property
     def monitor(self) -> str:

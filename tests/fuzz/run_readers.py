@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -155,6 +156,7 @@ def read_export(folder):
     load_export(folder / 'made')
 
 
+TOML = () if sys.version_info >= (3, 11) else ('tomli',)
 SERVE = ('pyarrow', 'safetensors')
 RUN_READERS = {
     'checkpoint': Reader(
@@ -177,10 +179,10 @@ RUN_READERS = {
         'results.json', make_run, read_run, (inside_json,), tolerant=True
     ),
     'experiment .toml': Reader(
-        'e.toml', make_toml, lambda f: load_experiment(f / 'e.toml')
+        'e.toml', make_toml, lambda f: load_experiment(f / 'e.toml'), needs=TOML
     ),
     'experiment .json': Reader(
-        'e.json', make_json, lambda f: load_experiment(f / 'e.json'), (inside_json,)
+        'e.json', make_json, lambda f: load_experiment(f / 'e.json'), (inside_json,), needs=TOML
     ),
     'record of an experiment': Reader(
         record('.json'), make_records, lambda f: Records(f).load(JOB), (inside_json,)

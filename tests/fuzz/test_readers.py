@@ -101,6 +101,34 @@ def test_a_hanging_reader_is_told_from_one_that_refuses(tmp_path, monkeypatch):
     assert attempt(Reader('x', lambda f: None, read), tmp_path, b'').kind == 'hang'
 
 
+WORKER = """
+import json, os, signal, sys
+for name in json.loads(sys.argv[1])['readers']:
+    row = {'reader': name, 'inputs': 1, 'loaded': 1, 'refused': {}, 'undocumented': {}, 'hangs': 0}
+    print(json.dumps({**row, 'finished': False}), flush=True)
+    if name == 'crash':
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == 'hang':
+        print('Timeout (0:01:00)!', file=sys.stderr)
+        sys.exit(1)
+    print(json.dumps({**row, 'finished': True}), flush=True)
+"""
+
+
+def test_a_reader_that_ends_the_process_is_counted_and_the_others_go_on(tmp_path, monkeypatch):
+    (tmp_path / 'worker.py').write_text(WORKER)
+    monkeypatch.setattr(battery, '__file__', str(tmp_path / 'worker.py'))
+    a, crash, hang, z = battery.run(['a', 'crash', 'hang', 'z'], 1)
+    assert [row['reader'] for row in (a, crash, hang, z)] == ['a', 'crash', 'hang', 'z']
+    assert a['undocumented'] == z['undocumented'] == hang['undocumented'] == {}
+    assert crash['undocumented'] == {'the process ended with -9': 1} and crash['hangs'] == 0
+    assert hang['hangs'] == 1 and z['hangs'] == 0
+    assert [row['inputs'] for row in (a, crash, hang, z)] == [1, 2, 2, 1]
+    (tmp_path / 'worker.py').write_text('1 / 0')
+    with pytest.raises(RuntimeError, match='does not start: (.|\n)*ZeroDivisionError'):
+        battery.run(['a'], 1)
+
+
 @pytest.mark.parametrize('shape', ['(999999999999999, 2)', '(2, 999999999999999)', '(' * 90 + '1'])
 def test_an_array_that_claims_more_than_its_file_holds(tmp_path, shape):
     np.save(tmp_path / 'x.npy', np.zeros((3, 2)))
