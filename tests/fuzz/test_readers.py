@@ -5,6 +5,7 @@ or runs code.
 ``benchmarks/results/fuzz.json``.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import battery  # noqa: E402
 import reader as reading  # noqa: E402
 from reader import Reader, attempt  # noqa: E402
 from readers import READERS  # noqa: E402
-from run import describe, parse  # noqa: E402
+from run import describe, main, parse  # noqa: E402
 from run_readers import DATA, make_checkpoint, make_run, resume  # noqa: E402
 
 from benchmarks import schema  # noqa: E402
@@ -99,6 +100,29 @@ def test_a_hanging_reader_is_told_from_one_that_refuses(tmp_path, monkeypatch):
             raise ValueError('as of a torn file') from e
 
     assert attempt(Reader('x', lambda f: None, read), tmp_path, b'').kind == 'hang'
+
+
+def test_counts_of_other_readers_stay_in_the_file(tmp_path, monkeypatch):
+    path, worker = tmp_path / 'counts.json', tmp_path / 'worker.py'
+    monkeypatch.setattr(battery, '__file__', str(worker))
+    row = {
+        'file': 'x', 'inputs': 3, 'loaded': 2, 'refused': {'ValueError': 1}, 'undocumented': {},
+        'hangs': 0, 'peak_mib': 0.0, 'seconds': 0.0, 'longest_seconds': 0.0, 'finished': True,
+    }  # fmt: skip
+
+    def count(readers, *examples):
+        rows = [json.dumps({**row, 'reader': name}) for name in readers]
+        worker.write_text(f'print({chr(10).join(rows)!r})')
+        args = ['run.py', '--readers', ';'.join(readers), '--json', str(path), *examples]
+        monkeypatch.setattr(sys, 'argv', args)
+        assert main() == 0
+        value = schema.load(path)
+        assert schema.validate(value) == 'fuzz' and not value['complete']
+        return [row['reader'] for row in value['readers']]
+
+    assert count(['literals', 'ids']) == ['ids', 'literals']  # in the order of READERS
+    assert count(['mask .npy', 'ids']) == ['mask .npy', 'ids', 'literals']
+    assert count(['ids'], '--examples', '3') == ['ids']  # the others were of other settings
 
 
 WORKER = """
