@@ -34,7 +34,7 @@ ARITHMETIC = 'arithmetic of MRdIB alone'
 #: That of the products of the features alone.
 FEATURES = 'products of the features alone'
 #: By model the width that features are mapped to, and whether those of a batch's items alone are.
-READ_FEATURES = {'vbpr': (64, True), 'bm3': (64, True), 'mgcn': (64, False), 'mmgcn': (256, False)}
+READ_FEATURES = {'vbpr': (64, True), 'mgcn': (64, False), 'mmgcn': (256, False)}
 
 
 def names() -> list[str]:
