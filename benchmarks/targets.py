@@ -1,5 +1,6 @@
 r"""The targets of this suite, and what the result files say of each."""
 
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.markdown import make_table
@@ -31,10 +32,9 @@ PROPAGATION = 0.20
 #: Numbers an edge may take for each score, its index included; a row has 64.
 PID_SPEED, PID_SHARE, PID_NUMBERS = 4.0, 0.7, 6
 SLOPE_MEMORY, SLOPE_TIME = 0.05, 0.1
-#: What is not to need more memory, the entry of a case that grows, and how many times.
-RECOMMEND = ('recommendations, memory for 100 x the users', 'users', 100, 1.1)
-#: All ratings pass through memory, for the k-core.
-AMAZON = ('raw files of Amazon, memory for 9 x the items, of which as many stay', 'items', 9, 1.2)
+#: Bytes for each further user of recommendations, which are its id and its place, and the share of
+#: the raw bytes of items that are left out: their ratings pass through memory, for the k-core.
+RECOMMEND_BYTES, AMAZON_SHARE = 32, 0.05
 INGEST_ROWS, INGEST_SECONDS, INGEST_GIB = 10_000_000, 60.0, 4.0
 
 
@@ -155,8 +155,8 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
     out.extend(_scaling_rows(get('scaling')))
     if device == 'cpu':
         out.extend(_ingest_rows(get('ingest')))
-        out.append(_growth_row(get('recommend'), *RECOMMEND))
-        out.append(_growth_row(get('amazon'), *AMAZON))
+        out.append(_recommend_row(get('recommend')))
+        out.append(_amazon_row(get('amazon')))
     return out
 
 
@@ -238,19 +238,32 @@ def _ingest_rows(result: Result | None) -> list[tuple[str, str, str, bool | None
     return [(name, target, NOT_MEASURED, None) for name, target in zip(names, targets)]
 
 
-def _growth_row(
-    result: Result | None, what: str, key: str, factor: int, bound: float
-) -> tuple[str, str, str, bool | None]:
-    extra: dict[str, dict[int, int]] = {}
+def _growth(result: Result | None, size: Callable[[Result], float]) -> list[float]:
+    r"""Per task, by how many bytes memory grows with a size, from the smallest to the largest."""
+    points: dict[str, list[tuple[float, int]]] = {}
     for row in [] if result is None else result['rows']:
         if row['role'] == 'ours':
-            memory = row['memory']['peak_bytes'] - row['memory']['before_bytes']
-            extra.setdefault(row['case']['task'], {})[row['case'][key]] = max(memory, 1)
-    growth = [by[max(by)] / by[min(by)] for by in extra.values() if max(by) >= factor * min(by)]
-    if len(growth) == 0:
-        return what, f'<= {bound:g} x', NOT_MEASURED, None
-    text = ' to '.join(f'{x:.2f}' for x in sorted({min(growth), max(growth)}))
-    return what, f'<= {bound:g} x', f'{text} x', max(growth) <= bound
+            extra = row['memory']['peak_bytes'] - row['memory']['before_bytes']
+            points.setdefault(row['case']['task'], []).append((size(row), extra))
+    ends = [(min(of_task), max(of_task)) for of_task in points.values()]
+    return [(b - a) / (n - m) for (m, a), (n, b) in ends if n > m]
+
+
+def _recommend_row(result: Result | None) -> tuple[str, str, str, bool | None]:
+    what, target = 'recommendations, memory for a further user', f'<= {RECOMMEND_BYTES} bytes'
+    found = _growth(result, lambda row: row['case']['users'])
+    if len(found) == 0:
+        return what, target, NOT_MEASURED, None
+    return what, target, f'{max(found):.0f} bytes', max(found) <= RECOMMEND_BYTES
+
+
+def _amazon_row(result: Result | None) -> tuple[str, str, str, bool | None]:
+    what = 'raw files of Amazon, memory for items that are left out'
+    target = f'<= {100 * AMAZON_SHARE:g} % of their bytes'
+    found = _growth(result, lambda row: row['values']['raw_gib'] * 2**30)
+    if len(found) == 0:
+        return what, target, NOT_MEASURED, None
+    return what, target, f'{100 * max(found):.1f} %', max(found) <= AMAZON_SHARE
 
 
 def table(results: dict[str, Result], device: str) -> str:

@@ -128,3 +128,19 @@ def test_target_of_slopes(make_part):
     found = {what: met for what, _, _, met in rows}
     assert found['slope of memory, propagation, 1e5 to 1e8 edges'] is False
     assert found['slope of time of build, propagation, 1e7 to 1e8 edges'] is True
+
+
+def test_targets_of_memory_that_must_not_grow(make_part):
+    recommend, amazon = make_part('recommend'), make_part('amazon')
+    for users, peak in ((2_000, 1_000_000), (200_000, 1_000_000 + 40 * 198_000)):
+        memory = {'peak_bytes': peak, 'before_bytes': 0, 'how': 'peak RSS of a process'}
+        recommend.add({'users': users, 'task': 'csv'}, 'recommend', 'ours', memory=memory)
+    for gib, peak in ((1.0, 2**29), (3.0, 2**29 + 2**25)):
+        memory = {'peak_bytes': peak, 'before_bytes': 0, 'how': 'peak RSS of a process'}
+        values = {'raw_gib': gib}
+        case = {'items': int(gib), 'task': 'prepare'}
+        amazon.add(case, 'prepare_amazon', 'ours', memory=memory, values=values)
+    results = {'recommend-cpu': result_of(recommend), 'amazon-cpu': result_of(amazon)}
+    found = {what: (text, met) for what, _, text, met in targets.rows(results, 'cpu')}
+    assert found['recommendations, memory for a further user'] == ('40 bytes', False)
+    assert found['raw files of Amazon, memory for items that are left out'] == ('1.6 %', True)
