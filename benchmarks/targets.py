@@ -183,9 +183,9 @@ def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
         if row['role'] == 'ours' and 'roofline' in row:
             shares.append(row['roofline']['requested_share'])
     numbers = [
-        row['values']['extra_numbers_per_edge']
+        row['values']['numbers_per_further_edge']
         for row in found
-        if row['role'] == 'ours' and 'extra_numbers_per_edge' in row.get('values', {})
+        if row['role'] == 'ours' and 'numbers_per_further_edge' in row.get('values', {})
     ]
     out: list[tuple[str, str, str, bool | None]] = []
     # The speed is asked of CUDA; on CPU it is shown without a verdict.
@@ -199,10 +199,12 @@ def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
             continue
         text = f'{min(values):.2f} to {max(values):.2f}{unit}'
         out.append((what, target, text, min(values) >= bound if judged else None))
-    what = 'PID loss, numbers an edge on top of the gradients'
+    what = 'PID loss, memory of a further edge, in numbers'
     target = f'<= {PID_NUMBERS} for each of 3 scores'
-    text = f'{min(numbers):.1f} to {max(numbers):.1f}' if numbers else NOT_MEASURED
-    met = max(numbers) <= PID_NUMBERS * 3 if numbers else None
+    text, met = NOT_MEASURED, None
+    if numbers:
+        text = f'{min(numbers):.1f} to {max(numbers):.1f}'
+        met = max(numbers) <= PID_NUMBERS * 3
     out.append((what, target, text, met))
     return out
 
