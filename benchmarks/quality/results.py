@@ -8,6 +8,7 @@ What an experiment has finished is summarized beforehand by `mrdib experiment FI
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,22 @@ def of_experiment(summary: dict[str, Any]) -> str:
     return '\n'.join(f'#{line}' if line.startswith('##') else line for line in lines)
 
 
+def ablation(summary: dict[str, Any], whole: str = 'full') -> str:
+    """A row for each variant, and what recall@5 loses against the variant with all terms."""
+    metrics = ('recall@5', 'ndcg@5', 'recall@20', 'ndcg@20')
+    rows = []
+    for of_dataset in summary['datasets'].values():
+        for model, of_model in of_dataset['models'].items():
+            variants = of_model['variants']
+            base = statistics.mean(variants[whole]['test']['recall@5'])
+            for name, variant in variants.items():
+                found = [variant['test'][metric] for metric in metrics]
+                cells = [f'{statistics.mean(x):.4f} ± {statistics.stdev(x):.4f}' for x in found]
+                change = 100 * (statistics.mean(found[0]) / base - 1)
+                rows.append([model, name, *cells, '' if name == whole else f'{change:+.1f} %'])
+    return make_table(['', '', *metrics, f'recall@5 to {whole}'], rows)
+
+
 def memory(result: dict[str, Any]) -> str:
     """The peak memory of a model without and with MRdIB."""
     peaks: dict[str, dict[str, str]] = {}
@@ -42,7 +59,8 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
     """All tables of the page by the names of their marks."""
     out = {}
     for path in sorted(results.glob('experiments/*/summary.json')):
-        out[path.parent.name] = of_experiment(json.loads(path.read_text()))
+        make = ablation if path.parent.name.startswith('ablation') else of_experiment
+        out[path.parent.name] = make(json.loads(path.read_text()))
     out['cost'] = mrdib_cost(schema.load(results / 'mrdib_cost-cpu.json'))
     out['memory'] = memory(schema.load(results / 'training-cpu.json'))
     return out
