@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Entries of gathered rows that one chunk may hold: 2 MiB in float32, of which products are fastest.
+# Entries of gathered rows that one chunk may hold: 2 MiB in float32.
 _MAX_GATHERED = 2**19
 
 
