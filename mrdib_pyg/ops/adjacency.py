@@ -140,14 +140,10 @@ class NormalizedAdjacency:
 
     def select(self, rows: Tensor) -> 'NormalizedAdjacency':
         r"""Returns the matrix of the rows with the given ids, in their order."""
-        start = self.rowptr[rows]
-        count = self.rowptr[rows + 1] - start
-        rowptr = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=count.dtype)])
-        row = torch.repeat_interleave(count)
-        entry = torch.arange(row.numel(), device=row.device) + (start - rowptr[:-1])[row]
+        csr = self._csr.select(rows)
         out = self._like(
             (rows.numel(), self._size[1]),
-            *_both(rowptr, row, self.col[entry], self.value[entry], self._size[1]),
+            *_both(csr.rowptr, csr.row(), csr.col, csr.value, self._size[1]),
         )
         out.is_symmetric = False
         return out

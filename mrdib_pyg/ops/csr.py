@@ -78,6 +78,15 @@ class CSR:
         pieces = self.pieces if device == self.value.device else None
         return CSR(self.rowptr.to(device), self.col.to(device), value, pieces)
 
+    def select(self, rows: Tensor) -> 'CSR':
+        r"""Returns the matrix of the rows with the given ids, in their order."""
+        start = self.rowptr[rows]
+        count = self.rowptr[rows + 1] - start
+        rowptr = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=count.dtype)])
+        shift = torch.repeat_interleave(start - rowptr[:-1], count)
+        entry = torch.arange(shift.numel(), dtype=shift.dtype, device=shift.device) + shift
+        return CSR(rowptr, self.col[entry], self.value[entry])
+
     def row(self) -> Tensor:
         r"""Returns the row of each entry."""
         return torch.repeat_interleave(self.rowptr.diff())

@@ -64,14 +64,11 @@ def propagate_mean(
         raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
     if isinstance(x, Tensor) and rows is not None:
         raise ValueError("'rows' go with a pair of row and column features, not with one tensor")
-    if num_layers == 0:
-        return x if rows is None else _take(x, rows)
-    _check(x, adj)
+    if num_layers == 0 and rows is None:
+        return x
     if rows is not None:
-        is_plain = _same_dtype(x) and not adj.value.requires_grad
-        if not is_plain or torch.compiler.is_compiling():
-            return _take(propagate_mean(x, adj, num_layers), rows)
-        return _MeanOfRows.apply(*x, *rows, adj, num_layers)
+        return mean_of_rows(x, adj, num_layers, rows)[0]  # type: ignore[arg-type]
+    _check(x, adj)
     if adj.value.requires_grad or not _same_dtype(x):
         # Weights with a gradient need the features of every layer.
         return _by_layers(x, adj, num_layers)
@@ -90,6 +87,26 @@ def propagate_mean(
     return _PairMean.apply(
         x_row, x_col, num_layers, len(arrays) + 1, value, *arrays, value_t, *arrays_t
     )
+
+
+def mean_of_rows(
+    x: tuple[Tensor, Tensor],
+    adj: NormalizedAdjacency,
+    num_layers: int,
+    rows: tuple[Tensor, Tensor],
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    r"""Returns some rows of :func:`propagate_mean`, and the same rows of :obj:`x`: a loss that
+    reads both has one gradient table, not two that are added.
+    """
+    if num_layers == 0:
+        out = _take(x, rows)
+        return out, out
+    _check(x, adj)
+    is_plain = _same_dtype(x) and not adj.value.requires_grad
+    if not is_plain or torch.compiler.is_compiling():
+        return _take(propagate_mean(x, adj, num_layers), rows), _take(x, rows)
+    row, col, x_row, x_col = _MeanOfRows.apply(*x, *rows, adj, num_layers)
+    return (row, col), (x_row, x_col)
 
 
 class _Mean(torch.autograd.Function):
@@ -148,17 +165,20 @@ class _MeanOfRows(torch.autograd.Function):
     def forward(ctx, x_row, x_col, row, col, adj, num_layers):
         ctx.save_for_backward(row, col)
         ctx.adj, ctx.num_layers, ctx.num_nodes = adj, num_layers, (x_row.size(0), x_col.size(0))
-        out_row, out_col = _take((x_row, x_col), (row, col))
-        for _ in range(num_layers):
+        own_row, own_col = _take((x_row, x_col), (row, col))
+        out_row, out_col = own_row.clone(), own_col.clone()
+        for _ in range(num_layers - 1):
             x_row, x_col = propagate(x_col, adj), propagate(x_row, adj.t())
             out_row += x_row.index_select(0, row)
             out_col += x_col.index_select(0, col)
+        out_row += _propagate_rows(x_col, adj, row)
+        out_col += _propagate_rows(x_row, adj.t(), col)
         scale = 1.0 / (num_layers + 1)
-        return out_row.mul_(scale), out_col.mul_(scale)
+        return out_row.mul_(scale), out_col.mul_(scale), own_row, own_col
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_row, grad_col):
+    def backward(ctx, grad_row, grad_col, grad_own_row, grad_own_col):
         # The step (x_row, x_col) -> (A x_col, A^T x_row) is its own transpose.
         row, col = ctx.saved_tensors
         scale = 1.0 / (ctx.num_layers + 1)
@@ -166,11 +186,24 @@ class _MeanOfRows(torch.autograd.Function):
         num_rows, num_cols = ctx.num_nodes
         out_row = grad_row.new_zeros(num_rows, grad_row.size(1)).index_add_(0, row, grad_row)
         out_col = grad_col.new_zeros(num_cols, grad_col.size(1)).index_add_(0, col, grad_col)
-        for _ in range(ctx.num_layers):
+        for layer in range(ctx.num_layers):
+            if layer == ctx.num_layers - 1:
+                grad_row, grad_col = grad_row + grad_own_row, grad_col + grad_own_col
             out_row, out_col = propagate(out_col, ctx.adj), propagate(out_row, ctx.adj.t())
             out_row.index_add_(0, row, grad_row)
             out_col.index_add_(0, col, grad_col)
         return out_row, out_col, None, None, None, None
+
+
+def _propagate_rows(x: Tensor, adj: NormalizedAdjacency, rows: Tensor) -> Tensor:
+    # Some rows of A X. On CUDA the number of their entries would have to be waited for.
+    if x.device.type == 'cpu':
+        count = adj.rowptr[rows + 1] - adj.rowptr[rows]
+        if 2 * int(count.sum()) < adj.nnz:  # else to find them takes longer than all of the sum
+            csr = adj._csr.select(rows)
+            value, arrays = csr_arrays(csr, x)
+            return spmm((value, *arrays), x)
+    return propagate(x, adj).index_select(0, rows)
 
 
 def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):

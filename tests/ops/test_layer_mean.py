@@ -3,6 +3,7 @@ import torch
 from torch.autograd import gradcheck
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
+from mrdib_pyg.ops.layer_mean import mean_of_rows
 
 
 def bipartite(dtype=torch.float64):
@@ -79,6 +80,33 @@ def test_rows(num_layers):
     for a, b in [*zip(actual, expected), *zip(*grads)]:
         torch.testing.assert_close(a, b)
     assert gradcheck(lambda *x: propagate_mean(x, bipartite(), num_layers, rows), x)
+
+
+@pytest.mark.parametrize('num_layers', [0, 1, 2, 3])
+def test_rows_and_those_of_the_input(num_layers):
+    """A loss that reads both gets the gradient of both, in one table."""
+    rows = (torch.tensor([2, 0]), torch.tensor([3, 0, 3]))
+    x = [torch.randn(n, 2, dtype=torch.float64, requires_grad=True) for n in (3, 4)]
+
+    def both(*x):
+        mean, own = mean_of_rows(x, bipartite(), num_layers, rows)
+        return (*mean, *own)
+
+    expected = [table[index] for table, index in zip(x, rows)]
+    assert all(torch.equal(a, b) for a, b in zip(both(*x)[2:], expected))
+    assert gradcheck(both, x)
+
+
+@pytest.mark.parametrize('count', [1, 40])  # of few rows only the entries are summed
+def test_few_and_many_rows(count):
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(40, (2, 300), generator=generator)
+    adj = NormalizedAdjacency(edge_index, num_nodes=(40, 40))
+    x = tuple(torch.randn(40, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    rows = (torch.randperm(40, generator=generator)[:count], torch.arange(count))
+    full = propagate_mean(x, adj, 2)
+    for some, table, index in zip(propagate_mean(x, adj, 2, rows), full, rows):
+        torch.testing.assert_close(some, table[index])
 
 
 def test_rows_of_two_types():

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.ops import propagate_mean
+from mrdib_pyg.ops.layer_mean import mean_of_rows
 
 
 class LightGCN(Recommender):
@@ -78,8 +78,10 @@ class LightGCN(Recommender):
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
-        user, item = propagate_mean(ego, self.adj, self.num_layers, rows)
-        return Embeddings(user, item, {'ego': take_rows(*ego, rows)})
+        if rows is None:
+            return Embeddings(*propagate_mean(ego, self.adj, self.num_layers), {'ego': ego})
+        (user, item), ego = mean_of_rows(ego, self.adj, self.num_layers, rows)
+        return Embeddings(user, item, {'ego': ego})
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         src, pos, neg = batch
