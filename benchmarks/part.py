@@ -16,7 +16,7 @@ from benchmarks import schema
 from benchmarks.machine import describe_machine
 from benchmarks.roofline import roofline
 from benchmarks.timer import Timing, describe, make_clock, time_rivals
-from mrdib_pyg.training import write_atomic
+from mrdib_pyg.training import keep_freed_memory, write_atomic
 
 RESULTS = Path(__file__).parent / 'results'
 #: Wall seconds that one case may take: on CPU in full, in the short form, and on CUDA.
@@ -253,6 +253,7 @@ def main(name: str, measure: Callable[[Part], None]) -> None:
     parser.add_argument('--smallest', action='store_true', help='one run of the smallest sizes')
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # else who comes after a rival that freed much has pages to map
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch sees no CUDA device; use '--device cpu'")
     out = args.out or (Path('runs/bench') if args.short or args.smallest else RESULTS)

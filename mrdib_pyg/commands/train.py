@@ -98,10 +98,11 @@ def run(args: argparse.Namespace) -> None:
 
     from mrdib_pyg.datasets import load_dataset
     from mrdib_pyg.nn.models import MODELS
-    from mrdib_pyg.training import run
+    from mrdib_pyg.training import keep_freed_memory, run
 
     if args.model not in MODELS:
         raise Usage(f"there is no model '{args.model}'; known are {', '.join(sorted(MODELS))}")
+    keep_freed_memory()
     results = run(
         load_dataset(args.dataset),
         args.model,

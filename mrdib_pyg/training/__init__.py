@@ -5,6 +5,7 @@ from mrdib_pyg.training.checkpoint import (
     save_checkpoint,
 )
 from mrdib_pyg.training.fit import FitResult, fit
+from mrdib_pyg.training.freed_memory import keep_freed_memory
 from mrdib_pyg.training.history import History
 from mrdib_pyg.training.load import load_model
 from mrdib_pyg.training.provenance import provenance
@@ -20,6 +21,7 @@ __all__ = [
     'atomic_file',
     'atomic_folder',
     'fit',
+    'keep_freed_memory',
     'load_checkpoint',
     'load_model',
     'provenance',

@@ -31,8 +31,10 @@ def run_job(job: Mapping[str, Any], path: str, device: str) -> dict[str, Any]:
     r"""Trains and evaluates what a job asks for, and returns what
     :func:`mrdib_pyg.training.run` returns.
     """
+    from mrdib_pyg.training.freed_memory import keep_freed_memory
     from mrdib_pyg.training.run import run
 
+    keep_freed_memory()
     kwargs = {key: value for key, value in job['dataset'].items() if key != 'name'}
     return run(
         _load(path, json.dumps(kwargs)),
