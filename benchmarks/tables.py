@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import schema, targets
 from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
+from benchmarks.scaling.edges import GATHERS
 
 README = Path(__file__).parent / 'README.md'
 NOT_MEASURED = 'Not measured yet.'
@@ -123,6 +124,10 @@ def mrdib_cost(result: Result) -> str:
     return make_table([*header, common, 'added, as a share of it'], lines)
 
 
+def _per_edge(row: Row | None, edges: int) -> str:
+    return '' if row is None else f'{1e9 * row["time"]["median"] / edges:.3g} ns'
+
+
 def scaling(result: Result) -> str:
     cases: dict[tuple[str, int], dict[str, Row]] = {}
     for row in result['rows']:
@@ -143,13 +148,15 @@ def scaling(result: Result) -> str:
                 seconds(build['time']['median']),
                 seconds(median),
                 f'{1e9 * median / edges:.3g} ns',
+                _per_edge(tasks.get(GATHERS), edges),
                 gib(extra),
                 f'{extra / edges:.0f}',
             ]
         )
     if len(lines) == 0:
         return NOT_MEASURED
-    header = ['', 'edges', 'build', 'forward+backward', 'per edge', 'peak GiB', 'bytes per edge']
+    header = ['', 'edges', 'build', 'forward+backward', 'per edge', 'reads alone']
+    header += ['peak GiB', 'bytes per edge']
     slopes = [
         f'{row["case"]["work"]}: {name} {value:.3f}'
         for row in result['rows']

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.markdown import make_table
-from benchmarks.scaling.edges import FROM_TIME
+from benchmarks.scaling.edges import FROM_TIME, GATHERS
 from benchmarks.training.backbones import (
     COMMON_FROZEN,
     COMMON_NAME,
@@ -211,15 +211,21 @@ def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
 
 def _scaling_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
     out: list[tuple[str, str, str, bool | None]] = []
+    gathers = f'time of {GATHERS}'
     for row in [] if result is None else result['rows']:
         if row['case']['task'] != 'slope':
             continue
         for name, value in row['values'].items():
+            if name == gathers:
+                continue
             bound = SLOPE_MEMORY if name == 'memory' else SLOPE_TIME
             begin = row['case']['from'] if name == 'memory' else max(row['case']['from'], FROM_TIME)
             span = f'{begin:.0e} to {row["case"]["to"]:.0e}'.replace('e+0', 'e')
             what = f'slope of {name}, {row["case"]["work"]}, {span} edges'
-            out.append((what, f'1 +- {bound:g}', f'{value:.3f}', abs(value - 1) <= bound))
+            text = f'{value:.3f}'
+            if name == 'time of forward+backward' and gathers in row['values']:
+                text += f' (of reading the same rows alone {row["values"][gathers]:.3f})'
+            out.append((what, f'1 +- {bound:g}', text, abs(value - 1) <= bound))
     if len(out) == 0:
         out.append(('slopes of memory and time', '1 +- 0.05 and 0.1', NOT_MEASURED, None))
     return out

@@ -5,9 +5,13 @@ r"""Time and peak memory of propagation, and of the PID loss, over the number of
 
 The nodes grow with the edges: a user for every 12 edges, an item for every three users. On CPU each
 size has a process of its own for its times, and one for its memory, in which freed blocks are given
-back at once: else the peak is that of the allocator's fragments. The slopes are those of log-log
-fits: of memory over all sizes, of time over the sizes from 1e7, below which caches bend it; one is
-linear.
+back at once: else the peak is that of the allocator's fragments.
+
+*Gathers alone* is a pass that only reads the rows that the edges name, in their order, into a
+buffer that a cache holds: how fast the memory of the machine gives random rows of tables that grow.
+
+The slopes are those of log-log fits: of memory over all sizes, of time over the sizes from 1e7,
+below which caches bend it; one is linear.
 """
 
 import functools
@@ -32,6 +36,8 @@ NUM_LAYERS = 3
 MODALITIES = 2
 FROM_TIME = 10**7  # time is fitted from this size on
 WORK = ('propagation', 'pid_loss')
+GATHERS = 'gathers alone'
+CHUNK = 8_192  # rows that are gathered at a time: 2 MiB
 
 
 def sizes(part: Part) -> list[int]:
@@ -94,7 +100,7 @@ def _fit(part: Part, work: str, done: list[tuple[int, dict[str, Any]]]) -> None:
     if len(done) >= 2:
         values['memory'] = slope([(n, _extra(out['memory'])) for n, out in done])
     large = [(n, out) for n, out in done if n >= FROM_TIME]
-    for task in ('build', 'forward+backward'):
+    for task in ('build', 'forward+backward', GATHERS):
         if len(large) >= 2:
             values[f'time of {task}'] = slope([(n, out[task]) for n, out in large])
     if len(values) > 0:
@@ -139,7 +145,7 @@ def _run(
     edges.clear()
     first = clock(lambda: built.append(NormalizedAdjacency(edge_index, num_nodes=sizes)))
     edge_index = torch.empty(0)
-    forward, leaves = make(built[0], num_users, num_items, generator, device)
+    forward, leaves, gathers = make(built[0], num_users, num_items, generator, device)
 
     def both() -> None:
         for leaf in leaves:
@@ -147,8 +153,23 @@ def _run(
         forward()
 
     both()
-    passes = [clock(both) for _ in range(runs)]
-    return {'build': [first], **({'forward+backward': passes} if runs > 0 else {})}
+    times = {'build': [first]}
+    if runs > 0:
+        times['forward+backward'] = [clock(both) for _ in range(runs)]
+        times[GATHERS] = [clock(lambda: _gather(gathers)) for _ in range(runs)]
+    return times
+
+
+@torch.no_grad()
+def _gather(gathers: list[tuple[Tensor, Tensor]]) -> None:
+    for table, index in gathers:
+        buffer = table.new_empty(CHUNK, table.size(1))
+        for part in index.split(CHUNK):
+            torch.index_select(table, 0, part, out=buffer[: part.numel()])
+
+
+# A forward and backward pass, its leaves, and the tables it reads at random with the indices.
+Made = tuple[Callable[[], None], list[Tensor], list[tuple[Tensor, Tensor]]]
 
 
 def _leaf(num_rows: int, generator: torch.Generator, device: str) -> Tensor:
@@ -162,14 +183,14 @@ def _propagation(
     num_items: int,
     generator: torch.Generator,
     device: str,
-) -> tuple[Callable[[], None], list[Tensor]]:
+) -> Made:
     user, item = (_leaf(n, generator, device) for n in (num_users, num_items))
 
     def forward() -> None:
         out = propagate_mean((user, item), adj, NUM_LAYERS)
         (out[0].sum() + out[1].sum()).backward()
 
-    return forward, [user, item]
+    return forward, [user, item], [(item, adj.col), (user, adj.t().col)]
 
 
 def _pid_loss(
@@ -178,7 +199,7 @@ def _pid_loss(
     num_items: int,
     generator: torch.Generator,
     device: str,
-) -> tuple[Callable[[], None], list[Tensor]]:
+) -> Made:
     pairs = [
         (_leaf(num_users, generator, device), _leaf(num_items, generator, device))
         for _ in range(MODALITIES + 1)
@@ -189,7 +210,8 @@ def _pid_loss(
     def forward() -> None:
         total_of(pid_loss(codes, pairs[-1], adj, neg)).backward()
 
-    return forward, [x for pair in pairs for x in pair]
+    gathers = [(item, index) for _, item in pairs for index in (adj.col, neg)]
+    return forward, [x for pair in pairs for x in pair], gathers
 
 
 if __name__ == '__main__':

@@ -123,11 +123,16 @@ def test_target_of_slopes(make_part):
     part = make_part('scaling')
     case = {'work': 'propagation', 'task': 'slope', 'from': 100_000, 'to': 100_000_000}
     values = {'memory': 1.06, 'time of build': 1.06}
+    values |= {'time of forward+backward': 1.2, 'time of gathers alone': 1.19}
     part.add(case, 'mrdib_pyg', 'ours', values=values)
     rows = targets.rows({'scaling-cpu': result_of(part)}, 'cpu')
-    found = {what: met for what, _, _, met in rows}
-    assert found['slope of memory, propagation, 1e5 to 1e8 edges'] is False
-    assert found['slope of time of build, propagation, 1e7 to 1e8 edges'] is True
+    found = {what: (text, met) for what, _, text, met in rows}
+    assert found['slope of memory, propagation, 1e5 to 1e8 edges'] == ('1.060', False)
+    assert found['slope of time of build, propagation, 1e7 to 1e8 edges'] == ('1.060', True)
+    what = 'slope of time of forward+backward, propagation, 1e7 to 1e8 edges'
+    # What the memory takes for the same rows is told, and judges nothing.
+    assert found[what] == ('1.200 (of reading the same rows alone 1.190)', False)
+    assert not any('gathers alone' in what for what in found)
 
 
 def test_targets_of_memory_that_must_not_grow(make_part):
