@@ -13,6 +13,9 @@ from benchmarks import schema, targets
 from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
 from benchmarks.scaling.edges import GATHERS
+from benchmarks.training.backbones import COMMON_NAME
+from benchmarks.training.mrdib_cost import PRODUCTS
+from benchmarks.training.step_products import KINDS
 
 README = Path(__file__).parent / 'README.md'
 NOT_MEASURED = 'Not measured yet.'
@@ -122,6 +125,27 @@ def mrdib_cost(result: Result) -> str:
     header = ['', 'plain step', 'with MRdIB', 'added', 'its arithmetic alone']
     common = 'step of the common implementation'
     return make_table([*header, common, 'added, as a share of it'], lines)
+
+
+def step_products(result: Result) -> str:
+    r"""What of a step are matrix products, sums over edges and Adam, each timed alone."""
+    lines = []
+    for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
+        steps = targets.medians(result, model=model, task='step')
+        common = steps.get(COMMON_NAME)
+        for method in PRODUCTS:
+            alone = targets.step_products(result, model, method)
+            if method not in steps or len(alone) == 0:
+                continue
+            total = sum(alone.values())
+            parts = [seconds(alone[kind]) if kind in alone else '' for kind in KINDS]
+            share = f'{100 * total / steps[method]:.0f} %'
+            allowed = '' if common is None else f'{common / total:.1f} x'
+            lines.append([model, method, seconds(steps[method]), *parts, share, allowed])
+    if len(lines) == 0:
+        return NOT_MEASURED
+    header = ['', '', 'step', *KINDS, 'together, of the step', 'common step over them']
+    return make_table(header, lines)
 
 
 def _per_edge(row: Row | None, edges: int) -> str:
@@ -242,6 +266,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     'negative-sampling': ('negative_sampling', pivot),
     'mutual-information': ('mutual_information', pivot),
     'steps': ('mrdib_cost', lambda result: pivot(result, _of_task('step'))),
+    'step-products': ('mrdib_cost', step_products),
     'mrdib-cost': ('mrdib_cost', mrdib_cost),
     'epochs': ('training', lambda result: pivot(result, _of_task('epoch'))),
     'evaluation': (

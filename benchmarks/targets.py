@@ -12,7 +12,7 @@ from benchmarks.training.backbones import (
     OURS_MRDIB,
     OURS_TRAINED,
 )
-from benchmarks.training.mrdib_cost import ARITHMETIC, FEATURES
+from benchmarks.training.mrdib_cost import ARITHMETIC, PRODUCTS
 
 Result = dict[str, Any]
 NOT_MEASURED = 'not measured'
@@ -70,6 +70,20 @@ def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
     return out
 
 
+def step_products(result: Result | None, model: str, method: str = OURS) -> dict[str, float]:
+    r"""The median times of the products of a step alone, by their kind."""
+    return medians(result, model=model, task=PRODUCTS[method])
+
+
+def _allowed(result: Result | None, model: str, method: str) -> str:
+    # A step of the common implementation over what is left of ours if all else took no time.
+    step = medians(result, model=model, task='step').get(COMMON_NAME)
+    alone = sum(step_products(result, model, method).values())
+    if step is None or alone == 0:
+        return ''
+    return f' (its products alone would allow {step / alone:.1f} x)'
+
+
 def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, bool | None]]:
     r"""Returns what is asked, the target, what was measured, and whether it is met."""
     get = lambda part: results.get(f'{part}-{device}')  # noqa: E731
@@ -91,17 +105,14 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
             ours = times.get(OURS)
             if fair is not None and ours is not None:
                 note = f' ({fair / ours:.1f} x against frozen features)'
-        # A step of the common implementation over what no step of the model does without.
-        step = medians(get('mrdib_cost'), model=model, task='step').get(COMMON_NAME)
-        alone = medians(get('mrdib_cost'), model=model, task=FEATURES).get('products')
-        if step is not None and alone is not None:
-            note += f' (its products of features alone would allow {step / alone:.1f} x)'
+        method = OURS_TRAINED if frozen is not None else OURS
+        note += _allowed(get('mrdib_cost'), model, method)
         text = '' if speed is None else f'{speed:.1f} x{note}'
         add(f'epoch, {model}', f'>= {trained:g} x', speed, text, (speed or 0) >= trained)
         if frozen is not None:
             ours = times.get(OURS)
             speed = None if common is None or ours is None else common / ours
-            text = '' if speed is None else f'{speed:.1f} x'
+            text = f'{speed or 0:.1f} x{_allowed(get("mrdib_cost"), model, OURS)}'
             what = f'epoch, {model}, features frozen'
             add(what, f'>= {frozen:g} x', speed, text, (speed or 0) >= frozen)
 

@@ -1,6 +1,4 @@
-r"""The arithmetic of MRdIB, and that of features, alone: what a step cannot do without, whoever
-writes it.
-"""
+r"""The arithmetic of MRdIB alone: what a step with it cannot do without, whoever writes it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn import VariationalBottleneck
 
@@ -24,10 +21,9 @@ class Product(NamedTuple):
     grad_weight: Tensor
 
 
-def make_product(num_rows: int, weight: Tensor, x: Tensor | None = None) -> Product:
-    r"""Returns a product of some rows, random ones unless they are given."""
-    if x is None:
-        x = torch.randn(num_rows, weight.size(1), device=weight.device)
+def make_product(num_rows: int, weight: Tensor) -> Product:
+    r"""Returns a product of some random rows."""
+    x = torch.randn(num_rows, weight.size(1), device=weight.device)
     grad = torch.randn(num_rows, weight.size(0), device=weight.device)
     return Product(x, weight, grad, *(torch.empty_like(a) for a in (grad, x, weight)))
 
@@ -67,34 +63,6 @@ class Arithmetic:
             torch.mm(product.x, product.weight.t(), out=product.out)
             torch.mm(product.grad, product.weight, out=product.grad_x)
             torch.mm(product.grad.t(), product.x, out=product.grad_weight)
-
-
-def feature_products(
-    data: HeteroData, channels: int, rows: Tensor | None = None
-) -> Callable[[], None]:
-    r"""Returns a call that does the two matrix products that a step needs which maps the features
-    of some items and learns the maps: that of the rows, and the gradient of the weight.
-
-    Args:
-        data (HeteroData): The data.
-        channels (int): The width that features are mapped to.
-        rows (torch.Tensor, optional): The items, whose features lie there gathered.
-            (default: :obj:`None`, all)
-    """
-    products = []
-    for name in data['item'].keys():
-        if name.startswith('x_'):
-            x = data['item'][name]
-            x = x if rows is None else x[rows]
-            weight = torch.randn(channels, x.size(1), device=x.device)
-            products.append(make_product(x.size(0), weight, x))
-
-    def call() -> None:
-        for product in products:
-            torch.mm(product.x, product.weight.t(), out=product.out)
-            torch.mm(product.grad.t(), product.x, out=product.grad_weight)
-
-    return call
 
 
 @contextmanager

@@ -4,37 +4,40 @@ r"""One training step of every model, plain and with MRdIB, against the common i
 
 What MRdIB costs a step is the difference of two rows; its share is taken of the step of the common
 implementation, which is what published shares refer to. Beside it is what no implementation can do
-without: the arithmetic of the layer alone and, for the model whose step is the products of its
-features, that of these.
+without: the arithmetic of the layer alone and, of the plain step, its products and its optimizer
+alone (:mod:`benchmarks.training.step_products`).
 """
 
 import functools
 import itertools
 from typing import Any
 
-import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks.part import Part, main
-from benchmarks.training.arithmetic import Arithmetic, feature_products
+from benchmarks.training.arithmetic import Arithmetic
 from benchmarks.training.backbones import (
     BATCH_SIZE,
+    OURS,
     OURS_MRDIB,
+    OURS_TRAINED,
     ROLES,
     SETTINGS,
     Batch,
     make_batches,
     subjects,
 )
+from benchmarks.training.step_products import StepProducts
 from benchmarks.training.workload import case_of, load
 from mrdib_pyg.nn.models import MODELS
 
 #: The task of the rows that hold the arithmetic of MRdIB alone.
 ARITHMETIC = 'arithmetic of MRdIB alone'
-#: That of the products of the features alone.
-FEATURES = 'products of the features alone'
-#: By model the width that features are mapped to, and whether those of a batch's items alone are.
-READ_FEATURES = {'vbpr': (64, True), 'mgcn': (64, False), 'mmgcn': (256, False)}
+#: By method the task of the rows that hold the products of its step alone.
+PRODUCTS = {
+    OURS: 'products of the step alone',
+    OURS_TRAINED: 'products of the step alone, features trained',
+}
 
 
 def names() -> list[str]:
@@ -73,14 +76,11 @@ def _measure(
             layer = subject.model.mrdib
     settings: dict[str, Any] = {'warmup': 2, 'min_runs': 5, 'min_seconds': 0.3}
     part.time(case, rivals, ROLES, **settings)
-    if name in READ_FEATURES:
-        _, pos, neg = batches[0]
-        channels, reads_batch = READ_FEATURES[name]
-        products = feature_products(
-            data, channels, torch.cat([pos, neg]).unique() if reads_batch else None
-        )
-        entry = {**case, 'task': FEATURES}
-        part.time(entry, {'products': products}, {'products': 'ours'}, **settings)
+    for method, task in PRODUCTS.items():
+        entry = {**case, 'task': task}
+        if method in rivals and not part.has(entry):
+            calls = StepProducts(rivals[method]).calls()
+            part.time(entry, calls, dict.fromkeys(calls, 'ours'), **settings)
     if layer is not None:
         alone = Arithmetic(layer, rivals[OURS_MRDIB])
         part.time({**case, 'task': ARITHMETIC}, {'MRdIB': alone}, {'MRdIB': 'ours'}, **settings)

@@ -1,7 +1,6 @@
 import torch
-from torch_geometric.data import HeteroData
 
-from benchmarks.training.arithmetic import Arithmetic, feature_products
+from benchmarks.training.arithmetic import Arithmetic
 from mrdib_pyg.nn import MRdIB
 
 
@@ -22,20 +21,3 @@ def test_the_products_are_those_of_the_bottlenecks_and_critics():
     assert sorted(shapes[2:]) == sorted(2 * side)
     alone()
     assert not any(module._forward_hooks for module in layer.modules())
-
-
-def test_the_products_of_features_are_of_the_items_that_are_read(monkeypatch):
-    data = HeteroData()
-    data['item'].x_a, data['item'].x_b = torch.randn(9, 5), torch.randn(9, 3)
-    seen, mm = [], torch.mm
-
-    def watched(x, y, out):
-        seen.append((*x.shape, y.size(1)))
-        return mm(x, y, out=out)
-
-    monkeypatch.setattr(torch, 'mm', watched)
-    feature_products(data, 2, torch.tensor([2, 4, 8]))()
-    assert seen == [(3, 5, 2), (2, 3, 5), (3, 3, 2), (2, 3, 3)]
-    seen.clear()
-    feature_products(data, 2)()
-    assert seen == [(9, 5, 2), (2, 9, 5), (9, 3, 2), (2, 9, 3)]

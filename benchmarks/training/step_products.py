@@ -1,0 +1,98 @@
+r"""The products of a training step, and its optimizer, alone: what is left of the step if all else
+took no time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Of a matrix product, by the name of the operator: the place of its two factors.
+DENSE = {'mm': 0, 'bmm': 0, 'addmm': 1, 'addmm_': 1, 'baddbmm': 1, 'baddbmm_': 1}
+SPARSE = ('_embedding_bag', '_embedding_bag_forward_only')
+ADAM = '_fused_adam_'
+#: What is timed of a step.
+KINDS = ('dense products', 'sums over edges', 'Adam')
+
+
+class StepProducts:
+    r"""What a training step computes in matrix products, in sums over the edges of a graph and in
+    Adam, forward and backward, as it was seen in one step: to be done again without all the rest,
+    into buffers that are there.
+
+    It is a bound for implementations of the same equations in the same precision, with the same
+    rows and in the same order of products, not for all that can be thought of. What an operator of
+    CUDA computes in a kernel of this package is not seen.
+
+    Args:
+        step (Callable): The training step.
+    """
+
+    def __init__(self, step: Callable[[], Any]) -> None:
+        self._dense: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._sparse: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self._adam: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        with _Watch(self._note):
+            step()
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = func.name().split('::')[1].split('.')[0]
+        if name in DENSE:
+            a, b = (x.detach() for x in args[DENSE[name] : DENSE[name] + 2])
+            shape = (*a.shape[:-1], b.size(-1))
+            self._dense.append((a, b, torch.empty(shape, dtype=a.dtype, device=a.device)))
+        elif name in SPARSE:
+            self._sparse.append((func, args, kwargs))
+        elif name == ADAM:  # it writes into its arguments: not into those of the model
+            copies = tuple(_copy(x) for x in args)
+            self._adam.append((func, copies, {key: _copy(x) for key, x in kwargs.items()}))
+
+    @property
+    def flops(self) -> int:
+        r"""The additions and multiplications of the matrix products."""
+        return sum(2 * out.numel() * a.size(-1) for a, _, out in self._dense)
+
+    @torch.no_grad()
+    def dense(self) -> None:
+        r"""Does the matrix products."""
+        for a, b, out in self._dense:
+            torch.matmul(a, b, out=out)
+
+    @torch.no_grad()
+    def sparse(self) -> None:
+        r"""Does the sums over edges."""
+        for func, args, kwargs in self._sparse:
+            func(*args, **kwargs)
+
+    @torch.no_grad()
+    def adam(self) -> None:
+        r"""Does the optimizer's step, on copies."""
+        for func, args, kwargs in self._adam:
+            func(*args, **kwargs)
+
+    def calls(self) -> dict[str, Callable[[], None]]:
+        r"""The calls by what they do, less those that the step has nothing for."""
+        noted = (self._dense, self._sparse, self._adam)
+        found = zip(KINDS, noted, (self.dense, self.sparse, self.adam))
+        return {kind: call for kind, calls, call in found if calls}
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self, note: Callable[..., None]) -> None:
+        super().__init__()
+        self.note = note
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.note(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _copy(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.detach().clone()
+    return [_copy(y) for y in x] if isinstance(x, (list, tuple)) else x
