@@ -42,6 +42,28 @@ class Graph(NamedTuple):
         user, item = self.edge_index[0], self.edge_index[1] + self.num_users
         return torch.stack([torch.cat([user, item]), torch.cat([item, user])])
 
+    def by_degree(self) -> tuple[Tensor, Tensor]:
+        r"""The users and the items in the order of decreasing degree; ties keep theirs."""
+        sides = zip(self.edge_index, (self.num_users, self.num_items))
+        degrees = [torch.bincount(index, minlength=size) for index, size in sides]
+        user, item = (degree.argsort(descending=True, stable=True) for degree in degrees)
+        return user, item
+
+    def by_rarest_item(self) -> tuple[Tensor, Tensor]:
+        r"""The items in the order of decreasing degree, and the users in that of the last of their
+        items, those without any first; ties keep theirs.
+        """
+        user, item = self.edge_index
+        order = self.by_degree()[1]
+        last = item.new_full((self.num_users,), -1)
+        last = last.scatter_reduce(0, user, order.argsort()[item], 'amax')
+        return last.argsort(stable=True), order
+
+    def renumbered(self, order: tuple[Tensor, Tensor]) -> 'Graph':
+        r"""The same graph, whose nodes are numbered by their places in an order."""
+        ids = [nodes.argsort()[index] for nodes, index in zip(order, self.edge_index)]
+        return self._replace(edge_index=torch.stack(ids))
+
     def to(self, device: str) -> 'Graph':
         return self._replace(edge_index=self.edge_index.to(device))
 
