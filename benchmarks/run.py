@@ -37,9 +37,9 @@ class Entry(NamedTuple):
 PARTS: dict[str, Entry] = {
     'propagation': Entry('benchmarks.ops.propagation', 39, 75, 300),
     'pid_loss': Entry('benchmarks.ops.pid_loss', 30, 60, 220),
-    'mrdib_cost': Entry('benchmarks.training.mrdib_cost', 52, 75, 240),
-    'scaling': Entry('benchmarks.scaling.edges', 25, 60, 400),
-    'training': Entry('benchmarks.training.epochs', 52, 150, 1620),
+    'mrdib_cost': Entry('benchmarks.training.mrdib_cost', 58, 85, 280),
+    'scaling': Entry('benchmarks.scaling.edges', 22, 60, 400),
+    'training': Entry('benchmarks.training.epochs', 49, 150, 1580),
     'topk': Entry('benchmarks.ops.topk', 25, 40, 110),
     'knn': Entry('benchmarks.ops.knn', 15, 20, 40),
     'negative_sampling': Entry('benchmarks.ops.negative_sampling', 8, 10, 10),

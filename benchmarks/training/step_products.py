@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 #: Of a matrix product, by the name of the operator: the place of its two factors.
-DENSE = {'mm': 0, 'bmm': 0, 'addmm': 1, 'addmm_': 1, 'baddbmm': 1, 'baddbmm_': 1}
+DENSE = {'mm': 0, 'bmm': 0, 'mv': 0, 'addmm': 1, 'addmm_': 1, 'baddbmm': 1, 'baddbmm_': 1}
 SPARSE = ('_embedding_bag', '_embedding_bag_forward_only')
 ADAM = '_fused_adam_'
 #: What is timed of a step.
@@ -21,6 +22,9 @@ class StepProducts:
     r"""What a training step computes in matrix products, in sums over the edges of a graph and in
     Adam, forward and backward, as it was seen in one step: to be done again without all the rest,
     into buffers that are there.
+
+    Factors are copies in the strides of the originals: a step gathers rows into one buffer again
+    and again, and its optimizer changes the parameters.
 
     It is a bound for implementations of the same equations in the same precision, with the same
     rows and in the same order of products, not for all that can be thought of. What an operator of
@@ -34,20 +38,32 @@ class StepProducts:
         self._dense: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sparse: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
         self._adam: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        # By content the original, which is held: its memory must not become another's meanwhile.
+        self._copies: dict[Any, tuple[Tensor, Tensor]] = {}
         with _Watch(self._note):
             step()
+        self._copies.clear()
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name = func.name().split('::')[1].split('.')[0]
         if name in DENSE:
-            a, b = (x.detach() for x in args[DENSE[name] : DENSE[name] + 2])
-            shape = (*a.shape[:-1], b.size(-1))
+            a, b = (self._keep(x) for x in args[DENSE[name] : DENSE[name] + 2])
+            shape = (*a.shape[:-1], *b.shape[a.dim() - 1 :])
             self._dense.append((a, b, torch.empty(shape, dtype=a.dtype, device=a.device)))
         elif name in SPARSE:
-            self._sparse.append((func, args, kwargs))
+            self._sparse.append((func, *tree_map_only(Tensor, self._keep, (args, kwargs))))
         elif name == ADAM:  # it writes into its arguments: not into those of the model
-            copies = tuple(_copy(x) for x in args)
-            self._adam.append((func, copies, {key: _copy(x) for key, x in kwargs.items()}))
+            self._adam.append((func, *tree_map_only(Tensor, torch.clone, (args, kwargs))))
+
+    def _keep(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return x.detach()
+        # From its first number to its last, with the gaps; once for the products of one content.
+        span = 1 + sum((size - 1) * step for size, step in zip(x.size(), x.stride()))
+        key = (x.data_ptr(), span, x.dtype, x._version)
+        if key not in self._copies:
+            self._copies[key] = x, x.detach().as_strided((span,), (1,)).clone()
+        return self._copies[key][1].as_strided(x.size(), x.stride(), 0)
 
     @property
     def flops(self) -> int:
@@ -90,9 +106,3 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         self.note(func, args, kwargs)
         return func(*args, **kwargs)
-
-
-def _copy(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return x.detach().clone()
-    return [_copy(y) for y in x] if isinstance(x, (list, tuple)) else x

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.graphs import grown, random_graph, real_graph
+from benchmarks.graphs import Graph, grown, random_graph, real_graph
 from benchmarks.roofline import copy_bandwidth, pid_loss_bytes, propagation_bytes
 from benchmarks.scaling.edges import slope
 from benchmarks.training.workload import to_hetero_data
@@ -40,6 +40,18 @@ def test_symmetric_edges():
     dense[tuple(graph.symmetric())] = 1
     assert torch.equal(dense, dense.t()) and dense.sum() == 12
     assert torch.equal(dense[:5, 5:].nonzero().t(), graph.edge_index)
+
+
+def test_orders_of_nodes():
+    edges = torch.tensor([[0, 0, 1, 3, 3, 3], [2, 1, 1, 1, 2, 0]])
+    graph = Graph('toy', edges, 4, 3, 'none')
+    user, item = graph.by_degree()
+    assert (user.tolist(), item.tolist()) == ([3, 0, 1, 2], [1, 2, 0])
+    user, item = graph.by_rarest_item()  # the user without items, then by the last of theirs
+    assert (user.tolist(), item.tolist()) == ([2, 1, 0, 3], [1, 2, 0])
+    new = graph.renumbered((user, item))
+    assert new.num_users == 4 and new.num_items == 3
+    assert torch.equal(torch.stack([user[new.edge_index[0]], item[new.edge_index[1]]]), edges)
 
 
 def test_nodes_grow_with_the_edges():

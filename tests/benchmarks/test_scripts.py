@@ -6,7 +6,9 @@ import math
 import pytest
 
 from benchmarks import schema
+from benchmarks.ops.propagation import ORDERED
 from benchmarks.run import PARTS
+from benchmarks.training.mrdib_cost import PRODUCTS
 from mrdib_pyg.nn.models import MODELS
 
 
@@ -43,6 +45,8 @@ def _rows(value, **case):
 def test_propagation_agrees_with_the_reference(results):
     rows = _rows(results[1]['propagation'], task='forward')
     assert {'propagate_mean', 'torch COO sparse.mm', 'EdgeIndex.matmul', 'PyG LGConv'} <= set(rows)
+    for name in ORDERED:
+        assert rows[name]['role'] == 'ours' and 'relative_error' in rows[name]['values']
     assert all(row['values']['relative_error'] < 1e-5 for row in rows.values())
     single = _rows(results[1]['propagation'], task='one product')
     assert all('roofline' in row for row in single.values()) and 'propagate' in single
@@ -66,6 +70,10 @@ def test_every_model_is_timed(results):
         assert 'mrdib_pyg' in rows
         assert ('mrdib_pyg with MRdIB' in rows) == MODELS[name].multimodal
         assert ('MRdIB' in rows) == MODELS[name].multimodal  # its arithmetic alone
+        for method in PRODUCTS.keys() & rows:
+            alone = _rows(results[1]['mrdib_cost'], model=name, task=PRODUCTS[method])
+            assert ('dense products' in alone) == MODELS[name].multimodal
+            assert ('sums over edges' in alone) == (name != 'vbpr') and 'Adam' in alone
         epochs = _rows(results[1]['training'], model=name, task='epoch')
         assert 'mrdib_pyg' in epochs
     for name in ('vbpr', 'lightgcn'):

@@ -1,3 +1,5 @@
+import sys
+
 import torch
 from torch import nn
 
@@ -52,3 +54,44 @@ def test_operators_of_this_package_are_seen():
     for call in alone.calls().values():
         call()
     torch.testing.assert_close(alone._dense[0][2], x[[0, 2, 5]] @ weight.t())
+
+
+def test_factors_have_the_strides_and_values_they_had():
+    base = torch.arange(24.0).view(4, 6)
+    cases = [base[:, 1:4], base.t()[1:3], torch.ones(3, 1).expand(3, 4), base[2:, ::2]]
+    buffer = torch.ones(2, 4)
+
+    def step():
+        for a in cases:
+            a @ torch.eye(a.size(1))
+        buffer @ base
+        buffer.fill_(2.0)
+        buffer @ base
+        torch.mv(base, base[0])
+
+    alone = StepProducts(step)
+    for (a, _, _), case in zip(alone._dense, cases):
+        assert a.stride() == case.stride() and torch.equal(a, case)
+    first, second, vector = alone._dense[-3:]
+    assert torch.equal(first[0], torch.ones(2, 4)) and torch.equal(second[0], buffer)
+    assert first[1].data_ptr() == second[1].data_ptr() != base.data_ptr()
+    alone.dense()
+    torch.testing.assert_close(first[2], torch.ones(2, 4) @ base)
+    torch.testing.assert_close(vector[2], base @ base[0])
+
+
+def test_chunks_that_share_a_buffer_and_parameters_that_change(monkeypatch):
+    monkeypatch.setattr(sys.modules['mrdib_pyg.ops.linear_rows'], '_MAX_GATHERED', 12)
+    x, rows = torch.randn(9, 6), torch.tensor([8, 1, 3, 3, 5])
+    weight = nn.Parameter(torch.randn(4, 6))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    expected = x[rows] @ weight.detach().t()
+
+    def step():
+        linear_rows(x, rows, weight).sum().backward()
+        optimizer.step()
+
+    alone = StepProducts(step)
+    alone.dense()
+    torch.testing.assert_close(torch.cat([out for _, _, out in alone._dense[:3]]), expected)
+    torch.testing.assert_close(sum(out for _, _, out in alone._dense[3:]), weight.grad)
