@@ -81,7 +81,7 @@ def _allowed(result: Result | None, model: str, method: str) -> str:
     alone = sum(step_products(result, model, method).values())
     if step is None or alone == 0:
         return ''
-    return f' (its products alone would allow {step / alone:.1f} x)'
+    return f' (what its products, sums and Adam alone allow: {step / alone:.1f} x)'
 
 
 def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, bool | None]]:
