@@ -1,11 +1,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.types import batch_norms
 from mrdib_pyg.ops import propagate_mean
 from mrdib_pyg.ops.layer_mean import mean_of_rows
 
@@ -84,7 +84,4 @@ class LightGCN(Recommender):
         return Embeddings(user, item, {'ego': ego})
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
-        src, pos, neg = batch
-        user, item = embeddings.views['ego']
-        rows = (x.index_select(0, i) for x, i in ((user, src), (item, pos), (item, neg)))
-        return {'reg': torch.stack([x.norm() for x in rows]).sum() / src.numel()}
+        return {'reg': batch_norms(*embeddings.views['ego'], batch) / batch.src_index.numel()}

@@ -7,6 +7,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Triplets
 from mrdib_pyg.nn.models.multi_view import MultiView
+from mrdib_pyg.nn.models.types import batch_squares
 from mrdib_pyg.nn.models.weighted_graph import weighted_graph
 from mrdib_pyg.transforms import ItemKNN
 
@@ -122,9 +123,6 @@ class MGCN(MultiView):
         return degree.index_copy_(0, edge_index[0, is_loop], 1.0 / weight[is_loop])
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
-        user, item = embeddings.user, embeddings.item
-        src, pos, neg = batch
-        rows = ((user, src), (item, pos), (item, neg))
-        total = torch.stack([x.index_select(0, i).square().sum() for x, i in rows]).sum()
+        total = batch_squares(embeddings.user, embeddings.item, batch).sum()
         contrastive = self.contrast_sides(embeddings, batch)
-        return {'reg': 0.5 * total / src.numel(), 'contrastive': contrastive}
+        return {'reg': 0.5 * total / batch.src_index.numel(), 'contrastive': contrastive}

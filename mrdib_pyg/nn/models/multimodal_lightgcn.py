@@ -17,7 +17,7 @@ from mrdib_pyg.nn.models.base import (
     _sum,
 )
 from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import take_rows
+from mrdib_pyg.nn.models.types import batch_squares, take_rows
 from mrdib_pyg.ops import propagate_mean
 
 FUSIONS = ('sum', 'attention', 'mlp', 'product_of_experts')
@@ -191,9 +191,8 @@ class MultimodalLightGCN(Recommender):
         of the final embeddings.
         """
         user, item = embeddings.views.get('ego', (embeddings.user, embeddings.item))
-        src, pos, neg = batch
-        read = (user.index_select(0, src), item.index_select(0, pos), item.index_select(0, neg))
-        return {'l2': 0.5 * torch.stack([x.square().sum() for x in read]).sum() / src.numel()}
+        total = batch_squares(user, item, batch).sum()
+        return {'l2': 0.5 * total / batch.src_index.numel()}
 
     def _encode(self, name: str, x: Tensor) -> Tensor:
         if name in self.encoders:

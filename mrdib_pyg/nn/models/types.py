@@ -50,6 +50,26 @@ def bpr_loss(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
     return F.softplus((user.index_select(0, src) * difference).sum(dim=-1)).mean()
 
 
+def batch_squares(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
+    r"""Returns the sums of the squared norms of the users, the positive and the negative items of a
+    batch, ``[3]``, repeats counted.
+    """
+    src, pos, neg = batch
+    # The squared norm of each row, and then those of the batch: no row is gathered.
+    dtype = torch.promote_types(user.dtype, torch.float32)
+    user, item = (x.square().sum(dim=-1, dtype=dtype) for x in (user, item))
+    rows = ((user, src), (item, pos), (item, neg))
+    return torch.stack([x.index_select(0, index).sum() for x, index in rows])
+
+
+def batch_norms(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
+    r"""Returns the sum of the Euclidean norms of three matrices, the rows of the users, the
+    positive and the negative items of a batch; the gradient of a norm of zero is zero.
+    """
+    squares = batch_squares(user, item, batch)
+    return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt().sum()
+
+
 def take_rows(user: Tensor, item: Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
     r"""Returns the rows of users and of items that are asked for, all of them for :obj:`None`."""
     if rows is None:

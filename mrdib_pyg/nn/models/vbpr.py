@@ -7,7 +7,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import take_rows
+from mrdib_pyg.nn.models.types import batch_norms, take_rows
 
 
 class VBPR(Recommender):
@@ -106,7 +106,5 @@ class VBPR(Recommender):
         return {name: (theta, item) for name, (_, item) in codes.items()}
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
-        src, pos, neg = batch
-        user, item = embeddings.user, embeddings.item
-        rows = (x.index_select(0, i) for x, i in ((user, src), (item, pos), (item, neg)))
-        return {'reg': torch.stack([x.norm() for x in rows]).sum() / src.numel()}
+        norms = batch_norms(embeddings.user, embeddings.item, batch)
+        return {'reg': norms / batch.src_index.numel()}
