@@ -87,7 +87,8 @@ class NormalizedAdjacency:
         col = col.to(dtype, copy=True).contiguous()  # A later change of the edges is not ours.
         value = _normalize(row, col, weight, size, bipartite, normalization)
         del weight
-        self._csr, self._csr_t = _both(_to_rowptr(row, size[0]), row, col, value, size[1])
+        self._csr = CSR(_to_rowptr(row, size[0]), col, value)
+        self._csr_t = _transpose(self._csr, row, size[1])
         self.is_symmetric = (
             size[0] == size[1]
             and not value.requires_grad
@@ -141,10 +142,8 @@ class NormalizedAdjacency:
     def select(self, rows: Tensor) -> 'NormalizedAdjacency':
         r"""Returns the matrix of the rows with the given ids, in their order."""
         csr = self._csr.select(rows)
-        out = self._like(
-            (rows.numel(), self._size[1]),
-            *_both(csr.rowptr, csr.row(), csr.col, csr.value, self._size[1]),
-        )
+        csr_t = _transpose(csr, csr.row(), self._size[1])
+        out = self._like((rows.numel(), self._size[1]), csr, csr_t)
         out.is_symmetric = False
         return out
 
@@ -234,15 +233,13 @@ def _normalize(
     return scale if weight is None else weight * scale
 
 
-def _both(
-    rowptr: Tensor, row: Tensor, col: Tensor, value: Tensor, num_cols: int
-) -> tuple[CSR, CSR]:
-    # The matrix and its transpose. `col` is sorted stably, so that the rows of the transposed
-    # matrix list their columns in increasing order, too.
-    col_sorted, perm = torch.sort(col, stable=True)
+def _transpose(csr: CSR, row: Tensor, num_cols: int) -> CSR:
+    # Columns are sorted stably, so that the rows of the transposed matrix list theirs in increasing
+    # order, too.
+    col_sorted, perm = torch.sort(csr.col, stable=True)
     rowptr_t = _to_rowptr(col_sorted, num_cols)
     del col_sorted  # Each of these is as large as the graph.
-    return CSR(rowptr, col, value), CSR(rowptr_t, row[perm], value[perm])
+    return CSR(rowptr_t, row[perm], csr.value[perm])
 
 
 def _degree(index: Tensor, weight: Tensor | None, size: int) -> Tensor:

@@ -64,10 +64,10 @@ def propagate_mean(
         raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
     if isinstance(x, Tensor) and rows is not None:
         raise ValueError("'rows' go with a pair of row and column features, not with one tensor")
-    if num_layers == 0 and rows is None:
-        return x
     if rows is not None:
         return mean_of_rows(x, adj, num_layers, rows)[0]  # type: ignore[arg-type]
+    if num_layers == 0:
+        return x
     _check(x, adj)
     if adj.value.requires_grad or not _same_dtype(x):
         # Weights with a gradient need the features of every layer.

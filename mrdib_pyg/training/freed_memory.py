@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _MAX_INT = -1, 2**31 - 1
 def keep_freed_memory() -> bool:
     r"""Makes the C library keep freed blocks of up to 32 MiB for what is allocated next, rather
     than hand them back to the operating system: a training step on a CPU frees and allocates the
-    same tensors over and over, and to map them anew each time can take as long as to compute them.
+    same tensors over and over, and would have their pages mapped anew each time.
 
     It is a setting of the whole process, whose resident memory then stays at its peak: for programs
     that mainly train, so that ``mrdib train`` and ``mrdib experiment`` call it and
