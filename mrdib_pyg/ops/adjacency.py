@@ -6,6 +6,7 @@ from torch_geometric.typing import Adj
 
 from mrdib_pyg.ops.coo import to_coo
 from mrdib_pyg.ops.csr import CSR
+from mrdib_pyg.ops.sorted_index import to_rowptr
 
 _INT32_END = 2**31
 
@@ -87,8 +88,8 @@ class NormalizedAdjacency:
         col = col.to(dtype, copy=True).contiguous()  # A later change of the edges is not ours.
         value = _normalize(row, col, weight, size, bipartite, normalization)
         del weight
-        self._csr = CSR(_to_rowptr(row, size[0]), col, value)
-        self._csr_t = _transpose(self._csr, row, size[1])
+        self._csr = CSR(to_rowptr(row, size[0]), col, value)
+        self._csr_t = self._csr.t(size[1], row)
         self.is_symmetric = (
             size[0] == size[1]
             and not value.requires_grad
@@ -142,7 +143,7 @@ class NormalizedAdjacency:
     def select(self, rows: Tensor) -> 'NormalizedAdjacency':
         r"""Returns the matrix of the rows with the given ids, in their order."""
         csr = self._csr.select(rows)
-        csr_t = _transpose(csr, csr.row(), self._size[1])
+        csr_t = csr.t(self._size[1])
         out = self._like((rows.numel(), self._size[1]), csr, csr_t)
         out.is_symmetric = False
         return out
@@ -233,15 +234,6 @@ def _normalize(
     return scale if weight is None else weight * scale
 
 
-def _transpose(csr: CSR, row: Tensor, num_cols: int) -> CSR:
-    # Columns are sorted stably, so that the rows of the transposed matrix list theirs in increasing
-    # order, too.
-    col_sorted, perm = torch.sort(csr.col, stable=True)
-    rowptr_t = _to_rowptr(col_sorted, num_cols)
-    del col_sorted  # Each of these is as large as the graph.
-    return CSR(rowptr_t, row[perm], csr.value[perm])
-
-
 def _degree(index: Tensor, weight: Tensor | None, size: int) -> Tensor:
     if weight is None:  # A sum of ones in float32 would stall at 2 ** 24.
         return torch.bincount(index, minlength=size).to(_value_dtype())
@@ -262,9 +254,3 @@ def _inverse_power(degree: Tensor, power: float) -> Tensor:
     # Zero stays zero, and without the NaN that the gradient of 0 ** power would be.
     empty = degree == 0
     return degree.masked_fill(empty, 1.0).pow(power).masked_fill(empty, 0.0)
-
-
-def _to_rowptr(row: Tensor, num_rows: int) -> Tensor:
-    # `row` is sorted.
-    bound = torch.arange(num_rows + 1, dtype=row.dtype, device=row.device)
-    return torch.searchsorted(row, bound, out_int32=row.dtype == torch.int32)

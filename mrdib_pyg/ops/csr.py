@@ -3,6 +3,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrdib_pyg.ops.sorted_index import sort_stable, to_rowptr
+
 # The most entries of a row that one program of the CUDA kernel sums; longer rows are cut.
 MAX_PIECE = 512
 
@@ -86,6 +88,20 @@ class CSR:
         shift = torch.repeat_interleave(start - rowptr[:-1], count)
         entry = torch.arange(shift.numel(), dtype=shift.dtype, device=shift.device) + shift
         return CSR(rowptr, self.col[entry], self.value[entry])
+
+    def t(self, num_cols: int, row: Tensor | None = None) -> 'CSR':
+        r"""Returns the transposed matrix, whose rows list their columns in increasing order if
+        those of this one do.
+
+        Args:
+            num_cols (int): The number of columns of this matrix.
+            row (Tensor, optional): The row of each entry, if known. (default: :obj:`None`)
+        """
+        row = self.row() if row is None else row
+        col_sorted, perm = sort_stable(self.col, num_cols)
+        rowptr_t = to_rowptr(col_sorted, num_cols)
+        del col_sorted  # Each of these is as large as the graph.
+        return CSR(rowptr_t, row[perm], self.value[perm])
 
     def row(self) -> Tensor:
         r"""Returns the row of each entry."""

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
+from mrdib_pyg.ops.csr import CSR
 from mrdib_pyg.ops.propagate import csr_arrays, propagate, spmm
 
 
@@ -159,20 +160,22 @@ def _pair_mean(arrays, count: int, x_row: Tensor, x_col: Tensor, num_layers: int
 
 class _MeanOfRows(torch.autograd.Function):
     # Sums over layers are of the rows asked for, forward and backward; no gradient table is made
-    # per layer.
+    # per layer. The last layer, and the first of the gradient, take the entries of these rows alone
+    # where they are few.
 
     @staticmethod
     def forward(ctx, x_row, x_col, row, col, adj, num_layers):
         ctx.save_for_backward(row, col)
-        ctx.adj, ctx.num_layers, ctx.num_nodes = adj, num_layers, (x_row.size(0), x_col.size(0))
+        ctx.adj, ctx.num_layers = adj, num_layers
         own_row, own_col = _take((x_row, x_col), (row, col))
         out_row, out_col = own_row.clone(), own_col.clone()
         for _ in range(num_layers - 1):
             x_row, x_col = propagate(x_col, adj), propagate(x_row, adj.t())
             out_row += x_row.index_select(0, row)
             out_col += x_col.index_select(0, col)
-        out_row += _propagate_rows(x_col, adj, row)
-        out_col += _propagate_rows(x_row, adj.t(), col)
+        ctx.few = _select_few(adj, row), _select_few(adj.t(), col)
+        out_row += _propagate_rows(x_col, adj, row, ctx.few[0])
+        out_col += _propagate_rows(x_row, adj.t(), col, ctx.few[1])
         scale = 1.0 / (num_layers + 1)
         return out_row.mul_(scale), out_col.mul_(scale), own_row, own_col
 
@@ -183,27 +186,43 @@ class _MeanOfRows(torch.autograd.Function):
         row, col = ctx.saved_tensors
         scale = 1.0 / (ctx.num_layers + 1)
         grad_row, grad_col = grad_row * scale, grad_col * scale
-        num_rows, num_cols = ctx.num_nodes
-        out_row = grad_row.new_zeros(num_rows, grad_row.size(1)).index_add_(0, row, grad_row)
-        out_col = grad_col.new_zeros(num_cols, grad_col.size(1)).index_add_(0, col, grad_col)
-        for layer in range(ctx.num_layers):
-            if layer == ctx.num_layers - 1:
-                grad_row, grad_col = grad_row + grad_own_row, grad_col + grad_own_col
-            out_row, out_col = propagate(out_col, ctx.adj), propagate(out_row, ctx.adj.t())
+        few_row, few_col = ctx.few
+        out_row = _propagate_from(grad_col, ctx.adj, col, few_col)
+        out_col = _propagate_from(grad_row, ctx.adj.t(), row, few_row)
+        for _ in range(ctx.num_layers - 1):
             out_row.index_add_(0, row, grad_row)
             out_col.index_add_(0, col, grad_col)
+            out_row, out_col = propagate(out_col, ctx.adj), propagate(out_row, ctx.adj.t())
+        out_row.index_add_(0, row, grad_row + grad_own_row)
+        out_col.index_add_(0, col, grad_col + grad_own_col)
         return out_row, out_col, None, None, None, None
 
 
-def _propagate_rows(x: Tensor, adj: NormalizedAdjacency, rows: Tensor) -> Tensor:
-    # Some rows of A X. On CUDA the number of their entries would have to be waited for.
-    if x.device.type == 'cpu':
-        count = adj.rowptr[rows + 1] - adj.rowptr[rows]
-        if 2 * int(count.sum()) < adj.nnz:  # else to find them takes longer than all of the sum
-            csr = adj._csr.select(rows)
-            value, arrays = csr_arrays(csr, x)
-            return spmm((value, *arrays), x)
-    return propagate(x, adj).index_select(0, rows)
+def _select_few(adj: NormalizedAdjacency, rows: Tensor) -> CSR | None:
+    # Some rows of A, if to find their entries takes less time than to sum all there are. On CUDA
+    # their number would have to be waited for.
+    if adj.device.type != 'cpu':
+        return None
+    count = adj.rowptr[rows + 1] - adj.rowptr[rows]
+    return adj._csr.select(rows) if 2 * int(count.sum()) < adj.nnz else None
+
+
+def _propagate_rows(x: Tensor, adj: NormalizedAdjacency, rows: Tensor, few: CSR | None) -> Tensor:
+    # Some rows of A X; `few` are these rows of A.
+    if few is None:
+        return propagate(x, adj).index_select(0, rows)
+    value, indices = csr_arrays(few, x)
+    return spmm((value, *indices), x)
+
+
+def _propagate_from(x: Tensor, adj: NormalizedAdjacency, rows: Tensor, few: CSR | None) -> Tensor:
+    # A X where all rows of X but some are zero; `few` are these rows of the transpose of A.
+    num_rows, num_cols = adj._size
+    if few is None:
+        table = x.new_zeros(num_cols, x.size(1)).index_add_(0, rows, x)
+        return propagate(table, adj)
+    value, indices = csr_arrays(few.t(num_rows), x)
+    return spmm((value, *indices), x)
 
 
 def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):

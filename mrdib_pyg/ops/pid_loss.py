@@ -8,8 +8,9 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
-from mrdib_pyg.ops.bpr_terms import Triplets, bound, bpr_terms, sort_stable, to_rowptr
+from mrdib_pyg.ops.bpr_terms import Triplets, bpr_terms
 from mrdib_pyg.ops.pid_problem import Masks, Pair, Pairs, PIDProblem
+from mrdib_pyg.ops.sorted_index import bound, sort_stable, to_rowptr
 
 _HAS_TRITON = find_spec('triton') is not None
 

@@ -97,16 +97,27 @@ def test_rows_and_those_of_the_input(num_layers):
     assert gradcheck(both, x)
 
 
-@pytest.mark.parametrize('count', [1, 40])  # of few rows only the entries are summed
-def test_few_and_many_rows(count):
+@pytest.mark.parametrize('num_layers', [1, 2, 3])
+@pytest.mark.parametrize('count', [0, 1, 40])  # of few rows only the entries are summed
+def test_few_and_many_rows(count, num_layers):
     generator = torch.Generator().manual_seed(0)
     edge_index = torch.randint(40, (2, 300), generator=generator)
     adj = NormalizedAdjacency(edge_index, num_nodes=(40, 40))
-    x = tuple(torch.randn(40, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    rows = (torch.randperm(40, generator=generator)[:count], torch.arange(count))
-    full = propagate_mean(x, adj, 2)
-    for some, table, index in zip(propagate_mean(x, adj, 2, rows), full, rows):
-        torch.testing.assert_close(some, table[index])
+    x = [
+        torch.randn(40, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+        for _ in range(2)
+    ]
+    # Few of one side, with a repeat, and many of the other.
+    few, many = torch.randperm(40, generator=generator)[:count], torch.arange(40)
+    few = torch.cat([few, few[:1]])
+    for rows in ((few, many), (many, few), (few, few)):
+        full = propagate_mean(tuple(x), adj, num_layers)
+        expected = [table[index] for table, index in zip(full, rows)]
+        actual = propagate_mean(tuple(x), adj, num_layers, rows)
+        weights = [torch.randn(y.shape, dtype=y.dtype, generator=generator) for y in expected]
+        grads = [torch.autograd.grad(y, x, weights) for y in (expected, actual)]
+        for a, b in [*zip(actual, expected), *zip(*grads)]:
+            torch.testing.assert_close(a, b)
 
 
 def test_rows_of_two_types():

@@ -11,6 +11,7 @@ from torch_geometric.testing import withCUDA
 from mrdib_pyg.ops import NormalizedAdjacency, PIDLoss, pid_loss
 from mrdib_pyg.ops.pid_loss import pid_loss_reference
 
+sorted_index = import_module('mrdib_pyg.ops.sorted_index')
 terms = import_module('mrdib_pyg.ops.bpr_terms')
 
 NAMES = ('image', 'text', 'audio', 'video')
@@ -117,7 +118,7 @@ def test_widths(width, dtype, device):
 
 def test_long_lists():  # Sorted in another way than short ones.
     codes, fused = make_tables(500, 400, [3], 2)
-    triplet = make_triplets(500, 400, terms._MAX_RADIX + 5)
+    triplet = make_triplets(500, 400, sorted_index._MAX_RADIX + 5)
     expected = run(pid_loss_reference, codes, fused, *triplet)
     assert_same(run(pid_loss, codes, fused, *triplet), expected)
 
@@ -127,16 +128,6 @@ def test_many_rows():  # Ids of more than 16 bits.
     triplet = make_triplets(70_000, 140_000, 300)
     expected = run(pid_loss_reference, codes, fused, *triplet)
     assert_same(run(pid_loss, codes, fused, *triplet), expected)
-
-
-@pytest.mark.parametrize('num_rows', [100, 2**16, 2**16 + 1, 2**20, 2**33])
-@pytest.mark.parametrize('size', [0, 1, 300, terms._MAX_RADIX + 1])
-def test_sort_stable(num_rows, size):
-    index = torch.randint(num_rows, (size,))
-    index[: size // 2] = num_rows - 1
-    value, perm = terms.sort_stable(index, num_rows)
-    expected = index.sort(stable=True)
-    assert torch.equal(value, expected.values) and torch.equal(perm, expected.indices)
 
 
 @pytest.mark.parametrize('dense', [True, False])

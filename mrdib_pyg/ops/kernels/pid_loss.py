@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops.bpr_terms import Triplets, bound, sort_stable
+from mrdib_pyg.ops.bpr_terms import Triplets
+from mrdib_pyg.ops.sorted_index import bound, sort_stable
 
 # The most entries of one row that a program sums: longer rows are split, so that the hubs of a
 # power-law graph do not keep one program busy while the others are done.

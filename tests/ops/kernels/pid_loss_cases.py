@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss
-from mrdib_pyg.ops.bpr_terms import Triplets, to_rowptr
+from mrdib_pyg.ops.bpr_terms import Triplets
 from mrdib_pyg.ops.pid_loss import pid_loss_reference
+from mrdib_pyg.ops.sorted_index import to_rowptr
 
 if os.environ.get('TRITON_INTERPRET') != '1':
     pytest.skip('needs TRITON_INTERPRET=1', allow_module_level=True)
