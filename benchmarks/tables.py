@@ -118,11 +118,12 @@ def mrdib_cost(result: Result) -> str:
         common = '' if cost['common'] is None else seconds(cost['common'])
         added = f'{1e3 * cost["added"]:.1f} ms'
         alone = '' if cost['alone'] is None else f'{1e3 * cost["alone"]:.1f} ms'
+        products = '' if cost['products'] is None else f'{1e3 * cost["products"]:.1f} ms'
         plain, with_ = seconds(cost['plain']), seconds(cost['with'])
-        lines.append([model, plain, with_, added, alone, common, share])
+        lines.append([model, plain, with_, added, products, alone, common, share])
     if len(lines) == 0:
         return NOT_MEASURED
-    header = ['', 'plain step', 'with MRdIB', 'added', 'its arithmetic alone']
+    header = ['', 'plain step', 'with MRdIB', 'added', 'products it adds', 'its arithmetic alone']
     common = 'step of the common implementation'
     return make_table([*header, common, 'added, as a share of it'], lines)
 

@@ -12,7 +12,7 @@ from benchmarks.training.backbones import (
     OURS_MRDIB,
     OURS_TRAINED,
 )
-from benchmarks.training.mrdib_cost import ARITHMETIC, PRODUCTS
+from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, PRODUCTS
 
 Result = dict[str, Any]
 NOT_MEASURED = 'not measured'
@@ -50,7 +50,7 @@ def medians(result: Result | None, **case: Any) -> dict[str, float]:
 
 def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
     r"""By model the step without and with MRdIB, the difference, its share of the step of the
-    common implementation, and the arithmetic of MRdIB alone.
+    common implementation, the arithmetic of MRdIB alone, and the products that it adds to the step.
     """
     out: dict[str, dict[str, float | None]] = {}
     for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
@@ -59,6 +59,7 @@ def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
             continue
         added = times[OURS_MRDIB] - times[OURS]
         common = times.get(COMMON_NAME)
+        both = medians(result, model=model, task=ADDED)
         out[str(model)] = {
             'plain': times[OURS],
             'with': times[OURS_MRDIB],
@@ -66,8 +67,15 @@ def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
             'common': common,
             'share': None if common is None else added / common,
             'alone': medians(result, model=model, task=ARITHMETIC).get('MRdIB'),
+            'products': both[OURS_MRDIB] - both[OURS] if len(both) == 2 else None,
         }
     return out
+
+
+def _least(entry: dict[str, float | None]) -> float | None:
+    # Both are below what MRdIB has to cost; the difference of long steps varies more.
+    known = [x for x in (entry['alone'], entry['products']) if x is not None]
+    return max(known, default=None)
 
 
 def step_products(result: Result | None, model: str, method: str = OURS) -> dict[str, float]:
@@ -147,12 +155,12 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
         assert added is not None
         target = f'<= {1e3 * MRDIB_SECONDS:g} ms'
         met = added <= MRDIB_SECONDS
-        alone = entry['alone']
-        note = '' if alone is None else f' (its arithmetic alone {1e3 * alone:.1f} ms)'
+        alone = _least(entry)
+        note = '' if alone is None else f' (the products it adds alone {1e3 * alone:.1f} ms)'
         add(f'MRdIB in a step, {model}', target, added, f'{1e3 * added:.1f} ms{note}', met)
         if share is not None:
             what = f'MRdIB in a step, {model}, share of the common step'
-            note = '' if alone is None else f' (its arithmetic alone {100 * alone / common:.1f} %)'
+            note = '' if alone is None else f' (products alone {100 * alone / common:.1f} %)'
             text = f'{100 * share:.1f} %{note}'
             add(what, f'<= {100 * MRDIB_SHARE:g} %', share, text, share <= MRDIB_SHARE)
 

@@ -4,8 +4,9 @@ r"""One training step of every model, plain and with MRdIB, against the common i
 
 What MRdIB costs a step is the difference of two rows; its share is taken of the step of the common
 implementation, which is what published shares refer to. Beside it is what no implementation can do
-without: the arithmetic of the layer alone and, of the plain step, its products and its optimizer
-alone (:mod:`benchmarks.training.step_products`).
+without: the arithmetic of the layer alone, what the step with it has more of products and normal
+numbers than the plain one (some models read more rows for it) and, of the plain step, its products
+and its optimizer alone (:mod:`benchmarks.training.step_products`).
 """
 
 import functools
@@ -33,6 +34,8 @@ from mrdib_pyg.nn.models import MODELS
 
 #: The task of the rows that hold the arithmetic of MRdIB alone.
 ARITHMETIC = 'arithmetic of MRdIB alone'
+#: The task of the rows that hold the products of a step, without and with MRdIB in turns.
+ADDED = 'products of the step without and with MRdIB'
 #: By method the task of the rows that hold the products of its step alone.
 PRODUCTS = {
     OURS: 'products of the step alone',
@@ -83,6 +86,10 @@ def _measure(
             # Not until the fastest has run for long: one is often a hundred times another.
             bounds = {'warmup': 1, 'min_runs': 7, 'min_seconds': 0.0}
             part.time(entry, calls, dict.fromkeys(calls, 'ours'), **bounds)
+    entry = {**case, 'task': ADDED}
+    if OURS_MRDIB in rivals and not part.has(entry):
+        both = {method: StepProducts(rivals[method]) for method in (OURS, OURS_MRDIB)}
+        part.time(entry, both, dict.fromkeys(both, 'ours'), **{**settings, 'min_runs': 11})
     if layer is not None:
         alone = Arithmetic(layer, rivals[OURS_MRDIB])
         part.time({**case, 'task': ARITHMETIC}, {'MRdIB': alone}, {'MRdIB': 'ours'}, **settings)

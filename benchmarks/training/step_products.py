@@ -1,5 +1,5 @@
-r"""The products of a training step, and its optimizer, alone: what is left of the step if all else
-took no time.
+r"""The products of a training step, its normal numbers and its optimizer, alone: what is left of
+the step if all else took no time.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,15 @@ from torch.utils._pytree import tree_map_only
 DENSE = {'mm': 0, 'bmm': 0, 'mv': 0, 'addmm': 1, 'addmm_': 1, 'baddbmm': 1, 'baddbmm_': 1}
 SPARSE = ('_embedding_bag', '_embedding_bag_forward_only')
 ADAM = '_fused_adam_'
+NORMAL = 'normal_'
 #: What is timed of a step.
-KINDS = ('dense products', 'sums over edges', 'Adam')
+KINDS = ('dense products', 'sums over edges', 'normal numbers', 'Adam')
 
 
 class StepProducts:
-    r"""What a training step computes in matrix products, in sums over the edges of a graph and in
-    Adam, forward and backward, as it was seen in one step: to be done again without all the rest,
-    into buffers that are there.
+    r"""What a training step computes in matrix products, in sums over the edges of a graph, in
+    drawing normal numbers and in Adam, forward and backward, as it was seen in one step: to be done
+    again without all the rest, into buffers that are there.
 
     Factors are copies in the strides of the originals: a step gathers rows into one buffer again
     and again, and its optimizer changes the parameters.
@@ -37,6 +38,7 @@ class StepProducts:
     def __init__(self, step: Callable[[], Any]) -> None:
         self._dense: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sparse: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self._normal: list[Tensor] = []
         self._adam: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
         # By content the original, which is held: its memory must not become another's meanwhile.
         self._copies: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -52,6 +54,8 @@ class StepProducts:
             self._dense.append((a, b, torch.empty(shape, dtype=a.dtype, device=a.device)))
         elif name in SPARSE:
             self._sparse.append((func, *tree_map_only(Tensor, self._keep, (args, kwargs))))
+        elif name == NORMAL:
+            self._normal.append(torch.empty_like(args[0]))
         elif name == ADAM:  # it writes into its arguments: not into those of the model
             self._adam.append((func, *tree_map_only(Tensor, torch.clone, (args, kwargs))))
 
@@ -83,6 +87,12 @@ class StepProducts:
             func(*args, **kwargs)
 
     @torch.no_grad()
+    def normal(self) -> None:
+        r"""Draws the normal numbers."""
+        for out in self._normal:
+            out.normal_()
+
+    @torch.no_grad()
     def adam(self) -> None:
         r"""Does the optimizer's step, on copies."""
         for func, args, kwargs in self._adam:
@@ -90,9 +100,14 @@ class StepProducts:
 
     def calls(self) -> dict[str, Callable[[], None]]:
         r"""The calls by what they do, less those that the step has nothing for."""
-        noted = (self._dense, self._sparse, self._adam)
-        found = zip(KINDS, noted, (self.dense, self.sparse, self.adam))
+        noted = (self._dense, self._sparse, self._normal, self._adam)
+        found = zip(KINDS, noted, (self.dense, self.sparse, self.normal, self.adam))
         return {kind: call for kind, calls, call in found if calls}
+
+    def __call__(self) -> None:
+        r"""Does all of it."""
+        for call in self.calls().values():
+            call()
 
 
 class _Watch(TorchDispatchMode):

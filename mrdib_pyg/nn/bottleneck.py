@@ -34,6 +34,27 @@ class Posterior(NamedTuple):
         return kl_of_rows(mu, logstd)
 
 
+class EncodedPosterior(Posterior):
+    r"""A posterior whose :meth:`kl` was computed along with it.
+
+    Args:
+        rate (torch.Tensor): The KL divergence of each row in nats, ``[N]``.
+    """
+
+    rate: Tensor | None = None
+
+    @classmethod
+    def wrap(cls, posterior: Posterior, rate: Tensor) -> 'EncodedPosterior':
+        r"""Adds the rate to a posterior."""
+        out = cls(*posterior)
+        out.rate = rate
+        return out
+
+    def kl(self) -> Tensor:
+        # One that was made by `_replace` has none: it may be another posterior.
+        return super().kl() if self.rate is None else self.rate
+
+
 class VariationalBottleneck(nn.Module):
     r"""The variational information bottleneck of `"Deep Variational Information Bottleneck"
     <https://arxiv.org/abs/1612.00410>`_ as used per modality by MRdIB (`arXiv:2509.20225
@@ -138,8 +159,9 @@ class VariationalBottleneck(nn.Module):
         # moves a code no farther in a step than the step moves the input itself. Without this it
         # outruns the embedding tables below it, the bias (a popularity) first.
         residual = 1 / self.in_channels if self.in_channels == self.out_channels else None
-        out = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
-        return Posterior(*out)
+        *out, rate = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
+        posterior = Posterior(*out)
+        return posterior if rate is None else EncodedPosterior.wrap(posterior, rate)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels})'

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mrdib_pyg.nn.bottleneck import Posterior
+from mrdib_pyg.nn.bottleneck import EncodedPosterior, Posterior
 
 #: One modality: one tensor of rows, or one for users (if they have any) and one for items.
 Rows = Tensor | tuple[Tensor | None, Tensor]
@@ -26,13 +26,18 @@ def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: Rows) -> Code
     if user is None:
         return None, bottleneck(item)
     # One call for both sides: they share the space, the parameters and the noise level.
-    out = bottleneck(torch.cat([user, item]))
-    size = [user.size(0), item.size(0)]
-    (z_user, z_item), (mu_user, mu_item) = out.z.split(size), out.mu.split(size)
-    if out.logstd is None:
-        return Posterior(z_user, mu_user), Posterior(z_item, mu_item)
-    logstd_user, logstd_item = out.logstd.split(size)
-    return Posterior(z_user, mu_user, logstd_user), Posterior(z_item, mu_item, logstd_item)
+    return _split(bottleneck(torch.cat([user, item])), user.size(0))
+
+
+def _split(posterior: Posterior, num_users: int) -> tuple[Posterior, Posterior]:
+    size = [num_users, posterior.z.size(0) - num_users]
+    parts = [[None, None] if x is None else x.split(size) for x in posterior]
+    user, item = (Posterior(*part) for part in zip(*parts))
+    rate = getattr(posterior, 'rate', None)
+    if rate is None:
+        return user, item
+    rate_user, rate_item = rate.split(size)
+    return EncodedPosterior.wrap(user, rate_user), EncodedPosterior.wrap(item, rate_item)
 
 
 class Sides(NamedTuple):

@@ -20,7 +20,7 @@ def encode_rows(
     log_scale: Tensor,
     noise: Tensor | None,
     residual: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     r"""Computes the sample, the mean and the log standard deviation of Gaussian posteriors,
 
     .. math::
@@ -36,11 +36,18 @@ def encode_rows(
             sample is the mean.
         residual (float, optional): The factor :math:`r`. Without it the mean is the linear map
             alone.
+
+    Returns:
+        tuple: The sample, the mean and the log standard deviation, ``[N, C]`` each, and, where it
+        comes along with a sample for less than :func:`kl_of_rows` takes, the KL divergence in nats
+        ``[N]``, else :obj:`None`.
     """
     if torch.compiler.is_compiling():
-        return encode_rows_reference(x, weight, bias, log_scale, noise, residual)
-    z, mu, logstd = _Encode.apply(x, weight, bias, log_scale, noise, residual)
-    return (mu if noise is None else z), mu, logstd
+        return *encode_rows_reference(x, weight, bias, log_scale, noise, residual), None
+    # In half precision a sum over C loses too many bits.
+    with_kl = noise is not None and x.dtype.itemsize >= 4
+    z, mu, logstd, kl = _Encode.apply(x, weight, bias, log_scale, noise, residual, with_kl)
+    return (mu if noise is None else z), mu, logstd, kl
 
 
 def encode_rows_reference(
@@ -82,27 +89,41 @@ class _Encode(torch.autograd.Function):
         log_scale: Tensor,
         noise: Tensor | None,
         residual: float | None,
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        with_kl: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
         heads = F.linear(x, weight, bias)
         mu, logstd = heads.chunk(2, dim=-1)
         mu = mu.contiguous() if residual is None else torch.add(x, mu, alpha=residual)
         logstd = (logstd + log_scale.to(logstd.dtype)).clamp_(MIN_LOGSTD, MAX_LOGSTD)
-        z = shift = None
+        z = shift = kl = excess = None
         if noise is not None:
-            shift = logstd.exp().mul_(noise)
+            std = logstd.exp()
+            shift = std * noise
             z = mu + shift
-        ctx.save_for_backward(x, weight, logstd, shift)
+            if with_kl:
+                excess = _excess(logstd, std)
+                kl = _kl(mu, logstd, excess)
+        ctx.save_for_backward(x, weight, logstd, shift, mu if with_kl else None, excess)
         ctx.residual = residual
         ctx.set_materialize_grads(False)
-        return z, mu, logstd
+        return z, mu, logstd, kl
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_z: Tensor | None, grad_mu: Tensor | None, grad: Tensor | None):
-        x, weight, logstd, shift = ctx.saved_tensors
+    def backward(
+        ctx: Any,
+        grad_z: Tensor | None,
+        grad_mu: Tensor | None,
+        grad: Tensor | None,
+        grad_kl: Tensor | None,
+    ):
+        x, weight, logstd, shift, mu, excess = ctx.saved_tensors
         channels = logstd.size(1)
         heads = torch.empty(x.size(0), 2 * channels, dtype=x.dtype, device=x.device)
         total = grad_z if grad_mu is None else grad_mu if grad_z is None else grad_z + grad_mu
+        if grad_kl is not None:
+            grad_kl = grad_kl.unsqueeze(-1)
+            total = mu * grad_kl if total is None else torch.addcmul(total, mu, grad_kl)
         scale = 1.0 if ctx.residual is None else ctx.residual
         if total is None:
             heads[:, :channels] = 0
@@ -115,6 +136,8 @@ class _Encode(torch.autograd.Function):
             torch.mul(grad_z, shift, out=slope)
         if grad is not None:
             slope += grad
+        if grad_kl is not None:
+            slope.addcmul_(excess, grad_kl)
         if _may_be_clamped(logstd):  # a clamped value passes no gradient
             slope.masked_fill_((logstd <= MIN_LOGSTD) | (logstd >= MAX_LOGSTD), 0)
         grad_x = grad_weight = grad_bias = None
@@ -126,19 +149,15 @@ class _Encode(torch.autograd.Function):
             grad_weight = heads.t() @ x
         if ctx.needs_input_grad[2]:
             grad_bias = heads.sum(dim=0)
-        return grad_x, grad_weight, grad_bias, None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 class _KL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, logstd: Tensor) -> Tensor:
-        excess = 2 * logstd
-        # Of the variance over one. `expm1` takes twice as long as `exp`, and is as exact where no
-        # digits cancel.
-        excess = excess.exp_().sub_(1) if _is_below(logstd, -0.5) else excess.expm1_()
+        excess = _excess(logstd)
         ctx.save_for_backward(mu, excess)
-        out = torch.addcmul(excess, mu, mu).sub_(logstd, alpha=2)
-        return out.sum(dim=-1).mul_(0.5)
+        return _kl(mu, logstd, excess)
 
     @staticmethod
     @once_differentiable
@@ -146,6 +165,19 @@ class _KL(torch.autograd.Function):
         mu, excess = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         return mu * grad, excess * grad
+
+
+def _excess(logstd: Tensor, std: Tensor | None = None) -> Tensor:
+    # Of the variance over one. `expm1` takes twice as long as `exp`, and is as exact where no
+    # digits cancel. The standard deviation, if it is known, is overwritten.
+    if not _is_below(logstd, -0.5):
+        return (2 * logstd).expm1_()
+    variance = (2 * logstd).exp_() if std is None else std.square_()
+    return variance.sub_(1)
+
+
+def _kl(mu: Tensor, logstd: Tensor, excess: Tensor) -> Tensor:
+    return torch.addcmul(excess, mu, mu).sub_(logstd, alpha=2).sum(dim=-1).mul_(0.5)
 
 
 def _is_below(x: Tensor, bound: float) -> bool:

@@ -1,11 +1,12 @@
 from collections.abc import Callable, Mapping
 from itertools import combinations
+from operator import methodcaller
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck
+from mrdib_pyg.nn.bottleneck import VariationalBottleneck
 from mrdib_pyg.nn.codes import (
     Codes,
     Mask,
@@ -235,7 +236,7 @@ class MRdIB(nn.Module):
         zero = next(iter(sides.values())).item.mu.new_zeros(())
         rate, pairs, masks = zero, {}, {}
         for name, side in sides.items():
-            rate = rate + mean_over_batch(Posterior.kl, side, triplet)
+            rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
             pairs[name] = _scored(
                 side, user_embedding, None if unimodal is None else unimodal[name]
             )
@@ -243,7 +244,7 @@ class MRdIB(nn.Module):
         fused_pair = None
         if fused is not None:
             side = make_sides('fused', fused, user_embedding)
-            rate = rate + mean_over_batch(Posterior.kl, side, triplet)
+            rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
             fused_pair = _scored(side, user_embedding, None)
         decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
         redundant = self._redundant(sides, triplet, zero)

@@ -6,7 +6,8 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from mrdib_pyg.nn import Posterior, VariationalBottleneck, product_of_experts
-from mrdib_pyg.nn.bottleneck import MAX_LOGSTD, MIN_LOGSTD
+from mrdib_pyg.nn.bottleneck import MAX_LOGSTD, MIN_LOGSTD, EncodedPosterior
+from mrdib_pyg.nn.codes import encode
 
 
 def random_posterior(num_rows=6, channels=4, dtype=torch.float64):
@@ -331,3 +332,16 @@ def test_product_refuses():
         product_of_experts([])
     with pytest.raises(ValueError, match=r'one entry per posterior \(got 2 for 1\)'):
         product_of_experts([random_posterior()], [None, None])
+
+
+def test_a_sample_knows_its_rate_and_another_posterior_does_not_inherit_it():
+    torch.manual_seed(0)
+    bottleneck = VariationalBottleneck(4)
+    x = torch.randn(6, 4)
+    user, item = encode(bottleneck, (x[:2], x[2:]))
+    for posterior, size in ((bottleneck(x), 6), (user, 2), (item, 4)):
+        assert isinstance(posterior, EncodedPosterior) and posterior.rate.shape == (size,)
+        torch.testing.assert_close(posterior.kl(), Posterior(*posterior).kl())
+        moved = posterior._replace(mu=posterior.mu + 1)
+        torch.testing.assert_close(moved.kl(), Posterior(*moved).kl())
+    assert type(bottleneck.eval()(x)) is Posterior

@@ -20,15 +20,22 @@ def make(num_rows=7, in_channels=4, out_channels=4, dtype=torch.float64):
 
 @pytest.mark.parametrize('residual, out_channels', [(0.25, 4), (None, 4), (None, 3)])
 @pytest.mark.parametrize('is_stochastic', [True, False])
-@pytest.mark.parametrize('used', [(0, 1, 2), (0,), (1,), (2,), (0, 2)])
-def test_encode_equals_its_reference(residual, out_channels, is_stochastic, used):
+@pytest.mark.parametrize('used', [(0, 1, 2, 3), (0, 1, 2), (0,), (1,), (2,), (3,), (0, 2), (0, 3)])
+@pytest.mark.parametrize('spread', [-3.0, 0.0])  # far below a standard deviation of one, and not
+def test_encode_equals_its_reference(residual, out_channels, is_stochastic, used, spread):
     x, weight, bias, log_scale, noise = make(out_channels=out_channels)
+    weight = (0.2 * weight).detach().requires_grad_()
+    log_scale = log_scale + spread
     noise = noise if is_stochastic else None
     out = encode_rows(x, weight, bias, log_scale, noise, residual)
+    assert (out[3] is not None) == is_stochastic
+    if not is_stochastic:
+        out = (*out[:3], kl_of_rows(*out[1:3]))
     expected = encode_rows_reference(x, weight, bias, log_scale, noise, residual)
+    expected = (*expected, kl_of_rows_reference(*expected[1:]))
     for a, b in zip(out, expected):
         torch.testing.assert_close(a, b)
-    factors = [torch.randn_like(out[0]) for _ in used]
+    factors = [torch.randn_like(out[i]) for i in used]
     grads = [
         torch.autograd.grad(
             sum((values[i] * factor).sum() for i, factor in zip(used, factors)), (x, weight, bias)
@@ -83,6 +90,11 @@ def test_kl_is_exact_in_single_precision(shift):
 
 def test_no_rows():
     x, weight, bias, log_scale, noise = make(num_rows=0)
-    z, mu, logstd = encode_rows(x, weight, bias, log_scale, noise, 0.25)
-    (z.sum() + kl_of_rows(mu, logstd).sum()).backward()
+    z, mu, logstd, kl = encode_rows(x, weight, bias, log_scale, noise, 0.25)
+    (z.sum() + kl.sum() + kl_of_rows(mu, logstd).sum()).backward()
     assert weight.grad.eq(0).all() and x.grad.shape == (0, 4)
+
+
+def test_half_precision_leaves_the_kl_to_its_own_function():
+    x, weight, bias, log_scale, noise = (t.detach().bfloat16() for t in make())
+    assert encode_rows(x, weight, bias, log_scale, noise, 0.25)[3] is None

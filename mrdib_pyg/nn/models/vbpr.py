@@ -102,7 +102,8 @@ class VBPR(Recommender):
     def unimodal(
         self, codes: Mapping[str, Pair], embeddings: Embeddings
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        theta = embeddings.user[:, self.channels :]
+        # Contiguous once, not once for each modality.
+        theta = embeddings.user[:, self.channels :].contiguous()
         return {name: (theta, item) for name, (_, item) in codes.items()}
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
