@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 # Matrices are small here: with more threads any other process on the machine makes them wait for
 # each other, which slows the tests many times over. Processes that tests start inherit it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# A shell that is no terminal's ignores interrupts in what it starts in the background; tests send
+# them to their children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # ogb asks a package index for newer releases of itself when `outdated` can be imported.
 sys.modules['outdated'] = None  # type: ignore[assignment]

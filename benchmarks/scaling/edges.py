@@ -78,7 +78,7 @@ def _measure(
         out = measure_size(*arguments, 2)
     else:
         target = 'benchmarks.scaling.edges:measure_size'
-        out = in_process(target, *arguments, 2)
+        out = in_process(target, *arguments, 3)
         out['memory'] = in_process(target, *arguments, 0)['memory']
     for task, times in out['times'].items():
         timing = summarize(times, 'cuda' if part.device == 'cuda' else 'cpu')

@@ -4,6 +4,7 @@ from benchmarks import tables, targets
 from benchmarks.markdown import make_table
 from benchmarks.part import RESULTS
 from benchmarks.timer import Timing
+from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC
 
 
 def timing(median, runs=3):
@@ -73,9 +74,25 @@ def test_costs_of_mrdib(make_part):
     assert costs['vbpr']['added'] == pytest.approx(0.002)
     assert costs['vbpr']['share'] == pytest.approx(0.01)
     assert costs['other']['share'] is None
-    assert '| vbpr | 10 ms | 12 ms | 2.0 ms |  | 200 ms | 1.0 % |' in tables.mrdib_cost(
+    assert '| vbpr | 10 ms | 12 ms | 2.0 ms |  |  | 200 ms | 1.0 % |' in tables.mrdib_cost(
         result_of(part)
     )
+
+
+def test_what_bounds_the_cost_of_mrdib(make_part):
+    part = make_part('mrdib_cost')
+    step(part, 'bm3', plain=0.050, mrdib=0.090, common=0.4)
+    case = {'model': 'bm3', 'task': ADDED}
+    for method, seconds in ((targets.OURS, 0.030), (targets.OURS_MRDIB, 0.055)):
+        part.add(case, method, 'ours', time=timing(seconds))
+    case = {'model': 'bm3', 'task': ARITHMETIC}
+    part.add(case, 'MRdIB', 'ours', time=timing(0.007))
+    result = result_of(part)
+    assert targets.mrdib_costs(result)['bm3']['products'] == pytest.approx(0.025)
+    texts = {what: text for what, _, text, _ in targets.rows({'mrdib_cost-cpu': result}, 'cpu')}
+    assert texts['MRdIB in a step, bm3'] == '40.0 ms (the products it adds alone 25.0 ms)'
+    share = texts['MRdIB in a step, bm3, share of the common step']
+    assert share == '10.0 % (products alone 6.2 %)'
 
 
 def test_targets_are_judged_both_ways(make_part):

@@ -119,7 +119,8 @@ def _sensitivity(figure: Any, summary: Summary) -> bool:
             left = min(positive) / 1.5 if 0.0 not in values else -0.3 * min(positive)
             ax.set_xscale('symlog', linthresh=min(positive))
             ax.set_xlim(left, 1.5 * max(positive))
-            ax.set_xticks(sorted(values), [f'{w:g}' for w in sorted(values)])
+            labels = [f'{w:g}' for w in sorted(values)]
+            ax.set_xticks(sorted(values), labels, rotation=45, ha='right')
             ax.minorticks_off()
             ax.set_xlabel(f'weight of {term}')
         row[0].set_title(dataset, loc='left')
