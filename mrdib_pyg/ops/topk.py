@@ -1,11 +1,13 @@
 import torch
 from torch import Tensor
 
-# Scores that one chunk of users may hold: 2 MiB in float32 on CPU, so that they stay in its cache,
+# Scores that one chunk of users may hold: 4 MiB in float32 on CPU, so that they stay in its cache,
 # 256 MiB elsewhere. A matrix product of fewer users than that is slow whatever the cache.
-_MAX_SCORES, _MIN_USERS = {'cpu': 2**19}, 32
+_MAX_SCORES, _MIN_USERS = {'cpu': 2**20}, 32
 _MAX_SCORES_ACCELERATOR = 2**26
 _BLOCK = 32  # items
+# The blocks that a search on CPU looks at, and then in those it has chosen.
+_BLOCKS = (_BLOCK, 8)
 
 
 @torch.no_grad()
@@ -126,20 +128,20 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return value, index
 
 
-def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _topk(scores: Tensor, k: int, blocks: tuple[int, ...] = _BLOCKS) -> tuple[Tensor, Tensor]:
     # On CPU `torch.topk` takes longer than the matrix product before it. At most k blocks of
     # columns hold values above the k-th, those with the largest maxima: only they are looked into.
     num_rows, num_columns = scores.size()
-    num_blocks = num_columns // _BLOCK
-    is_slow = scores.device.type == 'cpu' and scores.is_contiguous()
-    if not is_slow or num_columns % _BLOCK != 0 or 2 * k > num_blocks:
+    is_slow = scores.device.type == 'cpu' and scores.is_contiguous() and len(blocks) > 0
+    if not is_slow or num_columns % blocks[0] != 0 or 2 * k * blocks[0] > num_columns:
         return torch.topk(scores, k, dim=1)
-    maxima = scores.view(num_rows, num_blocks, _BLOCK).amax(dim=2)
+    size, num_blocks = blocks[0], num_columns // blocks[0]
+    maxima = scores.view(num_rows, num_blocks, size).amax(dim=2)
     block = torch.topk(maxima, k, dim=1, sorted=False).indices
     rows = torch.arange(num_rows, device=scores.device).unsqueeze(1) * num_blocks
-    candidates = scores.view(-1, _BLOCK).index_select(0, (rows + block).view(-1))
-    value, place = torch.topk(candidates.view(num_rows, k * _BLOCK), k, dim=1)
-    return value, block.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+    candidates = scores.view(-1, size).index_select(0, (rows + block).view(-1))
+    value, place = _topk(candidates.view(num_rows, k * size), k, blocks[1:])
+    return value, block.gather(1, place // size) * size + place % size
 
 
 def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:

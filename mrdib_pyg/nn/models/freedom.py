@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.models.feature_maps import FeatureMaps
 from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import take_rows, to_local
+from mrdib_pyg.nn.models.types import bpr_loss, take_rows, to_local
 from mrdib_pyg.nn.models.weighted_graph import weighted_graph
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean, prune_edges
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
@@ -189,6 +189,8 @@ class FREEDOM(Recommender):
         if self.slot == 'graph':
             return super().joint(codes, embeddings, rows)
         # The codes do not reach the ranking score: as in the term `joint`.
+        if 'joint' in embeddings.views:
+            return embeddings.views['joint']
         user, item = embeddings.views['propagated']
         return user, item + self._weigh(codes, rows)
 
@@ -246,8 +248,7 @@ class FREEDOM(Recommender):
             content = content + (loss * both).sum() / both.sum().clamp(min=1)
         terms = {'content': content}
         if 'joint' in views:
-            item = views['joint'][1]
-            terms['joint'] = F.softplus((user * (item[neg] - item[pos])).sum(dim=-1)).mean()
+            terms['joint'] = bpr_loss(*views['joint'], batch)
         return terms
 
     def _weigh(self, codes: Mapping[str, Pair], rows: Rows | None) -> Tensor:
