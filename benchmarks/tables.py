@@ -131,6 +131,7 @@ def mrdib_cost(result: Result) -> str:
 def step_products(result: Result) -> str:
     r"""What of a step are matrix products, sums over edges and Adam, each timed alone."""
     lines = []
+    kinds = [kind for kind in KINDS if kind != 'normal numbers']  # a plain step draws none
     for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
         steps = targets.medians(result, model=model, task='step')
         common = steps.get(COMMON_NAME)
@@ -139,13 +140,13 @@ def step_products(result: Result) -> str:
             if method not in steps or len(alone) == 0:
                 continue
             total = sum(alone.values())
-            parts = [seconds(alone[kind]) if kind in alone else '' for kind in KINDS]
+            parts = [seconds(alone[kind]) if kind in alone else '' for kind in kinds]
             share = f'{100 * total / steps[method]:.0f} %'
             allowed = '' if common is None else f'{common / total:.1f} x'
             lines.append([model, method, seconds(steps[method]), *parts, share, allowed])
     if len(lines) == 0:
         return NOT_MEASURED
-    header = ['', '', 'step', *KINDS, 'together, of the step', 'common step over them']
+    header = ['', '', 'step', *kinds, 'together, of the step', 'common step over them']
     return make_table(header, lines)
 
 
