@@ -1,4 +1,5 @@
-"""Puts the tables of the committed experiments and the costs into docs/RESULTS.md.
+"""Puts the tables of the committed experiments and the costs into docs/RESULTS.md, and an overview
+of them into README.md.
 
 python -m benchmarks.quality.results
 
@@ -17,14 +18,36 @@ from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
 from benchmarks.tables import gib, mrdib_cost
 from mrdib_pyg.training.experiment import markdown
+from mrdib_pyg.training.experiment.table import gain_cell, mean_sd
 
 PAGE = Path(__file__).parents[2] / 'docs/RESULTS.md'
+README = Path(__file__).parents[2] / 'README.md'
+VARIANTS = {'plain': 'plain', 'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
+TREATED = ('mrdib', 'MRdIB')
 
 
 def of_experiment(summary: dict[str, Any]) -> str:
     """The tables of an experiment for a page that has headings of its own."""
     lines = markdown(summary).splitlines()[2:]  # without the title
     return '\n'.join(f'#{line}' if line.startswith('##') else line for line in lines)
+
+
+def overview(summary: dict[str, Any], metric: str = 'recall@20', more: str = 'ndcg@20') -> str:
+    """A row for each model of an experiment: a metric of all variants, and the gains of MRdIB."""
+    treated, label = TREATED
+    names = {**VARIANTS, treated: label}
+    rows = []
+    for of_dataset in summary['datasets'].values():
+        for model, of_model in of_dataset['models'].items():
+            cells = [model]
+            for name in names:
+                values = of_model['variants'].get(name, {}).get('test', {}).get(metric)
+                cells.append('' if values is None else mean_sd(values))
+            gains = of_model['gains'].get(treated, {})
+            cells += [gain_cell(gains[x]) if x in gains else '' for x in (metric, more)]
+            rows.append(cells)
+    head = [f'{metric} of', *names.values(), f'gain in {metric}, %', f'gain in {more}, %']
+    return make_table(head, rows)
 
 
 def ablation(summary: dict[str, Any], whole: str = 'full') -> str:
@@ -66,12 +89,20 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
     return out
 
 
+def readme_tables(results: Path = RESULTS) -> dict[str, str]:
+    """The overviews in the README by the names of their marks."""
+    path = results / 'experiments/tiktok/summary.json'
+    return {'experiment-tiktok': overview(json.loads(path.read_text()))}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Put the tables into docs/RESULTS.md.')
+    parser = argparse.ArgumentParser(description='Put the tables of experiments into the pages.')
     parser.add_argument('--page', type=Path, default=PAGE)
+    parser.add_argument('--readme', type=Path, default=README)
     args = parser.parse_args()
-    for name, text in tables().items():
-        insert(args.page, name, text)
+    for page, found in ((args.page, tables()), (args.readme, readme_tables())):
+        for name, text in found.items():
+            insert(page, name, text)
 
 
 if __name__ == '__main__':

@@ -102,7 +102,7 @@ def _gain_table(rows: Mapping[str, Any]) -> list[str]:
     lines.append('|---|---|' + '---|' * len(metrics))
     for model, row in rows.items():
         for variant in (name for name in variants if name in row):
-            cells = ' | '.join(_gain(row[variant][metric]) for metric in metrics)
+            cells = ' | '.join(gain_cell(row[variant][metric]) for metric in metrics)
             lines.append(f'| {model} | {variant} | {cells} |')
     return lines
 
@@ -117,11 +117,11 @@ def _model(of_model: Mapping[str, Any]) -> list[str]:
     for metric in next(iter(variants.values()))['test']:
         cells = [_label(metric)]
         for variant in variants.values():
-            cells.append(_mean_sd(variant['test'][metric]))
+            cells.append(mean_sd(variant['test'][metric]))
         for of_metric in gains.values():
             gain = of_metric[metric]
             differences = ' '.join(f'{1e4 * x:+.1f}' for x in gain['differences'])
-            cells += [_gain(gain), gain['best_of_others'], differences]
+            cells += [gain_cell(gain), gain['best_of_others'], differences]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return [*lines, '']
 
@@ -146,7 +146,8 @@ def _label(metric: str) -> str:
     return f'{LABELS.get(name, name)}@{k}'
 
 
-def _gain(gain: Mapping[str, Any]) -> str:
+def gain_cell(gain: Mapping[str, Any]) -> str:
+    r"""Returns a gain in percent with its interval."""
     if gain['gain'] is None:
         return '-'
     interval = '-'
@@ -155,7 +156,8 @@ def _gain(gain: Mapping[str, Any]) -> str:
     return f'{100 * gain["gain"]:+.1f} [{interval}]'
 
 
-def _mean_sd(values: list[float]) -> str:
+def mean_sd(values: list[float]) -> str:
+    r"""Returns the mean and, of more than one value, the standard deviation."""
     sd = _sd(values)
     return f'{statistics.mean(values):.4f}' + ('' if sd is None else f' ± {sd:.4f}')
 
