@@ -21,8 +21,8 @@ ADVICE = (
 )
 HEAD = """# Public names
 
-What may be imported, by package, with the first sentence of its docstring; `help(name)` has the rest:
-arguments with their defaults, shapes, units, and errors. Whatever is not listed here may change.
+What may be imported, by package, with the first sentence of its docstring; `help(name)` has the
+rest: arguments with their defaults, shapes, units, and errors. What is not listed may change.
 """
 
 

@@ -34,7 +34,11 @@ def test_the_overview_has_a_row_for_each_model():
     gain = {'gain': 0.25, 'low': -0.125, 'high': 0.5}
     models = {
         'bm3': {
-            'variants': {'mrdib': variant(0.4, 0.6), 'l2': variant(0.1, 0.3), 'plain': variant(0.1)},
+            'variants': {
+                'mrdib': variant(0.4, 0.6),
+                'l2': variant(0.1, 0.3),
+                'plain': variant(0.1),
+            },
             'gains': {'mrdib': {'recall@20': gain, 'ndcg@20': gain}},
         },
         'lightgcn': {'variants': {'plain': variant(0.2)}, 'gains': {}},
