@@ -222,7 +222,7 @@ def _normalize(
     normalization: str | None,
 ) -> Tensor:
     if normalization is None:
-        return _ones(col) if weight is None else weight
+        return _ones(col) if weight is None else weight.clone()  # A later change is not ours.
     power = -1.0 if normalization == 'left' else -0.5
     row_scale = _inverse_power(_degree(row, weight, size[0]), power)
     scale = row_scale[row]

@@ -36,13 +36,32 @@ def contrastive_loss(
 
     Shapes:
         - **input:** anchors :math:`(A, d)`, candidates :math:`(C, d)`, indices :math:`(B)`
-        - **output:** a scalar, in nats
+        - **output:** a scalar, in nats; at least :obj:`torch.float32`, also under autocast
 
     Raises:
-        ValueError: If :obj:`temperature` is not positive.
+        ValueError: If :obj:`temperature` is not positive, or the indices are not of one length.
     """
     if not temperature > 0:
         raise ValueError(f"'temperature' must be positive (got {temperature})")
+    if anchor_index.dim() != 1 or anchor_index.shape != candidate_index.shape:
+        raise ValueError(
+            f"'anchor_index' and 'candidate_index' must have one length, that of the pairs (got "
+            f'the shapes {list(anchor_index.shape)} and {list(candidate_index.shape)})'
+        )
+    # Differences of large terms in an exponential: not in half precision.
+    dtype = torch.promote_types(torch.promote_types(anchor.dtype, candidate.dtype), torch.float32)
+    anchor, candidate = anchor.to(dtype), candidate.to(dtype)
+    with torch.autocast(anchor.device.type, enabled=False):
+        return _contrastive_loss(anchor, candidate, anchor_index, candidate_index, temperature)
+
+
+def _contrastive_loss(
+    anchor: Tensor,
+    candidate: Tensor,
+    anchor_index: Tensor,
+    candidate_index: Tensor,
+    temperature: float,
+) -> Tensor:
     anchor = anchor / temperature
     if torch.compiler.is_compiling():  # in plain operators, without a length that data decide
         anchor, candidate = anchor[anchor_index], candidate[candidate_index]

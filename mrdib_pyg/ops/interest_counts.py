@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrdib_pyg.ops.item_features import check_item_features
 from mrdib_pyg.ops.topk import stable_topk
 
 # Scores that one chunk of users may hold: 32 MiB.
@@ -51,8 +52,10 @@ def interest_counts(
         - **output:** pairs :math:`(2, n)`, sorted, and their counts :math:`(n)`, as floats
 
     Raises:
-        ValueError: If :obj:`k` is not between 1 and the number of items.
+        ValueError: If :obj:`k` is not between 1 and the number of items, shapes or ids do not fit,
+            or a feature is NaN or infinite.
     """
+    edge_index, features, masks = check_item_features(edge_index, features, masks, num_users)
     num_items = features[0].size(0)
     if not 1 <= k <= num_items:
         raise ValueError(f"'k' must be between 1 and the {num_items} items (got {k})")
@@ -64,10 +67,7 @@ def interest_counts(
 
     codes = []
     users = count.nonzero().view(-1)
-    for m, x in enumerate(features):
-        mask = None if masks is None else masks[m]
-        if mask is not None:
-            x = torch.where(mask.unsqueeze(-1), x, 0.0)
+    for x, mask in zip(features, masks):
         code, unsure = _interests(users, rowptr, col, x.float(), mask, k, chunk_size)
         codes.append(code)
         if unsure.numel() > 0:

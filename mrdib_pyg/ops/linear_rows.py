@@ -25,7 +25,8 @@ def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         - **input:** matrix :math:`(N, F)`, ids :math:`(n)`, weight :math:`(C, F)`
         - **output:** :math:`(n, C)`
     """
-    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+    is_plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+    if x.device.type != 'cpu' or is_plain:
         return F.linear(F.embedding(rows, x), weight)
     return _LinearRows.apply(x, rows, weight)
 

@@ -78,6 +78,7 @@ def sample_negatives(
         )
     if candidates is not None:
         _check_ids('candidates', candidates)
+        candidates = candidates.long()
     if candidates is not None and candidates.numel() > 0:
         low, high = int(candidates.min()), int(candidates.max())
         if low < 0 or high >= num_items:

@@ -51,12 +51,14 @@ class PIDProblem(NamedTuple):
             raise ValueError("'codes' is empty; pass at least one pair of users and items")
         given = _bind(args, kwargs)
         masks = [_check_mask(*item) for item in _match(_name_masks(mask), named).items()]
-        if fused is not None:
-            named = {**named, 'fused': fused}
-            masks.append((None, None))
+        names = list(named)
         pairs = [_check_pair(name, pair) for name, pair in named.items()]
+        if fused is not None:  # apart from the codes: a modality may have its name
+            names.append('fused')
+            pairs.append(_check_pair('fused', fused))
+            masks.append((None, None))
         device = pairs[0][0].device
-        for name, pair in zip(named, pairs):
+        for name, pair in zip(names, pairs):
             if pair[0].device != device:
                 raise ValueError(
                     f"'{name}' is on {pair[0].device} but the first code on {device}; move all "
@@ -66,7 +68,7 @@ class PIDProblem(NamedTuple):
         # Rows beyond those that every table has cannot be referred to.
         size = (min(u.size(0) for u, _ in pairs), min(i.size(0) for _, i in pairs))
         pairs = [(_first_rows(u, size[0]), _first_rows(i, size[1])) for u, i in pairs]
-        for name, (mask_user, mask_item) in zip(named, masks):
+        for name, (mask_user, mask_item) in zip(names, masks):
             _check_rows(name, 'users', mask_user, size[0], device)
             _check_rows(name, 'items', mask_item, size[1], device)
 
@@ -150,11 +152,22 @@ def _check_pair(name: str, pair: Any) -> Pair:
 
 
 def _check_mask(name: str, mask: Mask) -> tuple[Tensor | None, Tensor | None]:
-    mask_user, mask_item = mask if isinstance(mask, tuple) else (None, mask)
+    mask_user, mask_item = split_mask(name, mask)
     for value in (mask_user, mask_item):
         if value is not None and value.dtype != torch.bool:
             raise TypeError(f"the mask of '{name}' must be boolean (got {value.dtype})")
     return mask_user, mask_item
+
+
+def split_mask(name: str, mask: Any) -> tuple[Tensor | None, Tensor | None]:
+    r"""Returns the masks of users and of items."""
+    pair = mask if isinstance(mask, (list, tuple)) else (None, mask)
+    if len(pair) != 2 or any(x is not None and not isinstance(x, Tensor) for x in pair):
+        raise TypeError(
+            f"the mask of '{name}' must be a boolean tensor, that of the items, or a pair of masks "
+            f'of users and items, either of which may be None (got {type(mask).__name__})'
+        )
+    return pair[0], pair[1]
 
 
 def _check_rows(name: str, side: str, mask: Tensor | None, size: int, device: torch.device) -> None:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrdib_pyg.ops.edge_cosine import edge_cosine
+from mrdib_pyg.ops.item_features import check_item_features
 from mrdib_pyg.ops.topk import stable_topk
 
 RULES = ('public', 'unrecorded')
@@ -63,17 +64,18 @@ def second_order_edges(
         - **output:** edges :math:`(2, n)`, sorted and without repeats, and weights :math:`(n)`
 
     Raises:
-        ValueError: If the rule is unknown or :obj:`k` is negative.
+        ValueError: If the rule is unknown, :obj:`k` is negative, shapes or ids do not fit, or a
+            feature is NaN or infinite.
     """
     if rule not in RULES:
         raise ValueError(f"'rule' must be one of {list(RULES)} (got {rule!r})")
     if k < 0:
         raise ValueError(f"'k' must not be negative (got {k})")
-    masks = [None] * len(features) if masks is None else masks
-    xs = [torch.where(m.unsqueeze(-1), x, 0.0) if m is not None else x
-          for x, m in zip(features, masks)]  # fmt: skip
+    edge_index, xs, masks = check_item_features(edge_index, features, masks, num_users)
     xs = [F.normalize(x.float(), dim=-1) for x in xs]
     num_items = xs[0].size(0)
+    if edge_index.size(1) == 0:
+        return edge_index, xs[0].new_empty(0)
     chunk_size = chunk_size or max(_MAX_SCORES // num_items, 1)
     code = (edge_index[0] * num_items + edge_index[1]).sort().values
     user, item = code // num_items, code % num_items

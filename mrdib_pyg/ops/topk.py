@@ -115,7 +115,8 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     value, index = _topk(scores, min(k + 1, scores.size(1)))
     # Ties are rare: only the rows that have one, the (k+1)-th place included, are looked at again.
     tied = (value[:, :-1] == value[:, 1:]) & (value[:, :-1] != -torch.inf)
-    rows = tied.any(dim=1).nonzero().view(-1)
+    # A row that holds NaN, which comes first, is left as it is: nothing is above or equal to it.
+    rows = (tied.any(dim=1) & ~value[:, 0].isnan()).nonzero().view(-1)
     value, index = value[:, :k], index[:, :k]
     if rows.numel() > 0:
         shared = rows[tied[rows, k - 1]] if tied.size(1) == k else rows[:0]

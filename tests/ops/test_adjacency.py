@@ -43,6 +43,13 @@ def random_graph(rows, cols, num_edges, dtype=torch.float32):
     return edge_index, edge_weight, dense
 
 
+def test_a_later_change_of_the_weights_is_not_seen():
+    weight = torch.ones(7)
+    adj = NormalizedAdjacency(EDGE_INDEX, weight, num_nodes=(3, 4), normalization=None)
+    weight.zero_()
+    assert adj.value.eq(1).all() and adj.t().value.eq(1).all()
+
+
 def test_bipartite_values():
     adj = NormalizedAdjacency(EDGE_INDEX, num_nodes=(3, 4))
     assert str(adj) == "NormalizedAdjacency(3, 4, nnz=7, normalization='sym')"

@@ -72,3 +72,29 @@ def test_without_gradients():
 def test_errors(temperature):
     with pytest.raises(ValueError, match="'temperature' must be positive"):
         contrastive_loss(*example(), temperature)
+
+
+@pytest.mark.parametrize('dtypes', [(torch.bfloat16, torch.float32), (torch.float16,) * 2])
+def test_half_precision_is_computed_in_single(dtypes):
+    x, y, i, j = example(torch.float32)
+    x, y = x.detach().to(dtypes[0]), y.detach().to(dtypes[1])
+    loss = contrastive_loss(x, y, i, j)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, naive(x.float(), y.float(), i, j, 1.0))
+
+
+def test_autocast_does_not_reach_it():
+    x, y, i, j = example(torch.float32)
+    expected = contrastive_loss(x, y, i, j)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = contrastive_loss(x, y, i, j)
+    assert torch.equal(loss, expected)
+    loss.backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize('lengths', [(1, 4), (4, 1), (3, 4)])
+def test_indices_of_other_lengths_are_refused(lengths):
+    x, y, i, j = example()
+    with pytest.raises(ValueError, match="'anchor_index' and 'candidate_index' must have one len"):
+        contrastive_loss(x, y, i[: lengths[0]], j[: lengths[1]])

@@ -41,3 +41,12 @@ def test_no_rows():
     assert out.shape == (0, 3)
     out.sum().backward()
     assert (weight.grad == 0).all()
+
+
+def test_autocast():
+    x, weight, rows = torch.randn(5, 4), torch.randn(3, 4, requires_grad=True), torch.tensor([0, 3])
+    with torch.autocast('cpu', torch.bfloat16):
+        out = linear_rows(x.bfloat16(), rows, weight)
+        assert torch.equal(out, F.linear(x[rows].bfloat16(), weight))
+    out.sum().backward()
+    assert weight.grad.dtype == torch.float32

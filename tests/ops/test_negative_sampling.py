@@ -88,6 +88,13 @@ def test_candidates():
     assert item[user == 3].unique().tolist() == [-1]
 
 
+def test_candidates_of_type_int32():
+    codes = encode_edges(torch.tensor([[0, 0], [1, 2]]), num_items=4)
+    candidates = torch.tensor([1, 3], dtype=torch.int32)
+    out = sample_negatives(torch.zeros(20, dtype=torch.long), codes, 4, candidates=candidates)
+    assert out.dtype == torch.long and set(out.tolist()) == {3}
+
+
 def test_enumeration_is_chunked(monkeypatch):
     monkeypatch.setattr(negative_sampling, '_MAX_ROUNDS', 0)
     codes = encode_edges(EDGE_INDEX, NUM_ITEMS)

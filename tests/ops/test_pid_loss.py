@@ -432,3 +432,20 @@ def bad_calls():
 def test_errors(error, match, args, kwargs):
     with pytest.raises(error, match=match):
         pid_loss(*args, **kwargs)
+
+
+def test_a_modality_may_be_called_fused():
+    codes = {name: (torch.randn(3, 4), torch.randn(5, 4)) for name in ('image', 'fused')}
+    fused = (torch.randn(3, 2), torch.randn(5, 2))
+    index = torch.tensor([0, 1]), torch.tensor([2, 4]), torch.tensor([1, 0])
+    out = pid_loss(codes, fused, *index, mask={'fused': torch.ones(5, dtype=torch.bool)})
+    expected = pid_loss(list(codes.values()), fused, *index)
+    assert out.unique.shape == (2,) and out.gains.shape == (2, 3)
+    assert torch.equal(out.gains, expected.gains) and out.synergistic == expected.synergistic
+
+
+@pytest.mark.parametrize('mask', [[None, None, None], 'all', [True, False]])
+def test_masks_of_another_form_are_refused(mask):
+    codes, index = [(torch.randn(3, 4), torch.randn(5, 4))], torch.tensor([0])
+    with pytest.raises(TypeError, match='a pair of masks of users and items'):
+        pid_loss(codes, None, index, index, index, mask=[mask])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrdib_pyg.ops import second_order_edges
+from mrdib_pyg.ops import interest_counts, second_order_edges
 
 module = sys.modules['mrdib_pyg.ops.second_order_edges']
 
@@ -121,3 +121,43 @@ def test_errors():
         second_order_edges(EDGES, [IMAGE], 1, 'private', num_users=3)
     with pytest.raises(ValueError, match=r"'k' must not be negative \(got -1\)"):
         second_order_edges(EDGES, [IMAGE], -1, num_users=3)
+
+
+@pytest.mark.parametrize('rule', ['public', 'unrecorded'])
+@pytest.mark.parametrize('k', [0, 1, 3])
+def test_no_edges(rule, k):
+    edge_index = torch.empty(2, 0, dtype=torch.long)
+    out, weight = second_order_edges(edge_index, [torch.randn(4, 3)], k, rule, num_users=3)
+    assert out.shape == (2, 0) and out.dtype == torch.long and weight.shape == (0,)
+
+
+def test_ids_of_type_int32_do_not_overflow():
+    edge_index = torch.tensor([[4_300_000], [1]], dtype=torch.int32)
+    features = [torch.ones(1000, 2)]
+    out, _ = second_order_edges(edge_index, features, 1, 'unrecorded', num_users=4_300_001)
+    assert out.tolist() == [[4_300_000], [0]]
+
+
+@pytest.mark.parametrize('function', [second_order_edges, interest_counts])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'edge_index': torch.tensor([[0], [9]])}, 'item ids from 9 to 9, but only 0 to 3 exist'),
+        ({'edge_index': torch.tensor([[3], [0]])}, 'user ids from 3 to 3, but only 0 to 2 exist'),
+        ({'edge_index': torch.tensor([[-1], [0]])}, 'user ids from -1 to -1'),
+        ({'edge_index': torch.tensor([0, 1])}, r'shape \[2, num_edges\]'),
+        ({'edge_index': torch.zeros(2, 1)}, 'integer ids'),
+        ({'features': []}, "'features' is empty"),
+        ({'features': [torch.randn(4, 3), torch.randn(5, 3)]}, r"'features\[1\]' must be a matrix"),
+        ({'features': [torch.full((4, 3), torch.nan)]}, r"row 0 of 'features\[0\]' holds NaN"),
+        ({'masks': []}, "'masks' must have one entry for each of the 1 matrices"),
+        ({'masks': [torch.ones(3, dtype=torch.bool)]}, 'one bool for each of the 4 items'),
+    ],
+)
+def test_bad_input_is_met_at_the_door(function, changes, message):
+    given = {
+        'edge_index': torch.tensor([[0], [1]]), 'features': [torch.randn(4, 3)], 'k': 1,
+        'num_users': 3, **changes,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        function(**given)

@@ -170,3 +170,11 @@ USER, ITEM = torch.ones(2, 3), torch.ones(5, 3)
 def test_errors(message, args, kwargs):
     with pytest.raises(ValueError, match=message):
         masked_topk(*args, **kwargs)
+
+
+@pytest.mark.parametrize('item', [[torch.nan, 1, 1, 1, 0, 0], [torch.nan, torch.nan, 1, 1, 1, 0]])
+@pytest.mark.parametrize('k', [2, 3])
+def test_nan_beside_equal_scores_is_found(item, k):
+    item = torch.tensor(item).view(-1, 1)
+    with pytest.raises(ValueError, match="row 1 of 'user' hold NaN"):
+        masked_topk(torch.tensor([[0.0], [1.0]]), item, k, mask=torch.tensor([[0, 0], [0, 1]]))
