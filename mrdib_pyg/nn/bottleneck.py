@@ -6,6 +6,10 @@ from torch import Tensor, nn
 
 from mrdib_pyg.nn.gaussian_rows import MAX_LOGSTD, MIN_LOGSTD, encode_rows, kl_of_rows
 
+# The log standard deviation starts inside of its bounds by as much: what a step carries over one
+# passes no gradient any more.
+_MARGIN = 0.5
+
 
 class Posterior(NamedTuple):
     r"""A diagonal Gaussian posterior :math:`q(\mathbf{z}|\mathbf{x}) = \mathcal{N}(\mu, \sigma^2)`
@@ -35,7 +39,8 @@ class Posterior(NamedTuple):
 
 
 class EncodedPosterior(Posterior):
-    r"""A posterior whose :meth:`kl` was computed along with it.
+    r"""A posterior whose :meth:`kl` was computed along with it: its gradient reaches the rows
+    that were encoded, and not :attr:`mu` or :attr:`logstd`, which do not lie between.
 
     Args:
         rate (torch.Tensor): The KL divergence of each row in nats, ``[N]``.
@@ -79,7 +84,7 @@ class VariationalBottleneck(nn.Module):
         noise_scale (float, optional): The initial standard deviation as a fraction of the root
             mean square of the input. (default: :obj:`0.1`)
 
-    The log standard deviation is clamped to ``[-10, 2]``.
+    The log standard deviation is clamped to ``[-10, 2]``, and starts in ``[-9.5, 1.5]``.
 
     Shapes:
         - **input:** rows :math:`(N, C_{in})`
@@ -124,11 +129,13 @@ class VariationalBottleneck(nn.Module):
         if x.device.type == 'cpu' and not torch.compiler.is_compiling() and self.is_initialized:
             return self.log_scale.to(x.dtype)
         rms = x.detach().float().square().mean().sqrt()
-        first = (self.noise_scale * rms).log().clamp(MIN_LOGSTD, MAX_LOGSTD)
+        first = (self.noise_scale * rms).log()
+        first = first.clamp(MIN_LOGSTD + _MARGIN, MAX_LOGSTD - _MARGIN)
         log_scale = torch.where(self.is_initialized, self.log_scale, first)
         if self.training:
             self.log_scale.copy_(log_scale)
-            self.is_initialized.logical_or_(rms > 0)  # rows of zeros have no scale yet
+            # Rows of zeros have no scale yet, and rows that overflow none that is of use.
+            self.is_initialized.logical_or_((rms > 0) & rms.isfinite())
         return log_scale.to(x.dtype)
 
     def forward(self, x: Tensor) -> Posterior:
@@ -184,7 +191,8 @@ def product_of_experts(
 
     Args:
         posteriors (Sequence[Posterior]): One posterior per modality, all of the same shape. A
-            deterministic one (:obj:`logstd=None`) counts as an expert of unit variance.
+            deterministic one (:obj:`logstd=None`) counts as an expert of unit variance. Half
+            precision is computed in single precision.
         masks (Sequence[torch.Tensor, optional], optional): Per modality a boolean ``[N]`` that is
             :obj:`True` where the modality is present, or :obj:`None` if it always is.
             (default: :obj:`None`)
@@ -195,7 +203,7 @@ def product_of_experts(
         Posterior: The product.
 
     Raises:
-        ValueError: If there is no posterior, or not one mask per posterior.
+        ValueError: If there is no posterior, not one mask per posterior, or shapes differ.
     """
     if len(posteriors) == 0:
         raise ValueError("'posteriors' is empty; pass the posterior of at least one modality")
@@ -203,20 +211,29 @@ def product_of_experts(
         raise ValueError(
             f"'masks' must have one entry per posterior (got {len(masks)} for {len(posteriors)})"
         )
-    total = torch.ones_like(posteriors[0].mu)
+    shape, dtype = posteriors[0].mu.shape, posteriors[0].mu.dtype
+    # The precision of a narrow expert is beyond half precision.
+    wide = torch.promote_types(dtype, torch.float32)
+    total = torch.ones_like(posteriors[0].mu, dtype=wide)
     weighted = torch.zeros_like(total)
     for i, posterior in enumerate(posteriors):
-        if posterior.logstd is None:
-            precision = torch.ones_like(posterior.mu)
-        else:
-            precision = (-2 * posterior.logstd).exp()
         mask = None if masks is None else masks[i]
-        if mask is not None:
-            precision = precision * mask.to(precision.dtype).unsqueeze(-1)
+        if posterior.mu.shape != shape or (mask is not None and mask.shape != shape[:1]):
+            raise ValueError(
+                f"'posteriors' must be of one shape, and each mask hold one value a row (got "
+                f'{list(shape)}, {list(posterior.mu.shape)} and '
+                f'{None if mask is None else list(mask.shape)})'
+            )
+        mu, precision = posterior.mu.to(wide), torch.ones_like(total)
+        if posterior.logstd is not None:
+            precision = (-2 * posterior.logstd.to(wide)).exp()
+        if mask is not None:  # whatever stands in the rows without the modality
+            mask = mask.bool().unsqueeze(-1)
+            mu, precision = mu.where(mask, 0.0), precision.where(mask, 0.0)
         total = total + precision
-        weighted = weighted + precision * posterior.mu
+        weighted = weighted + precision * mu
     mu = weighted / total
     logstd = -0.5 * total.log()
     stochastic = any(posterior.logstd is not None for posterior in posteriors)
     z = mu + logstd.exp() * torch.randn_like(mu) if training and stochastic else mu
-    return Posterior(z, mu, logstd)
+    return Posterior(z.to(dtype), mu.to(dtype), logstd.to(dtype))

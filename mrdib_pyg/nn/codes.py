@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mrdib_pyg.nn.bottleneck import EncodedPosterior, Posterior
+from mrdib_pyg.ops.pid_problem import split_mask
 
 #: One modality: one tensor of rows, or one for users (if they have any) and one for items.
 Rows = Tensor | tuple[Tensor | None, Tensor]
@@ -25,6 +26,11 @@ def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: Rows) -> Code
         return None if user is None else Posterior(user, user), Posterior(item, item)
     if user is None:
         return None, bottleneck(item)
+    if user.dim() != 2 or item.dim() != 2 or user.size(1) != item.size(1):
+        raise ValueError(
+            f'users and items of a modality must be matrices of one width, that of its bottleneck '
+            f'(got {list(user.shape)} and {list(item.shape)})'
+        )
     # One call for both sides: they share the space, the parameters and the noise level.
     return _split(bottleneck(torch.cat([user, item])), user.size(0))
 
@@ -58,10 +64,28 @@ def make_sides(
     name: str, codes: Codes | Rows, user_embedding: Tensor | None, mask: Mask = None
 ) -> Sides:
     r"""Tells users from items in any of the forms of a code; a plain tensor is deterministic."""
-    mask_user, mask_item = mask if isinstance(mask, tuple) else (None, mask)
-    for value in (mask_user, mask_item):
-        if value is not None and value.dtype != torch.bool:
+    side = _make_sides(name, codes, user_embedding, *split_mask(name, mask))
+    user_rows = None if side.user is None else side.user.mu
+    for rows, value in ((user_rows, side.mask_user), (side.item.mu, side.mask_item)):
+        if value is None or rows is None:
+            continue
+        if value.dtype != torch.bool:
             raise TypeError(f"the mask of '{name}' must be boolean (got {value.dtype})")
+        if value.shape != rows.shape[:1]:
+            raise ValueError(
+                f"the mask of '{name}' must have one value for each of the {rows.size(0)} rows of "
+                f'its code (got the shape {list(value.shape)})'
+            )
+    return side
+
+
+def _make_sides(
+    name: str,
+    codes: Codes | Rows,
+    user_embedding: Tensor | None,
+    mask_user: Tensor | None,
+    mask_item: Tensor | None,
+) -> Sides:
     if isinstance(codes, (Posterior, Tensor)):
         code = _wrap(codes)
         if user_embedding is None:  # users and items in one id space
@@ -79,7 +103,7 @@ def make_sides(
 
 
 def make_all_sides(
-    codes: Mapping[str, Codes],
+    codes: Mapping[str, Codes | Rows],
     user_embedding: Tensor | None,
     present: Mapping[str, Mask] | None,
     triplet: Triplet,
@@ -92,10 +116,19 @@ def make_all_sides(
             f'{list(src.shape)}, {list(pos.shape)} and {list(neg.shape)})'
         )
     masks = {} if present is None else present
+    unknown = sorted(set(masks) - set(codes))
+    if unknown:
+        raise ValueError(f"'present' names {unknown}, but 'codes' has {sorted(codes)}")
     out = {
         name: make_sides(name, code, user_embedding, masks.get(name))
         for name, code in codes.items()
     }
+    if len({side.is_shared for side in out.values()}) > 1:
+        raise ValueError(
+            'a modality has one tensor of rows, users and items in one id space, and another a '
+            "pair of users and items; pass one form for all, or 'user_embedding' beside codes of "
+            'items alone'
+        )
     for side in out.values():
         users = user_embedding if side.user is None else side.user.mu
         assert users is not None

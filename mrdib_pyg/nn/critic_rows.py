@@ -11,7 +11,8 @@ def critic_rows(
     that have both modalities, or a sample of :obj:`limit` of them.
 
     In a compiled graph, whose shapes must not depend on the batch, always :obj:`limit` rows are
-    returned (or all there are): where a batch has fewer, rows of other nodes fill the sample up.
+    returned (or as many as there are): where a batch has fewer, rows of other nodes that have both
+    modalities fill the sample up, and where these run out, they are repeated.
 
     Args:
         index (torch.Tensor): The rows of a batch, with repeats.
@@ -44,4 +45,6 @@ def _static_sample(
     for mask in masks:
         if mask is not None:
             key = torch.where(mask, key, key + 2)
-    return key.topk(size, largest=False, sorted=False).indices
+    key, rows = key.topk(size, largest=False)
+    num_valid = (key < 2).sum().clamp(min=1)
+    return rows[torch.arange(size, device=rows.device) % num_valid]

@@ -94,7 +94,9 @@ class _Encode(torch.autograd.Function):
         heads = F.linear(x, weight, bias)
         mu, logstd = heads.chunk(2, dim=-1)
         mu = mu.contiguous() if residual is None else torch.add(x, mu, alpha=residual)
-        logstd = (logstd + log_scale.to(logstd.dtype)).clamp_(MIN_LOGSTD, MAX_LOGSTD)
+        logstd = logstd + log_scale.to(logstd.dtype)
+        outside = _outside(logstd)
+        logstd.clamp_(MIN_LOGSTD, MAX_LOGSTD)
         z = shift = kl = excess = None
         if noise is not None:
             std = logstd.exp()
@@ -103,7 +105,7 @@ class _Encode(torch.autograd.Function):
             if with_kl:
                 excess = _excess(logstd, std)
                 kl = _kl(mu, logstd, excess)
-        ctx.save_for_backward(x, weight, logstd, shift, mu if with_kl else None, excess)
+        ctx.save_for_backward(x, weight, outside, shift, mu if with_kl else None, excess)
         ctx.residual = residual
         ctx.set_materialize_grads(False)
         return z, mu, logstd, kl
@@ -117,8 +119,8 @@ class _Encode(torch.autograd.Function):
         grad: Tensor | None,
         grad_kl: Tensor | None,
     ):
-        x, weight, logstd, shift, mu, excess = ctx.saved_tensors
-        channels = logstd.size(1)
+        x, weight, outside, shift, mu, excess = ctx.saved_tensors
+        channels = weight.size(0) // 2
         heads = torch.empty(x.size(0), 2 * channels, dtype=x.dtype, device=x.device)
         total = grad_z if grad_mu is None else grad_mu if grad_z is None else grad_z + grad_mu
         if grad_kl is not None:
@@ -138,8 +140,8 @@ class _Encode(torch.autograd.Function):
             slope += grad
         if grad_kl is not None:
             slope.addcmul_(excess, grad_kl)
-        if _may_be_clamped(logstd):  # a clamped value passes no gradient
-            slope.masked_fill_((logstd <= MIN_LOGSTD) | (logstd >= MAX_LOGSTD), 0)
+        if outside is not None:  # a clamped value passes no gradient
+            slope.masked_fill_(outside, 0)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = heads @ weight.to(heads.dtype)
@@ -185,9 +187,11 @@ def _is_below(x: Tensor, bound: float) -> bool:
     return x.device.type == 'cpu' and x.numel() > 0 and float(x.max()) < bound
 
 
-def _may_be_clamped(logstd: Tensor) -> bool:
-    # Rarely is any, and to look costs less than to mask; a GPU would have to be waited for.
-    if logstd.device.type != 'cpu' or logstd.numel() == 0:
-        return True
-    low, high = logstd.aminmax()
-    return not (MIN_LOGSTD < float(low) and float(high) < MAX_LOGSTD)
+def _outside(logstd: Tensor) -> Tensor | None:
+    # What the clamp will change; a value on a bound it leaves. Rarely is there any, and to look
+    # costs less than to mask; a GPU would have to be waited for.
+    if logstd.device.type == 'cpu' and logstd.numel() > 0:
+        low, high = logstd.aminmax()
+        if MIN_LOGSTD <= float(low) and float(high) <= MAX_LOGSTD:
+            return None
+    return (logstd < MIN_LOGSTD) | (logstd > MAX_LOGSTD)

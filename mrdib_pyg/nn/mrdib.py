@@ -15,7 +15,6 @@ from mrdib_pyg.nn.codes import (
     Triplet,
     encode,
     make_all_sides,
-    make_sides,
     mean_over_batch,
 )
 from mrdib_pyg.nn.critic_rows import critic_rows
@@ -113,6 +112,14 @@ class MRdIB(nn.Module):
                 f"'redundancy' must be one of {sorted(ESTIMATORS)}, a callable or None "
                 f"(got '{redundancy}')"
             )
+        for name, width in [*channels.items(), ('fused', fused_channels)]:
+            if width is not None and width < 1:
+                raise ValueError(f"the width of '{name}' must be positive (got {width})")
+            if '.' in name:
+                raise ValueError(
+                    f"the modality '{name}' has a dot in its name, which no submodule may have; "
+                    f'rename it'
+                )
         if num_critic_rows is not None and num_critic_rows < 2:
             raise ValueError(
                 f"'num_critic_rows' must be at least 2 or None (got {num_critic_rows})"
@@ -177,6 +184,13 @@ class MRdIB(nn.Module):
             ValueError: If the modalities are not those of :obj:`channels` or a width is wrong.
         """
         self._check_names(x)
+        for name, rows in x.items():
+            item = rows if isinstance(rows, Tensor) else rows[1]
+            if item.dim() != 2 or item.size(1) != self.channels[name]:
+                raise ValueError(
+                    f"the rows of '{name}' must have the shape [N, {self.channels[name]}] (got "
+                    f"{list(item.shape)}); set its width in 'channels'"
+                )
         return {name: encode(self._bottleneck(name), rows) for name, rows in x.items()}
 
     def encode_fused(self, fused: Rows) -> Codes:
@@ -225,8 +239,9 @@ class MRdIB(nn.Module):
             PIDTerms: Scalars in nats; nothing is remembered between calls.
 
         Raises:
-            ValueError: If users have neither codes nor a :obj:`user_embedding`, index tensors
-                differ in shape, or the modalities are not those of :obj:`channels`.
+            ValueError: If users have neither codes nor a :obj:`user_embedding`, modalities are
+                of different forms, index tensors differ in shape, a mask has another length, or
+                names are not those of :obj:`channels`.
             TypeError: If a mask is not boolean.
             IndexError: If an index lies beyond the rows of the codes.
         """
@@ -243,7 +258,7 @@ class MRdIB(nn.Module):
             masks[name] = (side.mask_user, side.mask_item)
         fused_pair = None
         if fused is not None:
-            side = make_sides('fused', fused, user_embedding)
+            side = make_all_sides({'fused': fused}, user_embedding, None, triplet)['fused']
             rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
             fused_pair = _scored(side, user_embedding, None)
         decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)

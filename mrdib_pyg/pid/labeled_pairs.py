@@ -53,7 +53,8 @@ def sample_pairs(
         LabeledPairs: The pairs; an edge whose user has no non-edge to draw is left out.
 
     Raises:
-        ValueError: If the split or the way of drawing is unknown, or there is no edge.
+        ValueError: If the split or the way of drawing is unknown, or there is no edge, or no
+            non-edge for any.
     """
     if negatives not in NEGATIVES:
         raise ValueError(f"'negatives' must be one of {list(NEGATIVES)} (got {negatives!r})")
@@ -76,8 +77,14 @@ def sample_pairs(
         drawn = sample_negatives(user, codes, num_items, candidates=candidates, generator=generator)
     else:
         drawn = _draw_as_often(user, item, codes, num_items, generator)
-    keep = drawn >= 0
+    keep, num_edges = drawn >= 0, user.numel()
     user, item, drawn = user[keep], item[keep], drawn[keep]
+    if user.numel() == 0 and items is None:
+        raise ValueError(
+            f"for none of the {num_edges} edges of the split '{split}' is there a non-edge of the "
+            f"same user to draw by negatives='{negatives}'; use a split with more edges, or "
+            f'another way of drawing'
+        )
     one = torch.ones_like(user)
     return LabeledPairs(
         torch.cat([user, user]), torch.cat([item, drawn]), torch.cat([one, 1 - one])

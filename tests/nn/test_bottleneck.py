@@ -121,7 +121,7 @@ def test_noise_scale():
 
 def test_rows_of_zeros_are_no_start():
     bottleneck = VariationalBottleneck(4)
-    assert (logstd_of(bottleneck, torch.zeros(3, 4)) == MIN_LOGSTD).all()
+    assert (logstd_of(bottleneck, torch.zeros(3, 4)) == MIN_LOGSTD + 0.5).all()
     torch.testing.assert_close(
         logstd_of(bottleneck, torch.ones(3, 4)), torch.full((3, 4), math.log(0.1))
     )
@@ -149,12 +149,27 @@ def test_code_is_the_sample_in_training_only():
 
 def test_logstd_is_clamped():
     bottleneck = VariationalBottleneck(4)
-    assert (logstd_of(bottleneck, torch.full((3, 4), 1e9)) == MAX_LOGSTD).all()
+    assert (logstd_of(bottleneck, torch.full((3, 4), 1e9)) == MAX_LOGSTD - 0.5).all()
     bottleneck.reset_parameters()
-    assert (logstd_of(bottleneck, torch.full((3, 4), 1e-9)) == MIN_LOGSTD).all()
+    assert (logstd_of(bottleneck, torch.full((3, 4), 1e-9)) == MIN_LOGSTD + 0.5).all()
     with torch.no_grad():
         bottleneck.lin.bias[4:] = torch.tensor([-100.0, 100.0, 10.5, 0.0])
-    assert logstd_of(bottleneck, torch.ones(1, 4)).tolist() == [[MIN_LOGSTD, MAX_LOGSTD, 0.5, -10]]
+    assert logstd_of(bottleneck, torch.ones(1, 4)).tolist() == [[MIN_LOGSTD, MAX_LOGSTD, 1, -9.5]]
+
+
+@pytest.mark.parametrize('scale', [1e-6, 1e-4, 1e3])
+def test_spread_learns_whatever_the_scale_of_the_input(scale):
+    bottleneck = VariationalBottleneck(4)
+    bottleneck(scale * torch.randn(50, 4)).kl().mean().backward()
+    assert bottleneck.lin.bias.grad[4:].ne(0).all()
+
+
+def test_rows_that_overflow_are_no_start():
+    bottleneck = VariationalBottleneck(4)
+    bottleneck(torch.full((3, 4), torch.inf))
+    torch.testing.assert_close(
+        logstd_of(bottleneck, torch.ones(3, 4)), torch.full((3, 4), math.log(0.1))
+    )
 
 
 def test_empty_input():
@@ -332,6 +347,29 @@ def test_product_refuses():
         product_of_experts([])
     with pytest.raises(ValueError, match=r'one entry per posterior \(got 2 for 1\)'):
         product_of_experts([random_posterior()], [None, None])
+    x = torch.zeros(3, 2)
+    for other in (torch.zeros(1, 2), torch.zeros(3, 1)):
+        with pytest.raises(ValueError, match="'posteriors' must be of one shape"):
+            product_of_experts([Posterior(x, x), Posterior(other, other)])
+    for mask in (torch.ones(3, 1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)):
+        with pytest.raises(ValueError, match='each mask hold one value a row'):
+            product_of_experts([Posterior(x, x)], [mask])
+
+
+def test_product_does_not_read_what_is_missing():
+    x = torch.tensor([[1.0, 2.0], [torch.nan, torch.inf]])
+    mask = torch.tensor([True, False])
+    out = product_of_experts([Posterior(x, x, x)], [mask])
+    assert out.mu[1].eq(0).all() and out.logstd[1].eq(0).all()
+
+
+def test_product_of_narrow_experts_in_half_precision():
+    mu, logstd = torch.randn(3, 4).half(), torch.full((3, 4), -6.2).half()
+    out = product_of_experts([Posterior(mu, mu, logstd)] * 2)
+    assert out.mu.dtype == out.logstd.dtype == torch.float16
+    torch.testing.assert_close(out.mu, mu, rtol=1e-3, atol=1e-3)
+    expected = torch.full_like(logstd, -6.2 - 0.5 * math.log(2))
+    torch.testing.assert_close(out.logstd, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_sample_knows_its_rate_and_another_posterior_does_not_inherit_it():

@@ -41,6 +41,14 @@ def test_fewer_rows_than_asked_for(static):
     assert critic_rows(index, 6, [None], 100).numel() == (6 if static else 3)
 
 
+def test_rows_without_the_modality_never_fill_up(static):
+    index = torch.tensor([0, 1, 2, 2])
+    mask = torch.tensor([True, False, True, True, False, False])
+    rows = critic_rows(index, 6, [mask], 5).tolist()
+    assert set(rows) == ({0, 2, 3} if static else {0, 2})
+    assert len(rows) == (5 if static else 2)
+
+
 def test_all_rows(static):
     index = torch.tensor([5, 2, 5, 0])
     assert critic_rows(index, 8, [None], None).tolist() == [0, 2, 5]

@@ -67,6 +67,20 @@ def test_clamped_rows_pass_no_gradient_to_their_spread():
     assert bias.grad[4:6].eq(0).all() and bias.grad[6:].ne(0).all()
 
 
+def test_a_bound_itself_passes_a_gradient():
+    x, weight, bias, _, noise = make()
+    with torch.no_grad():
+        bias[4:] = torch.tensor([-10.0, 2, 0, -11])
+        weight[4:] = 0
+    zero = torch.zeros((), dtype=x.dtype)
+    grads = []
+    for function in (encode_rows, encode_rows_reference):
+        out = function(x, weight, bias, zero, noise, 0.25)
+        grads.append(torch.autograd.grad((out[0] + out[2]).sum(), bias)[0])
+    torch.testing.assert_close(*grads)
+    assert grads[0][4:7].ne(0).all() and grads[0][7] == 0
+
+
 def test_kl_equals_its_reference():
     mu = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     logstd = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)

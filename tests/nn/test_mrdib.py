@@ -571,7 +571,10 @@ def test_drop_user_critics():
         ((CHANNELS, 'mimo'), {}, r"'redundancy' must be one of .*\(got 'mimo'\)"),
         ((CHANNELS,), {'bottleneck': 'middle'}, r"'late', 'early' or 'complete' \(got 'middle'\)"),
         ((CHANNELS,), {'bottleneck': 'early'}, "set 'fused_channels' to its width"),
-        (({'a': 0},), {}, 'must be positive'),
+        (({'a': 0},), {}, "the width of 'a' must be positive"),
+        (({'a': 0}, None, 'early', 4), {}, "the width of 'a' must be positive"),
+        (({'a': 2}, None, 'early', -1), {}, "the width of 'fused' must be positive"),
+        (({'a.b': 2},), {}, "the modality 'a.b' has a dot in its name"),
     ],
 )
 def test_refused_settings(args, kwargs, message):
@@ -596,6 +599,33 @@ def test_refused_inputs():
         mrdib.loss(items, src, pos, neg)
     with pytest.raises(TypeError, match="mask of 'text' must be boolean"):
         mrdib.loss(codes, src, pos, neg, present={'text': torch.ones(NUM_ITEMS)})
+    with pytest.raises(ValueError, match=r"'present' names \['audio'\], but 'codes' has"):
+        mrdib.loss(codes, src, pos, neg, present={'audio': None})
+    present = torch.ones(NUM_ITEMS, dtype=torch.bool)
+    for wrong in (present[1:], present.unsqueeze(1), (None, present[1:]), [present, None]):
+        with pytest.raises(ValueError, match="mask of 'text' must have one value for each of the"):
+            mrdib.loss(codes, src, pos, neg, present={'text': wrong})
+    with pytest.raises(ValueError, match=r'matrices of one width, .*\(got \[3, 5\] and \[4, 6\]\)'):
+        rows = torch.zeros(3, 5), torch.zeros(4, 6)
+        mrdib({'image': rows, 'text': rows})
+    fused = torch.zeros(3, 6), torch.zeros(NUM_ITEMS, 6)
+    with pytest.raises(IndexError, match="'src_index' .* there are 3 rows"):
+        mrdib.loss(codes, src, pos, neg, fused=fused)
+
+
+def test_early_bottleneck_refuses_other_widths():
+    mrdib = MRdIB(CHANNELS, bottleneck='early', fused_channels=6)
+    with pytest.raises(ValueError, match=r"the rows of 'image' must have the shape \[N, 6\]"):
+        mrdib({'image': torch.zeros(3, 7), 'text': torch.zeros(3, 6)})
+
+
+def test_modalities_of_different_forms_are_refused():
+    mrdib, triplet = MRdIB(CHANNELS), make_triplet()
+    image, text = make_pairs().values()
+    codes = mrdib({'image': image[1], 'text': text})
+    for names in (('image', 'text'), ('text', 'image')):
+        with pytest.raises(ValueError, match='pass one form for all'):
+            mrdib.loss({name: codes[name] for name in names}, *triplet)
 
 
 @pytest.mark.parametrize('which, bound', [(0, NUM_USERS), (1, NUM_ITEMS), (2, NUM_ITEMS)])

@@ -53,3 +53,8 @@ def test_refused(data):
         sample_pairs(data, 'test', 'hard')
     with pytest.raises(ValueError, match="unknown 'split' 'dev'"):
         sample_pairs(data, 'dev')
+    few = data.clone()
+    edges = few['user', 'test', 'item'].edge_label_index
+    few['user', 'test', 'item'].edge_label_index = edges[:, :1]
+    with pytest.raises(ValueError, match="for none of the 1 edges of the split 'test'"):
+        sample_pairs(few, 'test', 'popularity')

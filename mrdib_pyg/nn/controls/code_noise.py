@@ -51,8 +51,10 @@ class CodeNoise(nn.Module):
     def _add_noise(self, x: Tensor) -> Posterior:
         if not self.training or x.numel() == 0:
             return Posterior(x, x)
-        std = self.noise_scale * x.detach().square().mean().sqrt()
-        return Posterior(x + std * torch.randn_like(x), x)
+        # The squares of small or large rows are no numbers of half precision.
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        std = self.noise_scale * wide.square().mean().sqrt()
+        return Posterior(x + std.to(x.dtype) * torch.randn_like(x), x)
 
     def loss(
         self,

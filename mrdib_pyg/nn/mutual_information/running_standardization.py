@@ -3,13 +3,17 @@ from torch import Tensor, nn
 
 from mrdib_pyg.nn.mutual_information.materialize import materialize
 
+# The variance of what is constant but for rounding, over the square of its mean.
+_RELATIVE_VARIANCE = 1e-10
+
 
 class RunningStandardization(nn.Module):
     r"""Standardizes each column by running statistics, which are constants to the gradient.
 
     Mutual information does not change under such a map, but a network reads it only from inputs of
     a common scale, and embeddings start near :math:`\pm 0.02`. Unlike batch normalization, the
-    output of a row depends on no other row of the batch, also in training.
+    output of a row depends on no other row of the batch, also in training. A column that does not
+    vary, within rounding, becomes zero.
 
     Args:
         channels (int): Size of each row.
@@ -52,8 +56,11 @@ class RunningStandardization(nn.Module):
                 # The spread around the running mean: a batch that moved is not cut down.
                 self.mean.lerp_(mean, weight)
                 self.var.lerp_((x - self.mean).square().mean(dim=0), weight)
-        mean, scale = materialize(self.mean), materialize((self.var + 1e-12).rsqrt())
-        return (x - mean) * scale
+        # The squares of small codes are no numbers of half precision.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, var = self.mean.to(dtype), self.var.to(dtype)
+        scale = (var + 1e-12).rsqrt().masked_fill(var <= _RELATIVE_VARIANCE * mean.square(), 0.0)
+        return ((x.to(dtype) - materialize(mean)) * materialize(scale)).to(x.dtype)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.mean.numel()})'

@@ -50,6 +50,14 @@ def test_noise_follows_the_scale_of_the_rows():
     assert torch.equal(CodeNoise(CHANNELS, 0.0)({'image': x})['image'].z, x)
 
 
+@pytest.mark.parametrize('scale', [1e-3, 300.0])
+def test_noise_in_half_precision(scale):
+    torch.manual_seed(0)
+    x = scale * torch.randn(2000, 4)
+    out = CodeNoise({'a': 4}, noise_scale=0.5)({'a': x.half()})['a']
+    assert (out.z - out.mu).float().std() == pytest.approx(0.5 * scale, rel=0.05)
+
+
 def test_noise_passes_the_gradient_through():
     x = torch.randn(5, 4, requires_grad=True)
     CodeNoise(CHANNELS)({'image': x})['image'].z.sum().backward()

@@ -173,6 +173,20 @@ class RecommenderContract:
             assert param.grad.abs().max() > 1e-8, name
             assert not torch.equal(param, before[name]), name
 
+    def test_mixed_precision(self, data, layer):
+        model = moved(self.make(data, layer)).eval()
+        batch = make_batch(data)
+        expected = model.loss(batch)
+        with torch.autocast('cpu', torch.bfloat16):
+            terms = model.loss(batch)
+        total(model, terms).backward()
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                terms[name].float(), value, rtol=0.1, atol=0.05, msg=lambda m, n=name: f'{n}: {m}'
+            )
+        grads = [param.grad for param in model.parameters() if param.grad is not None]
+        assert len(grads) > 0 and all(torch.isfinite(grad).all() for grad in grads)
+
     def test_loss_of_the_rows_equals_that_of_all(self, data, layer):
         model = moved(self.make(data, layer)).eval()
         batch = make_batch(data)

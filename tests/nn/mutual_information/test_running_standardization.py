@@ -45,3 +45,24 @@ def test_constant_columns_and_single_rows():
     module(x[:1])
     module(x[:0])
     assert torch.equal(module.mean, mean)
+
+
+@pytest.mark.parametrize('constant', [0.0, 3.7, -1e-3])
+def test_a_column_that_does_not_vary_is_left_out(constant):
+    module = RunningStandardization(3)
+    x = torch.randn(300, 3)
+    x[:, 1] = constant
+    x.requires_grad_()
+    for _ in range(20):
+        out = module(x)
+    assert out[:, 1].eq(0).all() and out[:, 0].abs().mean() > 0.5
+    out.square().sum().backward()
+    assert x.grad[:, 1].eq(0).all()
+
+
+def test_small_rows_in_half_precision():
+    module = RunningStandardization(4).half()
+    x = torch.randn(64, 4).mul(1e-3).half()
+    x[:, 1] = 0
+    out = module(x)
+    assert out.dtype == torch.float16 and torch.isfinite(out).all()
