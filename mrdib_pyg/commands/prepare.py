@@ -6,6 +6,8 @@ from typing import Any
 from mrdib_pyg.commands.arguments import Add, CommandFormatter, Usage, number, pairs
 
 SPLITS = ('random', 'leave_one_out', 'temporal')
+RATIOS = '0.8,0.1,0.1'
+ENCODER = 'minilm'
 
 
 def add_arguments(add: Add) -> None:
@@ -93,7 +95,7 @@ def _add_table(sources: Any) -> None:
 
 def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
     p.add_argument(
-        '--text-encoder', metavar='NAME', default='minilm',
+        '--text-encoder', metavar='NAME',
         help='minilm, hashing (no download), or a sentence encoder or its folder (minilm)',
     )  # fmt: skip
     p.add_argument(
@@ -115,9 +117,7 @@ def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
         help='random (per user), leave_one_out (by time) or temporal (random)',
     )  # fmt: skip
     g.add_argument('--seed', metavar='N', type=int, default=0, help='of the random split (0)')
-    g.add_argument(
-        '--ratios', metavar='A,B,C', default='0.8,0.1,0.1', help='of --split temporal (0.8,0.1,0.1)'
-    )
+    g.add_argument('--ratios', metavar='A,B,C', help='of --split temporal (0.8,0.1,0.1)')
     g = p.add_argument_group('output')
     g.add_argument('--out', metavar='FOLDER', required=True, help='the folder to write')
     g.add_argument('--force', action='store_true', help='replace data that were prepared before')
@@ -127,11 +127,14 @@ def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
-    ratios = tuple(number('--ratios', part) for part in args.ratios.split(','))
+    if args.ratios is not None and args.split != 'temporal':
+        raise Usage('--ratios are those of --split temporal: add it, or leave them out')
+    ratios = tuple(number('--ratios', part) for part in (args.ratios or RATIOS).split(','))
     common: dict[str, Any] = {
         'k_core': args.k_core, 'min_rating': args.min_rating, 'split': args.split,
-        'seed': args.seed, 'ratios': ratios, 'fill': args.fill, 'text_encoder': args.text_encoder,
-        'cache_dir': args.cache, 'force': args.force, 'progress': not args.quiet,
+        'seed': args.seed, 'ratios': ratios, 'fill': args.fill,
+        'text_encoder': args.text_encoder or ENCODER, 'cache_dir': args.cache,
+        'force': args.force, 'progress': not args.quiet,
     }  # fmt: skip
     if args.source == 'amazon':
         from mrdib_pyg.datasets import prepare_amazon
@@ -146,6 +149,13 @@ def run(args: argparse.Namespace) -> None:
             raise Usage('--min-rating needs the column of ratings: add --rating COLUMN')
         if args.split != 'random' and args.time is None:
             raise Usage(f'--split {args.split} needs the column of times: add --time COLUMN')
+        if args.item_id is not None and args.items is None:
+            raise Usage('--item-id is a column of the table of items: add --items FILE')
+        if args.item_order is not None and not args.features:
+            raise Usage('--item-order is that of features: add --features NAME=FILE')
+        for option, given in (('--text-encoder', args.text_encoder), ('--cache', args.cache)):
+            if given is not None and not args.text:
+                raise Usage(f'{option} is for texts: add --text COLUMN,...')
 
         from mrdib_pyg.datasets import prepare_table
 

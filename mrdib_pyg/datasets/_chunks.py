@@ -105,7 +105,9 @@ class Chunks:
                 for batch in file.iter_batches(ROWS, columns=self.columns):
                     self.num_rows += batch.num_rows
                     # Metadata of pandas are read even where they are to be ignored.
-                    yield batch.replace_schema_metadata(None).to_pandas()
+                    batch = batch.replace_schema_metadata(None)
+                    # As floats, which pandas has for integers with nulls, large ids would be equal.
+                    yield batch.to_pandas(integer_object_nulls=True)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
             raise ValueError(
                 f'{self.name} is damaged or not a Parquet file ({_first_line(e)})'

@@ -1,5 +1,6 @@
 """From rows in pieces to arrays of indices: ids are numbered, faulty rows counted, left out."""
 
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -133,6 +134,9 @@ def to_numbers(column: 'pd.Series') -> np.ndarray:
 def to_time(column: 'pd.Series', dates: bool | None) -> tuple[np.ndarray, bool]:
     r"""Returns numbers as they are, ``int64`` where all are whole, and dates as seconds since 1970
     in UTC; NaN for what is neither.
+
+    Raises:
+        ValueError: If dates are written in more than one way, or with the day first.
     """
     import pandas as pd
 
@@ -146,11 +150,38 @@ def to_time(column: 'pd.Series', dates: bool | None) -> tuple[np.ndarray, bool]:
             dates = bool(np.isnan(to_numbers(filled)).mean() > 0.5) if len(filled) else False
     if not dates:
         return to_numbers(column), False
-    if column.dtype.kind != 'M':
-        column = column.astype(str)
-    time = pd.to_datetime(column, errors='coerce', utc=True)
+    time = _parse_dates(column)
     seconds = (time - pd.Timestamp(0, tz='UTC')).dt.total_seconds()
     return seconds.to_numpy(dtype=np.float64, na_value=np.nan), True
+
+
+def _parse_dates(column: 'pd.Series') -> 'pd.Series':
+    import pandas as pd
+
+    if column.dtype.kind == 'M':
+        return pd.to_datetime(column, errors='coerce', utc=True)
+    # Of ISO 8601 all forms may be mixed, with and without a time or a fraction; for others pandas
+    # takes the form of the first value.
+    present = _present(column)
+    column = column.astype(str)
+    time = pd.to_datetime(column, errors='coerce', utc=True, format='ISO8601')
+    other = time.isna().to_numpy() & present
+    if other.any():
+        with warnings.catch_warnings():  # that it finds no single form
+            warnings.simplefilter('ignore', UserWarning)
+            time[other] = pd.to_datetime(column[other], errors='coerce', utc=True)
+            other &= time.isna().to_numpy()
+            rest = pd.to_datetime(
+                column[other], errors='coerce', utc=True, format='mixed', dayfirst=True
+            )
+        if rest.notna().any():
+            example = column[other][rest.notna()].iloc[0]
+            raise ValueError(
+                f'the dates in column {column.name!r} are written in several ways, or with the day '
+                f"before the month (such as '{example[:40]}'); write them as 2024-12-31 or as "
+                f'seconds'
+            )
+    return time
 
 
 def _present(column: 'pd.Series') -> np.ndarray:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mrdib_pyg.datasets._collect import as_id
 from mrdib_pyg.datasets._encode_text import is_named
 from mrdib_pyg.datasets._prepare import check_target
+from mrdib_pyg.datasets._read import as_array
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
 
 _BLOCK = 1 << 20
@@ -127,7 +126,7 @@ def _update(digest: Any, value: Any, columns: Sequence[str]) -> None:
     elif isinstance(value, Sequence) and all(isinstance(raw, (str, int)) for raw in value):
         _update_ids(digest, value)
     else:
-        array = np.asarray(value)
+        array = as_array(value)
         if array.dtype.hasobject:
             _update_ids(digest, array.reshape(-1).tolist())
             return

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrdib_pyg.datasets._collect import as_id
-from mrdib_pyg.datasets._read import UNREADABLE, read_array
+from mrdib_pyg.datasets._read import UNREADABLE, as_array, read_array
 
 #: Compression cannot make more of a byte than this: an archive that claims more lies.
 _DEFLATE = 1032
@@ -51,7 +51,7 @@ def item_features(
     if isinstance(source, Mapping):
         by_id = {as_id(key): value for key, value in source.items()}
         return _by_id(where, by_id, item_ids)
-    return _by_order(where, np.asarray(source), item_ids, order)
+    return _by_order(where, as_array(source), item_ids, order)
 
 
 def read_order(source: Any) -> list[str]:
@@ -175,7 +175,7 @@ def _by_id(
         )
     x = mask = None
     for i in found:
-        vector = _real(where, np.asarray(vectors[item_ids[i]])).reshape(-1)
+        vector = _real(where, as_array(vectors[item_ids[i]])).reshape(-1)
         if x is None or mask is None:
             if vector.size == 0:
                 raise ValueError(f'{where} has an empty vector for the item {item_ids[i]!r}')

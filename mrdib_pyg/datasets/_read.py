@@ -215,3 +215,11 @@ def _read_mask(path: Path, num_items: int) -> Tensor:
             f'[{num_items}]: one value per row of the features'
         )
     return torch.from_numpy(np.array(array))
+
+
+def as_array(value: object) -> np.ndarray:
+    r"""Returns an array of anything that is one, tensors of any kind included."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return np.asarray(value)

@@ -46,7 +46,13 @@ class InteractionSplit(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         if EDGE not in data.edge_types:
             raise ValueError(f"'data' has no training edges {EDGE} to split")
-        timed = self.strategy != 'random'
+        stores = [
+            data['user', relation, 'item']
+            for _, relation in SPLITS
+            if ('user', relation, 'item') in data.edge_types
+        ]
+        # A random split does not read the times, but they go along with their edges.
+        timed = self.strategy != 'random' or all('time' in store for store in stores)
         indices: list[Tensor] = []
         times: list[Tensor] = []
         for place, (_, relation) in enumerate(SPLITS):
@@ -91,6 +97,8 @@ class InteractionSplit(BaseTransform):
             store['edge_index' if value == 0 else 'edge_label_index'] = index[:, part]
             if time is not None:
                 store.time = time[part]
+            elif 'time' in store:  # of other edges, and not of all
+                del store.time
         return data
 
     def __repr__(self) -> str:

@@ -191,6 +191,36 @@ def test_dates_and_splits_by_time(tmp_path):
     assert read_back(tmp_path / 'temporal')['x_label'].tolist() == [0] * 5 + [1] * 3 + [2] * 2
 
 
+def test_dates_of_mixed_precision(tmp_path):
+    at = ['2024-01-01', '2024-01-01 12:00', '2024-01-02T00:00:00.5Z', '2024-01-02 12:00:00+01:00',
+          'never']  # fmt: skip
+    table = pd.DataFrame({'user': 'a', 'item': range(5), 'at': at})
+    report = prepare_table(table, tmp_path / 'out', **NAMES, time='at', split='leave_one_out')
+    found = read_back(tmp_path / 'out')['timestamp'] - 1704067200
+    assert found.tolist() == [0, 43200, 86400.5, 126000]
+    assert report.dropped == {'whose time (at) is no time': 1}
+
+
+@pytest.mark.parametrize('at', [['01/01/2024', '31/12/2024'], ['Jan 5 2024', '31.12.2024']])
+def test_dates_with_the_day_first_are_refused(tmp_path, at):
+    table = pd.DataFrame({'user': 'a', 'item': [0, 1], 'at': at})
+    with pytest.raises(ValueError, match=r"'at' are written in several ways.*31.12.2024"):
+        prepare_table(table, tmp_path / 'out', **NAMES, time='at')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_large_ids_of_a_parquet_column_with_nulls(tmp_path):
+    pa, parquet = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    ids = [2**60 + i for i in range(4)]
+    columns = {'user': ids + [None], 'item': [None, *ids], 'at': [None, 1, 2, 3, 4]}
+    path = tmp_path / 'table.parquet'
+    parquet.write_table(pa.table({k: pa.array(v, pa.int64()) for k, v in columns.items()}), path)
+    prepare_table(path, tmp_path / 'out', **NAMES, time='at')
+    assert IdMap.load(tmp_path / 'out', 'user').ids == [str(i) for i in ids[1:]]
+    assert IdMap.load(tmp_path / 'out', 'item').ids == [str(i) for i in ids[:3]]
+    assert read_back(tmp_path / 'out')['timestamp'].tolist() == [1, 2, 3]
+
+
 VECTORS = {'007': [1, 2], 'x y': [3, 4], 'unknown': [9, 9]}
 
 
@@ -219,6 +249,15 @@ def features(kind, folder):
         return folder / 'f.npz', folder / 'order.txt'
     np.save(folder / 'f.npy', array)
     return str(folder / 'f.npy'), str(folder / 'order.txt')
+
+
+def test_features_as_tensors(tmp_path):
+    x = torch.tensor(list(VECTORS.values())).to(torch.bfloat16).requires_grad_()
+    for name, source in (('rows', x), ('dict', dict(zip(VECTORS, x)))):
+        order = list(VECTORS) if name == 'rows' else None
+        out, features = tmp_path / name, {'image': source}
+        prepare_table(csv(tmp_path), out, **NAMES, features=features, item_order=order)
+        assert np.load(out / 'image_feat.npy').tolist() == [[1, 2], [0, 0], [3, 4]]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,25 @@ def test_interaction_split_by_time():
     assert str(InteractionSplit('leave_one_out')) == "InteractionSplit('leave_one_out')"
 
 
+def test_times_go_along_with_a_random_split():
+    data = timed()
+    item = torch.arange(9).repeat(20)
+    user = torch.arange(20).repeat_interleave(9)
+    data['user'].num_nodes = 20
+    data['user', 'rates', 'item'].edge_index = torch.stack([user, item])
+    data['user', 'rates', 'item'].time = 100 * user + item
+    out = InteractionSplit(seed=3)(data.clone())
+    for relation, key in STORES:
+        store = out['user', relation, 'item']
+        assert store.time.tolist() == (100 * store[key][0] + store[key][1]).tolist()
+    del data['user', 'rates', 'item'].time
+    assert edges(InteractionSplit(seed=3)(data)) == edges(out)
+    # Times of some of the edges say nothing about those of others.
+    del out['user', 'val', 'item'].time
+    again = InteractionSplit(seed=4)(out)
+    assert all('time' not in again['user', relation, 'item'] for relation, _ in STORES)
+
+
 def test_interaction_split_refuses():
     with pytest.raises(ValueError, match="'strategy' must be one of.*'newest'"):
         InteractionSplit('newest')
