@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from torch_geometric.utils import coalesce
 from tqdm import tqdm
 
 from mrdib_pyg.evaluation import evaluate, held_out_edges
@@ -16,7 +17,7 @@ from mrdib_pyg.ops import sample_negatives
 from mrdib_pyg.training.loss_step import LossStep, make_loss_step
 from mrdib_pyg.training.run_state import RunState
 from mrdib_pyg.training.seed import epoch_generator
-from mrdib_pyg.training.weights import LossWeights
+from mrdib_pyg.training.weights import MRDIB_TERMS, LossWeights
 
 METRICS = ('recall', 'ndcg', 'precision', 'map')
 SHUFFLE, NEGATIVES, GRAPH, NOISE = range(4)  # streams of random numbers within an epoch
@@ -135,14 +136,19 @@ def fit(
     if modality_dropout > 0:  # without it, runs of older versions can be continued
         settings['modality_dropout'] = float(modality_dropout)
     run = RunState(model, data, settings, out)
-    if not torch.equal(run.edge_index.cpu(), data['user', 'rates', 'item'].edge_index.cpu()):
+    if not _same_edges(run.edge_index.cpu(), data['user', 'rates', 'item'].edge_index.cpu()):
         raise ValueError("'data' has other training edges than the data 'model' was built from")
     if run.codes.numel() == run.edge_index[0].unique().numel() * run.candidates.numel():
         raise ValueError(
             'every user with training edges has interacted with every item of the training edges: '
             'there is no negative to learn from'
         )
+    terms = [*model.loss_weights, *(() if model.mrdib is None else MRDIB_TERMS)]
+    if not any(weighting.weights[name] > 0 for name in terms):
+        raise ValueError(f"'weights' are zero for every term of the loss: {sorted(set(terms))}")
     run.start(resume, config)
+    if run.epoch < epochs and run.num_bad <= patience:
+        run.forget_results()
     compile_size = min(batch_size, run.edge_index.size(1)) if compile else None
     loss_step = make_loss_step(model, weighting, compile_size)
 
@@ -159,18 +165,18 @@ def fit(
         while run.epoch < epochs and run.num_bad <= patience:
             start = time.perf_counter()
             run.set_lr(lr * model.lr_decay**run.epoch)
-            terms = _train_epoch(
+            losses = _train_epoch(
                 run, loss_step, batch_size, seed, critic_steps, float(modality_dropout)
             )
             row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
-            row['train'] = terms
+            row['train'] = losses
             improved = True
             if has_validation:
                 model.eval()
                 row['val'] = evaluate(model, data, 'val', k=k)
                 improved = not row['val'][monitor] <= run.best_metric  # strictly, NaN at the start
             run.finish_epoch(row, improved, row['val'][monitor] if has_validation else math.nan)
-            shown = {name: f'{value:.4f}' for name, value in terms.items()}
+            shown = {name: f'{value:.4f}' for name, value in losses.items()}
             if has_validation:
                 shown[monitor] = f'{row["val"][monitor]:.4f}'
             bar.set_postfix(shown, refresh=False)
@@ -179,6 +185,11 @@ def fit(
     run.load_best()
     model.eval()
     return FitResult(run.best_epoch, run.best_metric, run.history.epochs)
+
+
+def _same_edges(ours: Tensor, given: Tensor) -> bool:
+    # The model sorts its edges and merges repeated ones.
+    return torch.equal(ours, given) or torch.equal(ours, coalesce(given.long()))
 
 
 def _train_epoch(

@@ -75,6 +75,10 @@ def run(
             f"the model '{model}' has no settings {unknown}; it has "
             f'{[name for name in known if name != "mrdib"]}'
         )
+    for name, value in kwargs.items():
+        default = inspect.signature(MODELS[model].__init__).parameters[name].default
+        if isinstance(default, bool) and not isinstance(value, bool):  # 'no' would be true
+            raise ValueError(f"the setting '{name}' must be true or false (got {value!r})")
     seed_everything(seed)
     if mrdib is not None:
         kwargs['mrdib'] = dict(mrdib)

@@ -89,7 +89,20 @@ class RunState:
             )
         self.out.mkdir(parents=True, exist_ok=True)
         if config is not None:
-            write_atomic(self.out / 'config.json', (json.dumps(config, indent=2) + '\n').encode())
+            text = json.dumps(self._keep_epochs(config), indent=2) + '\n'
+            write_atomic(self.out / 'config.json', text.encode())
+
+    def _keep_epochs(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        # Of a run that has more epochs already than it is resumed for.
+        fit = config.get('fit')
+        if isinstance(fit, Mapping) and isinstance(fit.get('epochs'), int):
+            config = {**config, 'fit': {**fit, 'epochs': max(fit['epochs'], self.epoch)}}
+        return dict(config)
+
+    def forget_results(self) -> None:
+        r"""Removes the results of a run that is about to be trained further."""
+        if self.out is not None:
+            (self.out / 'results.json').unlink(missing_ok=True)
 
     def set_lr(self, lr: float) -> None:
         r"""Sets the learning rate of the optimizers."""
@@ -121,6 +134,8 @@ class RunState:
             last['critic_optimizer'] = self.critic_optimizer.state_dict()
         save_checkpoint(self.out / 'last.pt', last)
         if improved:
+            # What was measured is no longer that of the parameters in `best.pt`.
+            (self.out / 'pid.json').unlink(missing_ok=True)
             self._save_best(self.out)
 
     def load_best(self) -> None:

@@ -424,6 +424,14 @@ def test_refused_settings(data, tmp_path, settings, message):
     assert equal(state(model), before) and not (tmp_path / 'run').exists()
 
 
+def test_edges_in_any_order_and_with_repeats(data):
+    edges = data['user', 'rates', 'item'].edge_index
+    model, _ = train(data)
+    perm = torch.randperm(edges.size(1))
+    data['user', 'rates', 'item'].edge_index = torch.cat([edges[:, perm], edges[:, :9]], dim=1)
+    assert equal(state(model), state(train(data)[0]))
+
+
 def test_refused_data(data, planted, tmp_path):
     other = Planted(num_users=40, num_items=50, num_interactions=10, seed=1)[0]
     with pytest.raises(ValueError, match='other training edges'):

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -86,10 +87,33 @@ def test_run_resumed(data, tmp_path):
     resumed = run(data, 'vbpr', out=tmp_path / 'b', resume=True, **{**FIT, 'epochs': 4})
     for name in ('best_epoch', 'num_epochs', 'terms', 'val', 'test'):
         assert whole[name] == resumed[name]
+    # Resumed for fewer epochs than it has, it says what it is.
+    shorter = run(data, 'vbpr', out=tmp_path / 'b', resume=True, **FIT)
+    assert shorter['num_epochs'] == 4
+    assert json.loads((tmp_path / 'b' / 'config.json').read_text())['fit']['epochs'] == 4
     before = {p.name: p.read_bytes() for p in (tmp_path / 'b').iterdir()}
     with pytest.raises(CheckpointError):
         run(data, 'vbpr', out=tmp_path / 'b', resume=True, seed=1, **FIT)
     assert {p.name: p.read_bytes() for p in (tmp_path / 'b').iterdir()} == before
+
+
+def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch):
+    run(data, 'vbpr', out=tmp_path, **FIT)
+    (tmp_path / 'pid.json').write_text('{}')
+    run(data, 'vbpr', out=tmp_path, resume=True, **FIT)  # nothing is left to train
+    assert (tmp_path / 'results.json').exists() and (tmp_path / 'pid.json').exists()
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules['mrdib_pyg.training.fit'], '_train_epoch', stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})
+    assert not (tmp_path / 'results.json').exists() and (tmp_path / 'pid.json').exists()
+    monkeypatch.undo()
+    results = run(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})
+    assert (tmp_path / 'results.json').exists()
+    assert (tmp_path / 'pid.json').exists() == (results['best_epoch'] <= 2)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +129,9 @@ def test_run_resumed(data, tmp_path):
         ({'mrdib': {'strength': 1}}, "do not suit the model 'vbpr'"),
         ({'mrdib': {'redundancy': 'shannon'}}, "'redundancy' must be one of"),
         ({'seed': -1}, "'seed' must lie in"),
+        ({'model': 'multimodal_lightgcn', 'settings': {'id_channel': 'no'}}, 'true or false'),
+        ({'weights': {'task': 0.0, 'reg': 0.0}}, 'zero for every term of the loss'),
+        ({'weights': {'task': 0, 'reg': 0, 'unique': 1}}, 'zero for every term of the loss'),
         ({'epochs': 0}, "'epochs' must be at least 1"),
     ],
 )
