@@ -32,7 +32,7 @@ class CommandFormatter(argparse.RawDescriptionHelpFormatter):
 def pairs(option: str, text: str, convert: Callable[[str, str], Any]) -> dict[str, Any]:
     r"""Reads ``name=value,...``."""
     out: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(','))):
+    for part in filter(None, (part.strip() for part in _split(text))):
         name, sep, value = (piece.strip() for piece in part.partition('='))
         if not (name and sep and value):
             raise Usage(f"{option} takes name=value pairs separated by commas (got '{part}')")
@@ -40,6 +40,18 @@ def pairs(option: str, text: str, convert: Callable[[str, str], Any]) -> dict[st
             raise Usage(f"{option} names '{name}' twice")
         out[name] = convert(option, value)
     return out
+
+
+def _split(text: str) -> list[str]:
+    # At the commas outside of brackets, which hold a value of its own.
+    parts, depth = [''], 0
+    for char in text:
+        depth += (char in '[{') - (char in ']}')
+        if char == ',' and depth <= 0:
+            parts.append('')
+        else:
+            parts[-1] += char
+    return parts
 
 
 def integers(option: str, text: str) -> list[int]:
@@ -67,9 +79,11 @@ def integer(option: str, text: str) -> int:
 
 
 def value(option: str, text: str) -> Any:
-    r"""Reads a number, a truth value, nothing (``none``), or a word."""
+    r"""Reads a number, a truth value, nothing (``none``), JSON in brackets, or a word."""
     word = {'none': 'null', 'true': 'true', 'false': 'false'}.get(text.lower(), text)
     try:
         return json.loads(word)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as e:
+        if text[:1] in '[{':
+            raise Usage(f"{option}: '{text[:60]}' is no JSON ({e})") from None
         return text

@@ -2,6 +2,8 @@
 
 import argparse
 import inspect
+import json
+from typing import Any
 
 from mrdib_pyg.commands.arguments import Add
 from mrdib_pyg.commands.describe import describe
@@ -22,5 +24,10 @@ def run(args: argparse.Namespace) -> None:
             if setting.name != 'mrdib':
                 print(f'    {setting.name}={setting.default}')
         for dataset, preset in cls.presets.items():
-            text = ','.join(f'{name}={value}' for name, value in preset.items())
+            text = ','.join(f'{name}={_printed(value)}' for name, value in preset.items())
             print(f'    published for {dataset}: {text}')
+
+
+def _printed(value: Any) -> str:
+    # As --set of `mrdib train` takes it.
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
     users = None
     if args.users is not None:
-        users = [part.strip() for part in args.users.split(',') if part.strip()]
+        users = [part for part in args.users.split(',') if part.strip()]
         if not users:
             raise Usage('--users names nothing; pass ids separated by commas')
 

@@ -47,7 +47,10 @@ def knn_graph(
         raise ValueError(f"'x' must be a matrix [num_nodes, channels] (got {list(x.shape)})")
     num_nodes = x.size(0)
     if not 1 <= k <= num_nodes:
-        raise ValueError(f"'k' must be between 1 and the {num_nodes} rows of 'x' (got {k})")
+        raise ValueError(
+            f"'k', the number of neighbors, must be between 1 and the {num_nodes} rows of 'x' (got "
+            f'{k}); set a smaller one'
+        )
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (num_nodes,)):
         raise ValueError(
             f"'mask' must hold one bool for each of the {num_nodes} rows of 'x' (got {mask.dtype} "

@@ -29,7 +29,8 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
 
     Raises:
         TypeError: If the model is no :class:`Recommender`.
-        ValueError: If the model has no modality, or a score is not finite.
+        ValueError: If the model has no modality, one has the name of another source, or a score is
+            not finite.
     """
     if not isinstance(model, Recommender):
         raise TypeError(
@@ -40,6 +41,12 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
         raise ValueError(
             f'{type(model).__name__} reads no modality, so there is nothing to decompose; measure '
             f'a model with modalities'
+        )
+    taken = sorted({CONTENT, ID, SCORE, 'all'} & set(model.modalities))
+    if taken:
+        raise ValueError(
+            f'the modality {taken[0]!r} has the name of a source of its own in a measurement; '
+            f'rename it'
         )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

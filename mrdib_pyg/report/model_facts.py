@@ -159,6 +159,8 @@ def choose_users(source: Source, wanted: Sequence[str] | None, number: int, seed
         return sorted(candidates[order[:number]].tolist())
     out = []
     for text in wanted:
+        if source.users is None or text not in source.users:
+            text = text.strip()  # white space only counts where an id has it
         if source.users is not None and text in source.users:
             index = source.users.index(text)
         elif source.users is None and text.isdecimal() and int(text) < num_users:

@@ -92,7 +92,8 @@ class Recommender(ColdStart):
             if len(self.modalities) == 0:
                 raise ValueError(
                     f"{type(self).__name__} needs item features: set data['item'].x_<modality>, "
-                    f"e.g. data['item'].x_image"
+                    f"e.g. data['item'].x_image (in a data folder, image_feat.npy), or take "
+                    f'LightGCN, which needs none'
                 )
         self.mrdib: Layer | None = None
         if mrdib is not None:

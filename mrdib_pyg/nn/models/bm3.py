@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.modality_dict import ModalityDict
 from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.nn.models.unit_rows import unit_rows
@@ -99,7 +100,7 @@ class BM3(Recommender):
         self.content_weight = content_weight
         self.user_emb = nn.Embedding(self.num_users, channels)
         self.item_emb = nn.Embedding(self.num_items, channels)
-        self.lins = nn.ModuleDict(
+        self.lins = ModalityDict(
             {m: nn.Linear(self.features(m).size(1), channels) for m in self.modalities}
         )
         self.predictor = nn.Linear(channels, channels)

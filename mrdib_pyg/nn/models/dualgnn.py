@@ -15,6 +15,7 @@ from mrdib_pyg.nn.models.base import (
     Triplets,
     _sum,
 )
+from mrdib_pyg.nn.models.modality_dict import ModalityDict
 from mrdib_pyg.nn.models.modality_features import available
 from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
@@ -116,7 +117,7 @@ class DualGNN(Recommender):
         self.user_adj = NormalizedAdjacency(
             edge_index, edge_weight, num_nodes=self.num_users, normalization=None
         )
-        self.preferences, self.encoders = nn.ModuleDict(), nn.ModuleDict()
+        self.preferences, self.encoders = ModalityDict(), ModalityDict()
         for m in self.modalities:
             self.preferences[m] = nn.Embedding(self.num_users, channels)
             self.encoders[m] = nn.Sequential(

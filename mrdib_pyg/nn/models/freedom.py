@@ -103,6 +103,8 @@ class FREEDOM(Recommender):
             raise ValueError(f"'slot' must be one of {list(SLOTS)} (got {slot!r})")
         if not 0 <= edge_dropout < 1:
             raise ValueError(f"'edge_dropout' must lie in [0, 1) (got {edge_dropout})")
+        if num_layers < 0:
+            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
         super().__init__(data, channels, mrdib, feature_scaling)
         self.num_layers = num_layers
         self.k = k

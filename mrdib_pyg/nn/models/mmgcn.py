@@ -15,6 +15,7 @@ from mrdib_pyg.nn.models.base import (
     Triplets,
     _sum,
 )
+from mrdib_pyg.nn.models.modality_dict import ModalityDict
 from mrdib_pyg.nn.models.modality_features import available
 from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
@@ -102,7 +103,7 @@ class MMGCN(Recommender):
         )
         self.user_emb = nn.Embedding(self.num_users, channels)
         self.item_emb = nn.Embedding(self.num_items, channels)
-        self.preferences, self.lins, self.layers = (nn.ModuleDict() for _ in range(3))
+        self.preferences, self.lins, self.layers = (ModalityDict() for _ in range(3))
         for m in self.modalities:
             width = self.features(m).size(1)
             if width > hidden_channels:

@@ -24,7 +24,8 @@ class ModalityFeatures(nn.Module):
             :obj:`None`. (default: :obj:`None`)
 
     Raises:
-        ValueError: If a shape does not fit or the scaling is unknown.
+        ValueError: If a shape does not fit, a feature of an item that has the modality is NaN or
+            infinite, or the scaling is unknown.
     """
 
     def __init__(self, data: HeteroData, edge_index: Tensor, scaling: str | None = None) -> None:
@@ -39,7 +40,12 @@ class ModalityFeatures(nn.Module):
         self._masks: dict[str, Pair] | None = None
         masks: dict[str, Tensor] = {}
         for name in self.names:
-            x = store[f'x_{name}']
+            if '.' in name:
+                raise ValueError(
+                    f"data['item'].x_{name} has a dot in its name, which no parameter may have; "
+                    f'rename the modality'
+                )
+            x = store[f'x_{name}'].detach()
             if x.dim() != 2 or x.size(0) != num_items:
                 raise ValueError(
                     f"data['item'].x_{name} must have one row for each of the {num_items} items "
@@ -54,6 +60,12 @@ class ModalityFeatures(nn.Module):
                         f'items (got the shape {list(masks[name].shape)})'
                     )
             x = x.to(torch.get_default_dtype())
+            finite = x.isfinite().all(dim=1) | ~masks[name]
+            if not bool(finite.all()):
+                raise ValueError(
+                    f"row {int((~finite).nonzero()[0])} of data['item'].x_{name} holds NaN or "
+                    f"infinity; repair it, or mark it as missing in data['item'].has_{name}"
+                )
             if scaling == 'standard':
                 mean, std = _statistics(x, masks[name])
                 self.register_buffer(f'mean_{name}', mean, persistent=False)

@@ -46,6 +46,8 @@ class MultiView(Recommender):
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"'temperature' must be positive (got {temperature})")
+        if num_layers < 0:
+            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
         super().__init__(data, channels, mrdib, feature_scaling)
         self.num_layers = num_layers
         self.temperature = temperature

@@ -16,6 +16,7 @@ from mrdib_pyg.nn.models.base import (
     Triplets,
     _sum,
 )
+from mrdib_pyg.nn.models.modality_dict import ModalityDict
 from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import batch_squares, take_rows
 from mrdib_pyg.ops import propagate_mean
@@ -88,7 +89,7 @@ class MultimodalLightGCN(Recommender):
         self.l2_weight = l2_weight
 
         hidden = 2 * channels
-        self.preferences, self.encoders, self.convs = (nn.ModuleDict() for _ in range(3))
+        self.preferences, self.encoders, self.convs = (ModalityDict() for _ in range(3))
         for m in self.modalities:
             width = self.features(m).size(1)
             self.preferences[m] = nn.Embedding(self.num_users, channels)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
+from mrdib_pyg.nn.models.modality_dict import ModalityDict
 from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import batch_norms, take_rows
 
@@ -55,7 +56,7 @@ class VBPR(Recommender):
         self.reg_weight = reg_weight
         self.user_emb = nn.Embedding(self.num_users, 2 * channels)
         self.item_emb = nn.Embedding(self.num_items, channels)
-        self.lins = nn.ModuleDict(
+        self.lins = ModalityDict(
             {m: nn.Linear(self.features(m).size(1), channels, bias=False) for m in self.modalities}
         )
         self.bias = nn.Parameter(torch.empty(channels))

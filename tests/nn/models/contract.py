@@ -203,6 +203,26 @@ class RecommenderContract:
         for name, value in model.loss(batch).items():
             torch.testing.assert_close(permuted[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
+    def test_any_name_of_a_modality(self, data):
+        """Also those that `torch.nn.ModuleDict` and `torch.nn.Module` have as attributes."""
+        data['item'].x_type, data['item'].x_items = data['item'].x_image, data['item'].x_text
+        del data['item'].x_image, data['item'].x_text
+        model = self.make(data, 'mrdib')
+        total(model, model.loss(make_batch(data))).backward()
+        assert model.modalities == (['type', 'items'] if model.multimodal else [])
+
+    def test_features_that_are_not_finite_are_refused(self, data):
+        if not MODELS[self.name].multimodal:
+            pytest.skip('has no features')
+        data['item'].x_text[3, 1] = torch.inf
+        with pytest.raises(
+            ValueError, match=r"row 3 of data\['item'\].x_text holds NaN or infinity"
+        ):
+            self.make(data)
+        data['item'].has_text = torch.arange(23) != 3
+        terms = self.make(data, 'mrdib').loss(make_batch(data))
+        assert all(torch.isfinite(term) for term in terms.values())
+
     # -- identity ------------------------------------------------------------------------------
 
     def test_identity_layer_changes_no_bit(self, data):
