@@ -108,6 +108,44 @@ COMPARISON: dict[str, Any] = {
     'versions': VERSIONS,
     'machine': MACHINE,
 }
+_GAIN: dict[str, Any] = {key: Or((None, number)) for key in ('gain', 'low', 'high')}
+_GAINS = Each(
+    Each({**_GAIN, 'best_of_others': text, 'differences': Each(number, at_least=1)}, keys=str),
+    keys=str,
+)
+_SETTING: dict[str, Any] = {
+    'settings': Each(scalar, keys=str),
+    'fit': Each(scalar, keys=str, at_least=1),
+    'mrdib': Or((None, Each(scalar, keys=str))),
+    'weights': Each(not_negative, keys=str),
+}
+_CELL: dict[str, Any] = {
+    'kind': {'plain', 'l2', 'noise', 'mrdib'},
+    'chosen': _SETTING,
+    'trials': Each({**_SETTING, 'val': Each(Or((None, not_negative)))}, at_least=1),
+    'seeds': Each(not_negative, at_least=1),
+    'val': Each(Each(not_negative, at_least=1), keys=str, at_least=1),
+    'test': Each(Each(not_negative, at_least=1), keys=str, at_least=1),
+    'best_epoch': Each(positive, at_least=1),
+    'num_epochs': Each(positive, at_least=1),
+    'epoch_seconds': Each(positive, at_least=1),
+    'num_parameters': positive,
+    'terms': Each(Each(number, keys=str, at_least=1), at_least=1),
+}
+_MODEL: dict[str, Any] = {'variants': Each(_CELL, keys=str, at_least=1), 'gains': _GAINS}
+#: ``summary.json`` of ``mrdib experiment``.
+EXPERIMENT: dict[str, Any] = {
+    'name': text,
+    'description': dict,
+    'bootstrap': {'num_samples': positive, 'seed': not_negative, 'level': positive},
+    'datasets': Each(
+        {'data_hash': text, 'models': Each(_MODEL, keys=str, at_least=1)}, keys=str, at_least=1
+    ),
+    'mean_gains': Each(Each(Each({**_GAIN, 'num_models': positive}, keys=str), keys=str), keys=str),
+    'unfinished': Each(text),
+    'versions': Each(VERSIONS, at_least=1),
+    'machines': Each(MACHINE, at_least=1),
+}
 _RUN: dict[str, Any] = {'data_hash': text, 'best_epoch': positive, 'val': METRICS, 'test': METRICS}
 #: ``benchmarks.quality.planted``.
 PLANTED: dict[str, Any] = {
@@ -314,8 +352,8 @@ COLD: dict[str, Any] = {
 
 def validate(value: Any) -> str:
     r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'``,
-    ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``, ``'fuzz'``, ``'missing'`` or
-    ``'cold'``.
+    ``'experiment'``, ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``,
+    ``'fuzz'``, ``'missing'`` or ``'cold'``.
 
     Raises:
         ValueError: If it has another form, with the place.
@@ -332,6 +370,9 @@ def validate(value: Any) -> str:
         if kind == 'fuzz':
             _check_counts(value)
         return kind
+    if 'mean_gains' in value:
+        check(value, EXPERIMENT, 'result')
+        return 'experiment'
     if 'runs' in value:
         kind = 'missing' if 'modality' in value.get('settings', {}) else 'cold'
         check(value, {'missing': MISSING, 'cold': COLD}[kind], 'result')

@@ -48,8 +48,7 @@ def knn_graph(
     num_nodes = x.size(0)
     if not 1 <= k <= num_nodes:
         raise ValueError(
-            f"'k', the number of neighbors, must be between 1 and the {num_nodes} rows of 'x' (got "
-            f'{k}); set a smaller one'
+            f"'k' must be between 1 and the {num_nodes} rows of 'x' (got {k}); set fewer neighbors"
         )
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (num_nodes,)):
         raise ValueError(

@@ -9,6 +9,17 @@ from benchmarks.part import RESULTS
 from benchmarks.timer import Timing
 
 FILES = sorted(RESULTS.glob('*.json'))
+SUMMARIES = sorted(RESULTS.glob('experiments/*/summary.json'))
+
+
+@pytest.mark.parametrize('path', SUMMARIES, ids=lambda path: path.parent.name)
+def test_committed_summaries_have_the_form(path):
+    value = schema.load(path)
+    assert schema.validate(value) == 'experiment'
+    model = next(iter(next(iter(value['datasets'].values()))['models'].values()))
+    next(iter(model['variants'].values()))['test']['recall@20'][0] = -0.1
+    with pytest.raises(ValueError, match=r"\['recall@20'\]\[0\]: -0.1 is negative"):
+        schema.validate(value)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
