@@ -147,8 +147,6 @@ def fit(
     if not any(weighting.weights[name] > 0 for name in terms):
         raise ValueError(f"'weights' are zero for every term of the loss: {sorted(set(terms))}")
     run.start(resume, config)
-    if run.epoch < epochs and run.num_bad <= patience:
-        run.forget_results()
     compile_size = min(batch_size, run.edge_index.size(1)) if compile else None
     loss_step = make_loss_step(model, weighting, compile_size)
 

@@ -99,11 +99,6 @@ class RunState:
             config = {**config, 'fit': {**fit, 'epochs': max(fit['epochs'], self.epoch)}}
         return dict(config)
 
-    def forget_results(self) -> None:
-        r"""Removes the results of a run that is about to be trained further."""
-        if self.out is not None:
-            (self.out / 'results.json').unlink(missing_ok=True)
-
     def set_lr(self, lr: float) -> None:
         r"""Sets the learning rate of the optimizers."""
         for optimizer in (self.optimizer, self.critic_optimizer):
@@ -133,9 +128,10 @@ class RunState:
         if self.critic_optimizer is not None:
             last['critic_optimizer'] = self.critic_optimizer.state_dict()
         save_checkpoint(self.out / 'last.pt', last)
+        # Results of fewer epochs, of a run that is trained further, are not those of this one.
+        (self.out / 'results.json').unlink(missing_ok=True)
         if improved:
-            # What was measured is no longer that of the parameters in `best.pt`.
-            (self.out / 'pid.json').unlink(missing_ok=True)
+            (self.out / 'pid.json').unlink(missing_ok=True)  # of the parameters before
             self._save_best(self.out)
 
     def load_best(self) -> None:
