@@ -72,7 +72,15 @@ class Part:
         self._seconds = 0.0  # of the calls before
         if resume and self.path.exists():
             before = schema.load(self.path)
+            now = {'short': short, **json.loads(json.dumps(self._base))}
+            changed = [key for key, value in now.items() if before[key] != value]
+            if changed:
+                raise SystemExit(
+                    f"'{self.path}' was measured with other values of {changed}, which say where "
+                    f'all rows come from; measure it anew, without --resume'
+                )
             self.rows, self._seconds = before['rows'], before['seconds']
+            self.settings.update(before['settings'])
 
     @property
     def quick(self) -> bool:

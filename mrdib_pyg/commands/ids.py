@@ -45,7 +45,8 @@ def read_id_file(option: str, path: str, ids: Any, size: int) -> list[int]:
     except (UnicodeDecodeError, IsADirectoryError):
         raise Usage(f'{option}, is not a text file of ids') from None
     # Not `splitlines`: an id may hold what other systems take for the end of a line.
-    return _indices(option, text.replace('\r\n', '\n').split('\n'), ids, size)
+    lines = text.replace('\r\n', '\n').split('\n')
+    return _indices(option, [line for line in lines if line] or [''], ids, size)
 
 
 def _indices(option: str, parts: list[str], ids: Any, size: int) -> list[int]:
@@ -56,7 +57,8 @@ def _indices(option: str, parts: list[str], ids: Any, size: int) -> list[int]:
                 raise Usage(f'{option} must be ids from 0 to {size - 1} (got {index})')
         return out
     names = [part if part in ids else part.strip() for part in parts]
-    names = [name for name in names if name in ids or name]
+    # What is blank names nothing, unless it is an id as it stands.
+    names = [name for part, name in zip(parts, names) if name or (part == '' and part in ids)]
     if len(names) == 0:
         raise Usage(f'{option} names nothing; pass ids separated by commas')
     for name in names:

@@ -49,12 +49,10 @@ def read_interactions(path: Path, timestamps: bool = False) -> Interactions:
             table = _load(path, names, types)
         else:
             try:  # `float64` would not hold nanoseconds
-                with warnings.catch_warnings():
-                    warnings.simplefilter('error', DeprecationWarning)  # of 1.5 read as 1
-                    table = _load(path, names, {**types, TIME: 'i8'})
+                table = _load(path, names, {**types, TIME: 'i8'})
             except (ValueError, DeprecationWarning):
                 table = _load(path, names, {**types, TIME: 'f8'})
-    except ValueError as error:  # includes UnicodeDecodeError
+    except (ValueError, DeprecationWarning) as error:  # includes UnicodeDecodeError
         raise _explain(path, names, str(error), timestamps) from error
     columns = [*COLUMNS, TIME] if timestamps else COLUMNS
     out = Interactions(*(np.ascontiguousarray(table[name]) for name in columns))
@@ -83,9 +81,11 @@ def read_interactions(path: Path, timestamps: bool = False) -> Interactions:
 def _load(path: Path, names: list[str], types: dict[str, str]) -> np.ndarray:
     # Columns that are not needed are read as one character each: they may hold anything.
     dtype = [(name, types.get(name, 'U1')) for name in names]
-    return np.loadtxt(
-        path, dtype=dtype, delimiter='\t', skiprows=1, comments=None, encoding='utf-8', ndmin=1
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', DeprecationWarning)  # older NumPy reads 1.5 as 1
+        return np.loadtxt(
+            path, dtype=dtype, delimiter='\t', skiprows=1, comments=None, encoding='utf-8', ndmin=1
+        )
 
 
 def _read_header(path: Path) -> list[str]:

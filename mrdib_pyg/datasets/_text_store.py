@@ -76,4 +76,4 @@ def _is_store(array: np.ndarray) -> bool:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode('utf-8', 'replace')).digest()[:_KEY]
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()[:_KEY]

@@ -11,7 +11,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 
 from mrdib_pyg.datasets.data_hash import data_hash
 from mrdib_pyg.datasets.folder import InteractionFolder
-from mrdib_pyg.datasets.write_folder import write_folder
+from mrdib_pyg.datasets.write_folder import array_files, write_folder
 
 KINDS = ('v', 't', 'r', 's')
 BITS = 4  # of each kind
@@ -273,4 +273,6 @@ def _write(data: HeteroData, root: Path, force_reload: bool) -> None:
                 f"replace it by 'force_reload=True'"
             )
         return
+    for path in array_files(root) if root.is_dir() else []:  # of other data that it held
+        path.unlink()
     write_folder(data, root)

@@ -81,6 +81,7 @@ def find_raw_files(
     Raises:
         FileNotFoundError: If one is missing and cannot be downloaded. The message says which files
             to put where.
+        ValueError: If the table of ratings is cut short.
     """
     names = raw_files(category, modalities)
     folder = _raw_folder(root, names)
@@ -103,7 +104,20 @@ def find_raw_files(
             f"'{folder}' lacks {', '.join(missing)}{reason}. Please put there the files of Amazon "
             f"Reviews 2014 for the category '{category}', from {BASE}: {', '.join(names)}"
         )
+    for name in names:
+        # Of what was cut, the last line has no end; the other files are found out as they are read.
+        if name.endswith('.csv') and not _ends_a_line(folder / name):
+            try:
+                check_download(name, folder / name)
+            except ValueError as e:
+                raise ValueError(f"'{folder / name}' is damaged: {e}; download it again") from e
     return {name: folder / name for name in names}
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, 'rb') as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read() in (b'', b'\n')
 
 
 def _raw_folder(root: Path, names: Iterable[str]) -> Path:

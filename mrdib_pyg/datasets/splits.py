@@ -145,7 +145,7 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int | tuple[int, int]) -> np.n
     Returns:
         np.ndarray: The places of the interactions that stay, in order.
     """
-    at_least_user, at_least_item = (k, k) if isinstance(k, int) else k
+    at_least_user, at_least_item = k if isinstance(k, tuple) else (k, k)
     kept = np.arange(user.size)
     while kept.size > 0:
         stays = np.bincount(user)[user] >= at_least_user

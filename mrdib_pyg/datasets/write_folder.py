@@ -19,20 +19,28 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
         name (str, optional): The table is called ``<name>.inter``. (default: ``data.name``)
 
     Raises:
-        ValueError: If the folder holds another table already.
+        ValueError: If the folder holds another table already, or features or a mask that are not
+            of these data and would be read with them.
     """
     folder = Path(folder).expanduser()
     table = folder / f'{data.name if name is None else name}.inter'
     others = [path.name for path in folder.glob('*.inter') if path.name != table.name]
     if others:
         raise ValueError(f"'{folder}' holds {others} already, and would hold two tables")
-    folder.mkdir(parents=True, exist_ok=True)
-
+    arrays = {}
     for key, value in data['item'].items():
         prefix, _, modality = key.partition('_')
         if prefix in ('x', 'has') and modality:
-            path = folder / f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'
-            write_array(path, value.cpu().numpy())
+            arrays[f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'] = value
+    foreign = [path.name for path in array_files(folder) if path.name not in arrays]
+    if foreign:
+        raise ValueError(
+            f"'{folder}' holds {foreign}, which are not of these data and would be read with them; "
+            f'remove them, or name another folder'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, value in arrays.items():
+        write_array(folder / file, value.cpu().numpy())
     rows, times = [], []
     for label, (_, relation) in enumerate(SPLITS):
         key = 'edge_index' if label == 0 else 'edge_label_index'
@@ -46,3 +54,8 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
     if len(times) == len(SPLITS):
         columns[TIME] = torch.cat(times).numpy()
     write_table(table, {**columns, COLUMNS[2]: split})
+
+
+def array_files(folder: Path) -> list[Path]:
+    r"""Returns the files of a folder that hold features or masks."""
+    return sorted(path for kind in ('feat', 'mask') for path in folder.glob(f'*_{kind}.npy'))

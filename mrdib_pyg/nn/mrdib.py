@@ -84,8 +84,8 @@ class MRdIB(nn.Module):
             :math:`\mathcal{N}(0, I)` of the paper, or :obj:`"scaled"`,
             :math:`\mathcal{N}(0, s^2 I)` with the root mean square :math:`s` of each modality's
             representation at the start of the training. Where representations are small, the rate
-            to a standard normal prior is mostly the logarithm of their spread, and a bottleneck
-            learns to drown them in noise (``docs/RESULTS.md``). (default: :obj:`"standard"`)
+            to a standard normal prior is mostly the logarithm of their spread.
+            (default: :obj:`"standard"`)
 
     Raises:
         ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is

@@ -154,24 +154,29 @@ def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:
     return keep.nonzero()[:, 1].view(-1, k)
 
 
+def check_mask(mask: Tensor, num_rows: int, num_items: int) -> None:
+    r"""Raises :class:`ValueError` unless a mask holds pairs of a row and an item that exist."""
+    if mask.dim() != 2 or mask.size(0) != 2 or mask.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"'mask' must hold integer pairs of the shape [2, n] (got {mask.dtype} of the shape "
+            f'{list(mask.shape)})'
+        )
+    for name, ids, bound in (('row', mask[0], num_rows), ('item', mask[1], num_items)):
+        if ids.numel() > 0 and (int(ids.min()) < 0 or int(ids.max()) >= bound):
+            raise ValueError(
+                f"'mask' has {name} ids from {int(ids.min())} to {int(ids.max())}, but only 0 to "
+                f'{bound - 1} exist'
+            )
+
+
 def _sort_mask(
     mask: Tensor | None, user: Tensor, num_items: int, chunk_size: int
 ) -> tuple[Tensor, Tensor, list[int]]:
     # The pairs by row, and where those of each chunk begin and end.
     if mask is None:
         mask = user.new_empty(2, 0, dtype=torch.long)
-    if mask.dim() != 2 or mask.size(0) != 2 or mask.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"'mask' must hold integer pairs of the shape [2, n] (got {mask.dtype} of the shape "
-            f'{list(mask.shape)})'
-        )
+    check_mask(mask, user.size(0), num_items)
     row, col = mask[0].long(), mask[1].long()
-    for name, ids, bound in (('row', row, user.size(0)), ('item', col, num_items)):
-        if ids.numel() > 0 and (int(ids.min()) < 0 or int(ids.max()) >= bound):
-            raise ValueError(
-                f"'mask' has {name} ids from {int(ids.min())} to {int(ids.max())}, but only 0 to "
-                f'{bound - 1} exist'
-            )
     if bool((row.diff() < 0).any()):
         row, perm = row.sort()
         col = col[perm]

@@ -107,6 +107,14 @@ def _fits(pid: Mapping[str, Any]) -> bool:
                 estimates += [] if part[name] is None else [part[name]]
             if not all(is_number(x[key]) for x in estimates for key in ('value', 'low', 'high')):
                 return False
+        for groups in pid.get('groups', {}).values():
+            for part in (part for ways in groups.values() for part in ways.values()):
+                found = [x[key] for x in part['informations'].values()
+                         for key in ('value', 'low', 'high')]  # fmt: skip
+                if not all(map(is_number, [part['num_edges'], *found])):
+                    return False
+        if not is_number(pid.get('confidence', 0.95)):
+            return False
     except (KeyError, TypeError, AttributeError):
         return False
     return bool(pid['overall'])

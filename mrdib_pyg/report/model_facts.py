@@ -133,7 +133,9 @@ def load_source(run: RunFolder, dataset: str | None) -> Source:
     if not isinstance(name, str) or (name not in DATASETS and not os.path.isdir(name)):
         raise ValueError(f"the data of this run, '{name}', have moved; name them by --dataset")
     data = load_dataset(name)
-    users, items = (IdMap.load(name, kind) for kind in ('user', 'item'))
+    # A name wins over a folder of the same name, as it does for the data.
+    is_named = name in DATASETS
+    users, items = (None if is_named else IdMap.load(name, kind) for kind in ('user', 'item'))
     # An id map of another size belongs to other data: indices say less, but nothing wrong.
     if users is not None and len(users) != data['user'].num_nodes:
         users = None

@@ -78,9 +78,10 @@ def make_app(
     """
     require('fastapi', 'the service')
     from anyio.to_thread import current_default_thread_limiter
-    from fastapi import Body, FastAPI, HTTPException, Query
+    from fastapi import FastAPI, HTTPException, Query
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse
+    from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     default_k = min(20, max_k)
@@ -112,12 +113,32 @@ def make_app(
         detail = [{key: e[key] for key in ('type', 'loc', 'msg')} for e in error.errors()]
         return JSONResponse({'detail': detail}, 422)
 
-    Name = Annotated[str, Query(max_length=200, description='An id.')]
+    maps = [ids.ids for ids in (user_ids, item_ids) if ids is not None]
+    longest = max((len(name) for names in maps for name in names), default=0)
+    Name = Annotated[str, Query(max_length=max(200, longest), description='An id.')]
     K = Annotated[int, Query(ge=1, le=max_k, description='The number of items.')]
-    Ids = Annotated[list[Id], Body(min_length=1, max_length=max_ids, description='Ids.')]
-    Some = Annotated[list[Id] | None, Body(max_length=max_ids)]
-    Number = Annotated[int, Body(ge=1, le=max_k, description='The number of items.')]
-    Flag = Annotated[bool, Body()]
+    # Strict: of JSON, true would be the id 1, and a key that is misspelt would be ignored.
+    Ids = Annotated[
+        list[StrictStr | StrictInt],
+        Field(min_length=1, max_length=max_ids, description='Ids.'),
+    ]
+    Some = Annotated[list[StrictStr | StrictInt] | None, Field(max_length=max_ids)]
+    Number = Annotated[StrictInt, Field(ge=1, le=max_k, description='The number of items.')]
+
+    class Users(BaseModel):
+        model_config = ConfigDict(extra='forbid')
+        users: Ids
+        k: Number = default_k
+        exclude_seen: StrictBool = True
+        parts: StrictBool = False
+        allow: Some = None
+        deny: Some = None
+
+    class Items(BaseModel):
+        model_config = ConfigDict(extra='forbid')
+        items: Ids
+        k: Number = default_k
+
     errors: dict[int | str, dict[str, Any]] = {404: {'description': 'No such user or item'}}
 
     def answer(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -145,26 +166,19 @@ def make_app(
         )[0]  # fmt: skip
 
     @app.post('/recommend', responses=errors, summary='The best items of several users')
-    def recommend_all(
-        users: Ids,
-        k: Number = default_k,
-        exclude_seen: Flag = True,
-        parts: Flag = False,
-        allow: Some = None,
-        deny: Some = None,
-    ) -> dict[str, Any]:
-        check_size('users', users, k)
-        kwargs = {'exclude_seen': exclude_seen, 'parts': parts, 'allow': allow, 'deny': deny}
-        return {'results': answer(service.recommend, users, k, **kwargs)}
+    def recommend_all(body: Users) -> dict[str, Any]:
+        check_size('users', body.users, body.k)
+        kwargs = body.model_dump(exclude={'users', 'k'})
+        return {'results': answer(service.recommend, body.users, body.k, **kwargs)}
 
     @app.get('/similar', responses=errors, summary='The items nearest to an item')
     def similar(item: Name, k: K = default_k) -> dict[str, Any]:
         return answer(service.similar, [item], k)[0]
 
     @app.post('/similar', responses=errors, summary='The items nearest to several items')
-    def similar_all(items: Ids, k: Number = default_k) -> dict[str, Any]:
-        check_size('items', items, k)
-        return {'results': answer(service.similar, items, k)}
+    def similar_all(body: Items) -> dict[str, Any]:
+        check_size('items', body.items, body.k)
+        return {'results': answer(service.similar, body.items, body.k)}
 
     unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'Not by this model'}}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import Recommender
-from mrdib_pyg.serving.optional import require
+from mrdib_pyg.serving.optional import require, save_tensors
 from mrdib_pyg.training.atomic import atomic_folder
 from mrdib_pyg.training.provenance import provenance
 
@@ -59,7 +59,7 @@ def export(
         FileExistsError: If the folder holds something.
         ValueError: If the ids do not fit the model.
     """
-    safetensors = require('safetensors.torch', 'export')
+    require('safetensors.torch', 'export')
     require('pyarrow.parquet', 'export')
     for kind, ids, size in (
         ('user', user_ids, model.num_users),
@@ -74,10 +74,11 @@ def export(
     if tensors['user'].untyped_storage().data_ptr() == tensors['item'].untyped_storage().data_ptr():
         tensors['user'] = tensors['user'].clone()  # safetensors knows no shared memory
     with atomic_folder(folder) as part:
-        safetensors.save_file(tensors, part / TENSORS, {'version': VERSION})
+        save_tensors(tensors, part / TENSORS, {'version': VERSION})
         for kind, ids in (('user', user_ids), ('item', item_ids)):
             _write_table(part / TABLES[kind], tensors[kind], ids)
         content = {
+            **(info or {}),
             'version': VERSION,
             'model': type(model).__name__,
             'config': model.config,
@@ -88,7 +89,6 @@ def export(
             'raw_ids': {'user': user_ids is not None, 'item': item_ids is not None},
             'sha256': {name: _sha256(part / name) for name in (TENSORS, *TABLES.values())},
             **provenance(),
-            **(info or {}),
         }
         (part / 'export.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 

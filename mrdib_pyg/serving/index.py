@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrdib_pyg.ops.topk import pad_items, topk_of_padded
-from mrdib_pyg.serving.optional import require
+from mrdib_pyg.ops.topk import check_mask, pad_items, topk_of_padded
+from mrdib_pyg.serving.optional import require, save_tensors
 from mrdib_pyg.training.atomic import atomic_file
 
 VERSION = 'mrdib_pyg index 1'
@@ -132,8 +132,11 @@ class Index:
             query = F.normalize(query, dim=1)
         if self._cells is None:
             return topk_of_padded(query, self._padded, self.numel, k, mask)
-        if mask is not None and mask.numel() == 0:
-            mask = None
+        if not bool(query.isfinite().all()):
+            raise ValueError("'query' holds NaN or infinity; check the embeddings")
+        if mask is not None:
+            check_mask(mask, query.size(0), self.numel)
+            mask = mask if mask.numel() > 0 else None
         out = self._cells.search(query.contiguous(), k, None if mask is None else mask.long())
         score, index = out.score, out.index
         if score.size(1) < k:  # there are no more than that
@@ -153,7 +156,7 @@ class Index:
             ImportError: If safetensors is missing.
             OSError: If it cannot be written; the old file stays.
         """
-        safetensors = require('safetensors.torch', 'Index.save')
+        require('safetensors.torch', 'Index.save')
         tensors = {'item': self.item.cpu().contiguous()}
         if self._cells is not None:
             tensors.update(centroids=self._cells.centroids, cells=self._cells.cells)
@@ -164,7 +167,7 @@ class Index:
             'num_cells_to_visit': self.num_cells_to_visit,
         }
         with atomic_file(path) as part:  # one key, as they are written in any order
-            safetensors.save_file(tensors, part, {'settings': json.dumps(settings)})
+            save_tensors(tensors, part, {'settings': json.dumps(settings)})
 
     @classmethod
     def load(cls, path: str | Path) -> 'Index':

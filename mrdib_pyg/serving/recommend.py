@@ -90,9 +90,9 @@ def select_items(
     keep = torch.full((num_items,), allow is None)
     for name, ids in (('allow', allow), ('deny', deny)):
         if ids is not None:
-            ids = torch.as_tensor(ids, dtype=torch.long).reshape(-1)
+            ids = torch.as_tensor(ids).reshape(-1)
             check_ids(name, ids, num_items)
-            keep[ids] = name == 'allow'
+            keep[ids.long()] = name == 'allow'
     if not bool(keep.any()):
         raise ValueError(f"'allow' and 'deny' leave none of the {num_items} items")
     return keep.nonzero().view(-1)
@@ -100,9 +100,11 @@ def select_items(
 
 def check_ids(name: str, ids: Tensor, size: int) -> None:
     r"""Raises :class:`ValueError` unless all ids lie in ``[0, size)``."""
+    if ids.numel() == 0:  # of any type, as torch makes an empty list one of floats
+        return
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(f"'{name}' must hold integers (got {ids.dtype})")
-    if ids.numel() > 0 and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+    if not 0 <= int(ids.min()) <= int(ids.max()) < size:
         raise ValueError(
             f"'{name}' must lie in [0, {size}) (got {int(ids.min())} to {int(ids.max())})"
         )

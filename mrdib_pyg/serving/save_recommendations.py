@@ -103,10 +103,13 @@ def write_text(
 def _write_csv(
     block: Recommendations, text: TextIO, user_ids: IdMap | None, item_ids: IdMap | None
 ) -> None:
-    writer = csv.writer(text, lineterminator='\n')
+    plain = csv.writer(text, lineterminator='\n')
+    # Of what ends a line it quotes its own alone.
+    quoted = csv.writer(text, lineterminator='\n', quoting=csv.QUOTE_ALL)
     for user, items, scores in _users(block, user_ids, item_ids):
-        ranked = enumerate(zip(items, scores), start=1)
-        writer.writerows((user, rank, item, f'{score:.6g}') for rank, (item, score) in ranked)
+        for rank, (item, score) in enumerate(zip(items, scores), start=1):
+            writer = quoted if '\r' in f'{user}{item}' else plain
+            writer.writerow((user, rank, item, f'{score:.6g}'))
 
 
 def _write_parquet(

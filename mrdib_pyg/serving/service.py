@@ -69,6 +69,13 @@ class Service:
         with torch.no_grad():
             self.embeddings = model.embed()
             self.modalities = modality_embeddings(model)
+        for kind, x in (('user', self.embeddings.user), ('item', self.embeddings.item)):
+            wrong = (~x.isfinite().all(dim=1)).nonzero()
+            if wrong.numel() > 0:
+                raise ValueError(
+                    f"'model' has an embedding of {kind} {int(wrong[0])} that is not finite; it "
+                    f'cannot be served'
+                )
         self.index = Index(self.embeddings.item, approximate=approximate)
         self.similar_index = Index(self.embeddings.item, cosine=True, approximate=approximate)
         self.explainer: Explainer | None = None

@@ -37,7 +37,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written; the old file stays.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays, and what it names is replaced
     if path.exists() and not path.is_file():
         raise OSError(f"'{path}' is no regular file, and cannot be replaced; name another")
     mode = _mode(path)
@@ -68,7 +68,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         FileExistsError: If there is a file or a folder with something in it.
         OSError: If it cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
         raise FileExistsError(f"'{path}' exists already; name a folder that does not")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 import math
+import operator
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -171,7 +172,7 @@ def fit(
             improved = True
             if has_validation:
                 model.eval()
-                row['val'] = evaluate(model, data, 'val', k=k)
+                row['val'] = _validate(model, data, k, run.epoch)
                 improved = not row['val'][monitor] <= run.best_metric  # strictly, NaN at the start
             run.finish_epoch(row, improved, row['val'][monitor] if has_validation else math.nan)
             shown = {name: f'{value:.4f}' for name, value in losses.items()}
@@ -183,6 +184,19 @@ def fit(
     run.load_best()
     model.eval()
     return FitResult(run.best_epoch, run.best_metric, run.history.epochs)
+
+
+def _validate(model: Recommender, data: HeteroData, k: int, epoch: int) -> dict[str, float]:
+    try:
+        return evaluate(model, data, 'val', k=k)
+    except ValueError as e:
+        embeddings = model.embed()
+        if all(bool(x.isfinite().all()) for x in embeddings[:2]):
+            raise
+        raise FloatingPointError(  # finite parameters may still have products that are not
+            f"the embeddings are no longer finite after epoch {epoch}; lower 'lr', or scale the "
+            f"features (feature_scaling='standard')"
+        ) from e
 
 
 def _same_edges(ours: Tensor, given: Tensor) -> bool:
@@ -202,7 +216,11 @@ def _train_epoch(
     device = edge_index.device
     run.epoch += 1
     model.train()
-    torch.manual_seed(epoch_generator(seed, run.epoch, stream=NOISE).initial_seed())
+    noise = epoch_generator(seed, run.epoch, stream=NOISE).initial_seed()
+    if device.type == 'cpu':  # the generators of other devices are not ours
+        torch.default_generator.manual_seed(noise)
+    else:
+        torch.manual_seed(noise)
     model.on_epoch_start(run.epoch, epoch_generator(seed, run.epoch, device, GRAPH))
     negatives = epoch_generator(seed, run.epoch, device, NEGATIVES)
     order = torch.randperm(
@@ -268,24 +286,39 @@ def _critic_step(run: RunState, triplets: Triplets) -> None:
     run.critic_optimizer.step()
 
 
+def to_integer(name: str, value: Any) -> int:
+    r"""Returns an integer of any type as one of Python's.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"'{name}' must be an integer (got {value!r})") from None
+
+
 def _check_settings(
     epochs: int, batch_size: int, lr: float, critic_steps: int, seed: int, patience: int
 ) -> None:
     for name, value in (('epochs', epochs), ('batch_size', batch_size)):
-        if value < 1:
+        if to_integer(name, value) < 1:
             raise ValueError(f"'{name}' must be at least 1 (got {value})")
     for name, value in (('critic_steps', critic_steps), ('patience', patience)):
-        if value < 0:
+        if to_integer(name, value) < 0:
             raise ValueError(f"'{name}' must not be negative (got {value})")
     if not 0 < lr < math.inf:
         raise ValueError(f"'lr' must be positive and finite (got {lr})")
-    if not 0 <= seed < 2**32:
+    if not 0 <= to_integer('seed', seed) < 2**32:
         raise ValueError(f"'seed' must lie in [0, 2**32) (got {seed})")
 
 
 def _cutoff(monitor: str) -> int:
     metric, _, k = monitor.partition('@')
-    if metric not in METRICS or not k.isdecimal() or int(k) < 1:
+    is_number = k.isascii() and k.isdecimal() and not k.startswith('0')
+    if metric not in METRICS or not is_number:
         raise ValueError(
             f"'monitor' must be one of {', '.join(METRICS)} at a number, such as 'recall@20' "
             f"(got '{monitor}')"

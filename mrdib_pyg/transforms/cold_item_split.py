@@ -87,7 +87,10 @@ class ColdItemSplit(BaseTransform):
         for name, ids in (('item', warm), ('cold_item', cold)):
             for key, value in data['item'].items():
                 is_row = isinstance(value, Tensor) and data['item'].is_node_attr(key)
-                out[name][key] = value[ids] if is_row else value
+                if isinstance(value, (list, tuple)) and len(value) == num_items:
+                    out[name][key] = [value[i] for i in ids.tolist()]
+                else:
+                    out[name][key] = value[ids] if is_row else value
             out[name].num_nodes = ids.numel()
             out[name].n_id = data['item'].n_id[ids] if 'n_id' in data['item'] else ids
         for relation, key in SPLITS:

@@ -14,6 +14,10 @@ class InteractionSplit(BaseTransform):
     a pair that comes twice once, and divided by
     :func:`~mrdib_pyg.datasets.split_interactions`.
 
+    Graphs that were made of the training edges, those of users and the interest-aware ones of
+    items, would tell of edges that are held out now, and are left out, as are attributes of edges
+    other than :obj:`time`: make them afterwards.
+
     Args:
         strategy (str, optional): :obj:`"random"` for a draw per user, :obj:`"leave_one_out"` for
             the last two interactions of each user, or :obj:`"temporal"` for two moments that are
@@ -51,6 +55,10 @@ class InteractionSplit(BaseTransform):
             for _, relation in SPLITS
             if ('user', relation, 'item') in data.edge_types
         ]
+        for edge_type in data.edge_types:
+            is_made = 'user' in edge_type[::2] or edge_type[1].endswith('_interest')
+            if is_made and edge_type not in [('user', name, 'item') for _, name in SPLITS]:
+                del data[edge_type]
         # A random split does not read the times, but they go along with their edges.
         timed = self.strategy != 'random' or all('time' in store for store in stores)
         indices: list[Tensor] = []
@@ -94,11 +102,11 @@ class InteractionSplit(BaseTransform):
         for value, (_, relation) in enumerate(SPLITS):
             store = data['user', relation, 'item']
             part = label == value
+            for key in list(store.keys()):  # of other edges
+                del store[key]
             store['edge_index' if value == 0 else 'edge_label_index'] = index[:, part]
             if time is not None:
                 store.time = time[part]
-            elif 'time' in store:  # of other edges, and not of all
-                del store.time
         return data
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
 
+from mrdib_pyg.transforms.item_features import modalities_of
 from mrdib_pyg.transforms.item_knn import ItemKNN
 
 
@@ -40,7 +41,7 @@ class ItemGraphUnion(BaseTransform):
         self.k = k
 
     def forward(self, data: HeteroData) -> HeteroData:
-        names = [key[2:] for key in data['item'].keys() if key.startswith('x_')]
+        names = modalities_of(data, None)
         weight = item_weights(data, names, self.weights)
         edges, values = [], []
         for m, name in enumerate(names):

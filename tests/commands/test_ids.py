@@ -32,6 +32,8 @@ def test_spaces_around_ids_that_have_none(tmp_path):
     assert read_ids('--users', ' a, b c ,d', ids, 3) == [0, 1, 2]
     (tmp_path / 'ids').write_text(' a\n\nb c\t\n  \n')
     assert read_id_file('--deny', str(tmp_path / 'ids'), ids, 3) == [0, 1]
+    # A blank line is none, also where the data have an id without characters.
+    assert read_id_file('--deny', str(tmp_path / 'ids'), IdMap(['', 'a', 'b c']), 3) == [1, 2]
     for text in ('', ' ', ' , '):
         with pytest.raises(Usage, match='--users names nothing'):
             read_ids('--users', text, ids, 3)

@@ -502,6 +502,27 @@ def test_write_folder(tmp_path):
         write_folder(data, tmp_path / 'b' / 'c', name='other')
 
 
+def test_write_folder_leaves_no_features_of_other_data(tmp_path):
+    make(tmp_path / 'a', image_feat=feat(), text_feat=feat(4, 2), image_mask=np.ones(4, bool))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        data = InteractionFolder(tmp_path / 'a')[0]
+    write_folder(data, tmp_path / 'b')
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'b').iterdir()}
+    del data['item'].x_text, data['item'].has_image
+    with pytest.raises(ValueError, match=r"holds \['image_mask.npy', 'text_feat.npy'\], which are"):
+        write_folder(data, tmp_path / 'b')
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'b').iterdir()} == before
+
+
+@pytest.mark.parametrize('line', ['1.7\t1\t0', '2\t2\t0.9', '1\t1.0\t0'])
+def test_fractions_are_no_ids(tmp_path, line):
+    (tmp_path / 'toy.inter').write_text(f'userID\titemID\tx_label\n0\t0\t0\n{line}\n')
+    np.save(tmp_path / 'image_feat.npy', feat(3, 2))
+    with pytest.raises(ValueError, match='expected an integer'):
+        InteractionFolder(tmp_path)
+
+
 @pytest.mark.skipif(not (DATA / 'amazon-baby').is_dir(), reason="'MRDIB_DATA' is not there")
 def test_folder_amazon_baby():
     folder = DATA / 'amazon-baby'

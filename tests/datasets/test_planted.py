@@ -245,3 +245,11 @@ def test_planted_refused(tmp_path, kwargs, message):
     with pytest.raises(ValueError, match=message):
         Planted(tmp_path / 'x', **kwargs)
     assert not (tmp_path / 'x').exists()
+
+
+def test_force_reload_replaces_a_folder_with_a_mask(tmp_path):
+    sizes = {'num_users': 30, 'num_items': 40}
+    Planted(tmp_path, missing=0.5, **sizes)
+    data = Planted(tmp_path, force_reload=True, **sizes)[0]
+    assert not (tmp_path / 'image_mask.npy').exists()
+    assert data_hash(Planted(tmp_path, **sizes)[0]) == data_hash(data)

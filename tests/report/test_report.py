@@ -160,7 +160,17 @@ def test_decomposition(page):
     assert table[0][:5] == ['MRdIB', 'mrdib-0', '10', 'uniform', '80']
 
 
-@pytest.mark.parametrize('change', [{'format': 'mrdib_pyg pid 2'}, {'overall': {'uniform': {}}}])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'format': 'mrdib_pyg pid 2'},
+        {'overall': {'uniform': {}}},
+        {'groups': 3},
+        {'groups': {'popularity': {'1': 5}}},
+        {'groups': {'popularity': {'1': {'uniform': {}}}}},
+        {'confidence': '95'},
+    ],
+)
 def test_decomposition_of_another_form(runs, tmp_path, change):
     folder = runs.copy(tmp_path)
     values = json.loads((folder / 'pid.json').read_text())

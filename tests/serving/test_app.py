@@ -188,7 +188,13 @@ def test_refusals(client, address, status, reason):
         ({'users': [0], 'deny': ['x']}, 404, "there is no item 'x'"),
         ({'users': [0], 'allow': []}, 422, 'leave none of the 50 items'),
         ({'users': [0], 'allow': [1], 'deny': [1]}, 422, 'leave none of the 50 items'),
-        ([], 422, 'Field required'),
+        ([], 422, 'valid dictionary'),
+        ({}, 422, 'Field required'),
+        ({'users': [True]}, 422, 'valid'),
+        ({'users': [1.0]}, 422, 'valid'),
+        ({'users': [0], 'k': True}, 422, 'valid integer'),
+        ({'users': [0], 'exclude_seen': 1}, 422, 'valid boolean'),
+        ({'users': [0], 'denny': [1]}, 422, 'Extra inputs are not permitted'),
     ],
 )
 def test_refusals_of_bodies(client, body, status, reason):

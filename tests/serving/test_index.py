@@ -150,3 +150,23 @@ def test_search_refusals():
         index.search(torch.ones(1, 3), 1)
     with pytest.raises(ValueError, match="'k' must be between 1 and the 3 items"):
         index.search(torch.ones(1, 2), 4)
+
+
+@pytest.mark.parametrize(
+    ('mask', 'message'),
+    [
+        (torch.tensor([[0], [3]]), "'mask' has item ids from 3 to 3"),
+        (torch.tensor([[1], [0]]), "'mask' has row ids from 1 to 1"),
+        (torch.tensor([[0.0], [0.0]]), "'mask' must hold integer pairs"),
+        (torch.tensor([0, 0]), "'mask' must hold integer pairs"),
+    ],
+)
+@pytest.mark.parametrize('approximate', [False, True])
+def test_masks_that_do_not_fit(mask, message, approximate):
+    if approximate:
+        pytest.importorskip('faiss', reason='faiss is not installed')
+    index = Index(torch.randn(3, 2), approximate=approximate)
+    with pytest.raises(ValueError, match=message):
+        index.search(torch.ones(1, 2), 1, mask)
+    with pytest.raises(ValueError, match='NaN'):
+        index.search(torch.full((1, 2), torch.nan), 1)

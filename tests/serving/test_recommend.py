@@ -123,3 +123,18 @@ def test_deny_alone(model):
 def test_refusals_come_at_once(model, kwargs, message):
     with pytest.raises(ValueError, match=message):
         recommend(model, **kwargs)
+
+
+@pytest.mark.parametrize('name', ['allow', 'deny'])
+@pytest.mark.parametrize('ids', [torch.ones(50, dtype=torch.bool), torch.tensor([1.7])])
+def test_ids_that_are_none_are_refused(model, name, ids):
+    with pytest.raises(ValueError, match=f"'{name}' must hold integers"):
+        list(recommend(model, torch.tensor([0]), 5, **{name: ids}))
+
+
+def test_no_users_and_ids_as_lists(model):
+    assert sum(block.user.numel() for block in recommend(model, torch.tensor([]), 5)) == 0
+    (block,) = recommend(model, torch.tensor([0]), 2, allow=[3, 7, 9], exclude_seen=False)
+    assert set(block.item[0].tolist()) <= {3, 7, 9}
+    (block,) = recommend(model, torch.tensor([0]), 2, deny=[])
+    assert block.item.shape == (1, 2)

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.serving import Recommendations, recommend, save_recommendations
 from mrdib_pyg.serving import optional as module
 
@@ -101,3 +102,12 @@ def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"needs pyarrow: pip install 'mrdib_pyg\[serve\]'"):
         save_recommendations(BLOCKS, tmp_path / 'a.parquet')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['a\rb', 'a\nb', 'a\r\nb', '"', ',', ''])
+def test_csv_of_odd_ids(tmp_path, name):
+    block = Recommendations(torch.tensor([0]), torch.tensor([[1, 0]]), torch.ones(1, 2))
+    save_recommendations([block], tmp_path / 'r.csv', IdMap(['u']), IdMap([name, 'plain']))
+    with open(tmp_path / 'r.csv', encoding='utf-8', newline='') as file:
+        rows = list(csv.reader(file))
+    assert rows[1:] == [['u', '1', 'plain', '1'], ['u', '2', name, '1']]

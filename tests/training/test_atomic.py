@@ -112,3 +112,18 @@ def test_names_that_are_taken(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
         '.a.0.tmp': b'of another', 'a': b'new',
     }  # fmt: skip
+
+
+@posix
+def test_links_stay_and_what_they_name_is_replaced(tmp_path):
+    (tmp_path / 'target').write_bytes(b'old')
+    (tmp_path / 'link').symlink_to('target')
+    write_atomic(tmp_path / 'link', b'new')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'target').read_bytes() == b'new'
+    (tmp_path / 'empty').mkdir()
+    for name, target in (('to_empty', 'empty'), ('to_none', 'none')):
+        (tmp_path / name).symlink_to(target)
+        with atomic_folder(tmp_path / name) as part:
+            (part / 'file').write_bytes(b'new')
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target / 'file').read_bytes() == b'new'

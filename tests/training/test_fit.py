@@ -410,6 +410,11 @@ def test_on_epoch_start(data):
         ({'monitor': 'recall'}, "'monitor' must be one of recall, ndcg"),
         ({'monitor': 'auc@20'}, "'monitor' must be one of recall, ndcg"),
         ({'monitor': 'recall@0'}, "'monitor' must be one of recall, ndcg"),
+        ({'monitor': 'recall@020'}, "'monitor' must be one of recall, ndcg"),
+        ({'monitor': 'recall@٢'}, "'monitor' must be one of recall, ndcg"),
+        ({'epochs': 1.5}, r"'epochs' must be an integer \(got 1.5\)"),
+        ({'batch_size': True}, "'batch_size' must be an integer"),
+        ({'patience': float('inf')}, "'patience' must be an integer"),
         ({'monitor': 'recall@-1'}, "'monitor' must be one of recall, ndcg"),
         ({'monitor': 'recall@51'}, 'there are 50 items to rank'),
         ({'weights': {'nothing': 1.0}}, "no loss term 'nothing'"),
@@ -463,3 +468,28 @@ def test_folder_of_another_run_is_left(data, tmp_path):
     with pytest.raises(CheckpointError, match='but this run has'):
         train(data, out=tmp_path, resume=True, seed=1, config={'seed': 1})
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_embeddings_that_overflow(data):
+    model = build(data)
+
+    def overflow(*args, **kwargs):
+        with torch.no_grad():
+            model.user_emb.weight.fill_(1e38)
+            model.item_emb.weight.fill_(1e38)
+        return {name: 0.0 for name in TERMS}
+
+    module = importlib.import_module('mrdib_pyg.training.fit')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, '_train_epoch', lambda run, *args: overflow())
+        with pytest.raises(FloatingPointError, match='embeddings are no longer finite'):
+            fit(model, data, epochs=1, progress=False)
+
+
+def test_generators_of_other_devices_are_left(data, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, 'manual_seed_all', called.append)
+    model = build(data)  # seeds all of them, as the caller asks for
+    called.clear()
+    fit(model, data, epochs=2, progress=False)
+    assert called == []

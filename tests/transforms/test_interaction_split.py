@@ -82,3 +82,22 @@ def test_interaction_split_refuses():
     data['user', 'val', 'item'].edge_label_index = torch.tensor([[0], [0]])
     with pytest.raises(ValueError, match=r"data\['user', 'val', 'item'\] has no attribute 'time'"):
         InteractionSplit('temporal')(data)
+
+
+def test_graphs_of_the_edges_before_are_left_out():
+    data = Planted(num_users=30, num_items=40, num_interactions=15)[0]
+    item_graph = torch.tensor([[0], [1]])
+    for edge in (
+        ('user', 'cooccurrence', 'user'),
+        ('user', 'second_order', 'item'),
+        ('item', 'image_interest', 'item'),
+        ('item', 'image_knn', 'item'),  # of features alone
+    ):
+        data[edge].edge_index = item_graph
+    data['user', 'rates', 'item'].edge_weight = torch.rand(data['user', 'rates', 'item'].num_edges)
+    out = InteractionSplit(seed=1)(data)
+    assert out.edge_types == [
+        ('user', 'rates', 'item'), ('user', 'val', 'item'), ('user', 'test', 'item'),
+        ('item', 'image_knn', 'item'),
+    ]  # fmt: skip
+    assert list(out['user', 'rates', 'item'].keys()) == ['edge_index']

@@ -228,6 +228,9 @@ class FREEDOM(Recommender):
         if 'rows' in views:
             ids = views['rows'][1]
             local = batch
+        elif self.static_shapes:  # each item as often as the batch has it
+            ids, place = torch.cat([pos, neg]), torch.arange(2 * pos.numel(), device=pos.device)
+            local = Triplets(src, *place.chunk(2))
         else:  # all items are there; of their features, only what the batch reads is projected
             rows, local = to_local(batch)
             ids = rows.item

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrdib_pyg.training.experiment import checks
-from mrdib_pyg.training.experiment.grid import axes, draw, nest
+from mrdib_pyg.training.experiment.grid import axes, draw, nest, size
 
 KINDS = ('plain', 'l2', 'noise', 'mrdib')
 #: The weights that each kind of variant takes.
@@ -144,13 +144,16 @@ class Experiment:
         checks.layer(variant, kind, of_variant)
         checks.weights(variant, kind, weights, TERMS[kind])
         own_fit = {k: v for k, v in fit.items() if k in self._variants[variant].get('fit', {})}
-        shared_fit = {k: v for k, v in fit.items() if k not in own_fit}
+        shared_fit = {**self._fit, **self._models[model].get('fit', {})}
         base = axes({'settings': of_model, 'fit': shared_fit}, f'[models.{model}], [fit]')
         own = axes(
             {'fit': own_fit, 'layer': of_variant, 'weights': weights}, f'[variants.{variant}]'
         )
         seed = f'{self.search_seed}/{model}'
+        free = {path: values for path, values in base.items() if path not in own}
         try:
+            if size(free) * size(own) < self.trials[0]:
+                raise ValueError(f'{size(free) * size(own)} settings, fewer than {self.trials[0]}')
             rows = draw(base, own, self.trials[0], seed, f'{seed}/{variant}')
         except ValueError as e:
             raise ValueError(
@@ -158,7 +161,13 @@ class Experiment:
                 f'values in [models.{model}], [fit] or [variants.{variant}], or lower trials[0] '
                 f'for all'
             ) from None
-        settings = [_setting(nest({**a, **b}), kind) for a, b in rows]
+        # What the variant sets itself takes the place of the model's, which was drawn along so
+        # that the variants of a model share all else trial by trial.
+        joined = [{**a, **b} for a, b in rows]
+        if any(row in joined[:i] for i, row in enumerate(joined)):
+            rows = draw(free, own, self.trials[0], seed, f'{seed}/{variant}')
+            joined = [{**a, **b} for a, b in rows]
+        settings = [_setting(nest(row), kind) for row in joined]
         for setting in settings:
             checks.fit(setting['fit'])
             checks.weight_values(variant, setting['weights'])
@@ -219,6 +228,8 @@ def _source(entry: Any) -> Source:
     name = str(entry.get('name', osp.basename(osp.normpath(entry['path']))))
     if not checks.is_file_name(name):
         raise ValueError(f"the data set '{name}' needs a 'name' of letters, digits, '_', '.', '-'")
+    if name == 'all':  # which the mean over all data sets is called
+        raise ValueError("a data set cannot be called 'all'; give it another 'name'")
     return Source(name, entry['path'], kwargs)
 
 

@@ -76,7 +76,10 @@ def stage(experiment: Experiment, cell: Cell, records: Records) -> Stage:
 
     chosen = _best(survivors, scores, 1)[0]
     if -math.inf in scores[chosen]:
-        problem = 'every setting diverged; lower the values of lr'
+        problem = (
+            f'all {len(survivors)} settings that were left diverged with one of the selection '
+            f'seeds {list(experiment.selection_seeds)}; lower the values of lr'
+        )
         return Stage([], scores, None, seconds, num_runs, problem)
     finals = [experiment.job(cell, chosen, seed, test=True) for seed in experiment.seeds]
     return Stage(missing(finals), scores, chosen, seconds, num_runs)
@@ -87,7 +90,8 @@ def _seconds(record: dict[str, Any]) -> float:
 
 
 def _score(record: dict[str, Any], monitor: str) -> float:
-    return -math.inf if 'diverged' in record else float(record['result']['val'][monitor])
+    score = -math.inf if 'diverged' in record else float(record['result']['val'][monitor])
+    return score if math.isfinite(score) else -math.inf
 
 
 def _best(trials: Sequence[int], scores: Sequence[Sequence[float]], count: int) -> list[int]:

@@ -27,6 +27,19 @@ def test_cells(experiment):
     assert {x['weights']['redundant'] for x in mrdib.settings} == {0}
 
 
+def test_a_variant_with_a_fit_of_its_own_shares_the_rest(description):
+    description['trials'] = [6, 2]
+    description['fit'] = {'epochs': 2, 'lr': [0.1, 0.2], 'batch_size': [32, 64]}
+    description['models']['vbpr'] = {'channels': 4, 'reg_weight': [0.0, 0.1, 0.2]}
+    description['variants']['mrdib']['fit'] = {'lr': [0.3, 0.4]}
+    plain, *_, mrdib = Experiment(description).cells
+    for a, b in zip(plain.settings, mrdib.settings):
+        assert a['settings'] == b['settings']
+        assert a['fit']['batch_size'] == b['fit']['batch_size']
+        assert a['fit']['lr'] < 0.25 < b['fit']['lr']
+    assert len({json.dumps(setting) for setting in mrdib.settings}) == 6
+
+
 def test_job_names_all_that_a_run_depends_on(experiment):
     cell = experiment.cells[3]
     job = experiment.job(cell, 0, 101, test=False)
