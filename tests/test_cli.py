@@ -160,8 +160,6 @@ def test_name_wins_over_a_folder(tmp_path, monkeypatch):
         (['--mrdib', '--redundancy', 'none', '--weights', 'unique=0.5, l2=0'],
          {'redundancy': None}, {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 0.5, 'l2': 0.0}),
         (['--mrdib', '--redundancy', 'club'], {'redundancy': 'club'}, None),
-        (['--mrdib', '--prior', 'scaled'], {'redundancy': 'mine', 'prior': 'scaled'}, None),
-        (['--mrdib', '--prior', 'standard'], {'redundancy': 'mine'}, None),
         (['--control', 'l2', '--weights', 'bottleneck=1e-2'], {'control': 'l2'},
          {'bottleneck': 1e-2}),
         (['--control', 'noise', '--noise-scale', '0.3'],

@@ -41,11 +41,6 @@ def add_arguments(add: Add) -> None:
         '(mine)',
     )  # fmt: skip
     g.add_argument(
-        '--prior', choices=['standard', 'scaled'], metavar='NAME',
-        help='what the rate is measured against: standard normal, or scaled to the '
-        'representations (standard)',
-    )  # fmt: skip
-    g.add_argument(
         '--weights', default='', metavar='NAME=W,...',
         help='weights of terms of the loss; with --mrdib by default '
         + ','.join(f'{name}={weight:g}' for name, weight in DEFAULT_WEIGHTS.items()),
@@ -146,8 +141,6 @@ def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any
         raise Usage('--mrdib and --control exclude each other: a control takes its place')
     if args.redundancy and not args.mrdib:
         raise Usage('--redundancy is a setting of MRdIB: add --mrdib')
-    if args.prior and not args.mrdib:
-        raise Usage('--prior is a setting of MRdIB: add --mrdib')
     if args.noise_scale is not None and args.control != 'noise':
         raise Usage('--noise-scale is a setting of a control: add --control noise')
     used = list(DEFAULT_WEIGHTS) if args.mrdib else ['bottleneck'] if args.control == 'l2' else []
@@ -157,9 +150,7 @@ def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any
     for name in used:
         weights.setdefault(name, DEFAULT_WEIGHTS[name])
     if args.mrdib:
-        redundancy = None if args.redundancy == 'none' else args.redundancy or 'mine'
-        prior = {} if args.prior in (None, 'standard') else {'prior': args.prior}
-        return {'redundancy': redundancy, **prior}
+        return {'redundancy': None if args.redundancy == 'none' else args.redundancy or 'mine'}
     if args.control == 'noise':
         scale = 0.1 if args.noise_scale is None else args.noise_scale
         return {'control': 'noise', 'noise_scale': scale}

@@ -58,10 +58,10 @@ def attach(
             (default: :obj:`64`)
         name (str, optional): The attribute of :obj:`model` that holds the layer.
             (default: :obj:`"mrdib"`)
-        **settings (optional): :obj:`redundancy`, :obj:`hidden_channels`,
-            :obj:`num_critic_rows` and :obj:`prior` of :class:`~mrdib_pyg.nn.MRdIB`. Its
-            :obj:`user_codes` is always :obj:`False` here, and its :obj:`bottleneck` always
-            :obj:`"late"`: a target gives one tensor of rows.
+        **settings (optional): :obj:`redundancy`, :obj:`hidden_channels` and
+            :obj:`num_critic_rows` of :class:`~mrdib_pyg.nn.MRdIB`. Its :obj:`user_codes` is always
+            :obj:`False` here, and its :obj:`bottleneck` always :obj:`"late"`: a target gives one
+            tensor of rows.
 
     Returns:
         AttachedMRdIB: The layer, on the device and of the data type of the first target.

@@ -41,8 +41,8 @@ class HookedBottleneck(VariationalBottleneck):
 
     handle: RemovableHandle
 
-    def __init__(self, channels: int, modality: str, target: str, prior: str = 'standard') -> None:
-        super().__init__(channels, prior=prior)
+    def __init__(self, channels: int, modality: str, target: str) -> None:
+        super().__init__(channels)
         self.modality = modality
         self.target = target
         # The open `capture` blocks, innermost last; empty outside of them.
@@ -87,9 +87,7 @@ class AttachedMRdIB(MRdIB):
         super().__init__(channels, bottleneck='late', user_codes=False, **settings)
         self.targets = dict(targets)
         for name, target in self.targets.items():
-            self.bottlenecks[_key(name)] = HookedBottleneck(
-                self.channels[name], name, target, self.prior
-            )
+            self.bottlenecks[_key(name)] = HookedBottleneck(self.channels[name], name, target)
 
     def loss(
         self,

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,7 +6,6 @@ from torch import Tensor, nn
 
 from mrdib_pyg.nn.gaussian_rows import MAX_LOGSTD, MIN_LOGSTD, encode_rows, kl_of_rows
 
-PRIORS = ('standard', 'scaled')
 # The log standard deviation starts inside of its bounds by as much: what a step carries over one
 # passes no gradient any more.
 _MARGIN = 0.5
@@ -28,24 +26,15 @@ class Posterior(NamedTuple):
     mu: Tensor
     logstd: Tensor | None = None
 
-    def kl(self, log_prior: Tensor | None = None) -> Tensor:
-        r"""Returns :math:`\mathrm{KL}(q(\mathbf{z}|\mathbf{x}) \,\|\, \mathcal{N}(0, s^2 I))` in
-        nats, summed over dimensions, ``[N]``. It is zero for a deterministic code, which has no
-        rate.
-
-        Args:
-            log_prior (torch.Tensor, optional): The natural logarithm of the standard deviation
-                :math:`s` of the prior, a scalar. (default: :obj:`None`, that of a standard normal
-                prior, zero)
+    def kl(self) -> Tensor:
+        r"""Returns :math:`\mathrm{KL}(q(\mathbf{z}|\mathbf{x}) \,\|\, \mathcal{N}(0, I))` in nats,
+        summed over dimensions, ``[N]``. It is zero for a deterministic code, which has no rate.
         """
         if self.logstd is None:
             return self.mu.new_zeros(self.mu.size(0))
         mu, logstd = self.mu, self.logstd
         if mu.dtype in (torch.float16, torch.bfloat16):  # a sum over C loses too many bits there
             mu, logstd = mu.float(), logstd.float()
-        if log_prior is not None:
-            log_prior = log_prior.to(mu.dtype)
-            mu, logstd = mu * (-log_prior).exp(), logstd - log_prior
         return kl_of_rows(mu, logstd)
 
 
@@ -66,10 +55,9 @@ class EncodedPosterior(Posterior):
         out.rate = rate
         return out
 
-    def kl(self, log_prior: Tensor | None = None) -> Tensor:  # noqa: D102
+    def kl(self) -> Tensor:
         # One that was made by `_replace` has none: it may be another posterior.
-        is_known = self.rate is not None and log_prior is None
-        return self.rate if is_known else super().kl(log_prior)  # type: ignore[return-value]
+        return super().kl() if self.rate is None else self.rate
 
 
 class VariationalBottleneck(nn.Module):
@@ -95,13 +83,6 @@ class VariationalBottleneck(nn.Module):
             (default: :obj:`None`, the same as :obj:`in_channels`)
         noise_scale (float, optional): The initial standard deviation as a fraction of the root
             mean square of the input. (default: :obj:`0.1`)
-        prior (str, optional): The prior that the rate is measured against: :obj:`"standard"` is
-            :math:`\mathcal{N}(0, I)`, :obj:`"scaled"` is :math:`\mathcal{N}(0, s^2 I)`, where
-            :math:`s` is the root mean square of the first input in training.
-            (default: :obj:`"standard"`)
-
-    Raises:
-        ValueError: If a width or :obj:`noise_scale` is not positive, or the prior is unknown.
 
     The log standard deviation is clamped to ``[-10, 2]``, and starts in ``[-9.5, 1.5]``.
 
@@ -114,11 +95,7 @@ class VariationalBottleneck(nn.Module):
     is_initialized: Tensor
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int | None = None,
-        noise_scale: float = 0.1,
-        prior: str = 'standard',
+        self, in_channels: int, out_channels: int | None = None, noise_scale: float = 0.1
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
@@ -129,12 +106,9 @@ class VariationalBottleneck(nn.Module):
             )
         if not noise_scale > 0:
             raise ValueError(f"'noise_scale' must be positive (got {noise_scale})")
-        if prior not in PRIORS:
-            raise ValueError(f"'prior' must be one of {list(PRIORS)} (got {prior!r})")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.noise_scale = noise_scale
-        self.prior = prior
         # One layer for both heads: a single matrix product per call.
         self.lin = nn.Linear(in_channels, 2 * out_channels)
         self.register_buffer('log_scale', torch.zeros(()))
@@ -149,13 +123,6 @@ class VariationalBottleneck(nn.Module):
             nn.init.xavier_uniform_(self.lin.weight[: self.out_channels])
         self.log_scale.zero_()
         self.is_initialized.zero_()
-
-    @property
-    def log_prior(self) -> Tensor | None:
-        r"""The natural logarithm of the prior's standard deviation, for :meth:`Posterior.kl`;
-        :obj:`None` for a standard normal prior.
-        """
-        return None if self.prior == 'standard' else self.log_scale - math.log(self.noise_scale)
 
     def _initial_logstd(self, x: Tensor) -> Tensor:
         # No branch on the buffer's value: that would synchronize a GPU and break a compiled graph.
@@ -199,10 +166,7 @@ class VariationalBottleneck(nn.Module):
         # moves a code no farther in a step than the step moves the input itself. Without this it
         # outruns the embedding tables below it, the bias (a popularity) first.
         residual = 1 / self.in_channels if self.in_channels == self.out_channels else None
-        *out, rate = encode_rows(
-            x, self.lin.weight, self.lin.bias, noise_level, noise, residual,
-            with_kl=self.prior == 'standard',
-        )  # fmt: skip
+        *out, rate = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
         posterior = Posterior(*out)
         return posterior if rate is None else EncodedPosterior.wrap(posterior, rate)
 

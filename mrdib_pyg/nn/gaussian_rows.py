@@ -20,7 +20,6 @@ def encode_rows(
     log_scale: Tensor,
     noise: Tensor | None,
     residual: float | None,
-    with_kl: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     r"""Computes the sample, the mean and the log standard deviation of Gaussian posteriors,
 
@@ -37,8 +36,6 @@ def encode_rows(
             sample is the mean.
         residual (float, optional): The factor :math:`r`. Without it the mean is the linear map
             alone.
-        with_kl (bool, optional): If set to :obj:`False`, the KL divergence does not come along.
-            (default: :obj:`True`)
 
     Returns:
         tuple: The sample, the mean and the log standard deviation, ``[N, C]`` each, and, where it
@@ -48,7 +45,7 @@ def encode_rows(
     if torch.compiler.is_compiling():
         return *encode_rows_reference(x, weight, bias, log_scale, noise, residual), None
     # In half precision a sum over C loses too many bits.
-    with_kl = with_kl and noise is not None and x.dtype.itemsize >= 4
+    with_kl = noise is not None and x.dtype.itemsize >= 4
     z, mu, logstd, kl = _Encode.apply(x, weight, bias, log_scale, noise, residual, with_kl)
     return (mu if noise is None else z), mu, logstd, kl
 

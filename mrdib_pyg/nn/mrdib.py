@@ -80,12 +80,6 @@ class MRdIB(nn.Module):
             in every call, pass an estimator, whose cost is proportional to them. :obj:`None` takes
             all, and the Gaussian estimator, whose bias falls with their
             number, always does. (default: :obj:`512`)
-        prior (str, optional): The prior of the bottlenecks: :obj:`"standard"`, the
-            :math:`\mathcal{N}(0, I)` of the paper, or :obj:`"scaled"`,
-            :math:`\mathcal{N}(0, s^2 I)` with the root mean square :math:`s` of each modality's
-            representation at the start of the training. Where representations are small, the rate
-            to a standard normal prior is mostly the logarithm of their spread.
-            (default: :obj:`"standard"`)
 
     Raises:
         ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
@@ -101,7 +95,6 @@ class MRdIB(nn.Module):
         hidden_channels: int = 64,
         user_codes: bool = True,
         num_critic_rows: int | None = 512,
-        prior: str = 'standard',
     ) -> None:
         super().__init__()
         if len(channels) == 0:
@@ -138,16 +131,15 @@ class MRdIB(nn.Module):
         self.hidden_channels = hidden_channels
         self.user_codes = user_codes
         self.num_critic_rows = num_critic_rows
-        self.prior = prior
 
         self.bottlenecks = nn.ModuleDict()
         if bottleneck in ('late', 'complete'):
             for name, width in self.channels.items():
-                self.bottlenecks[_key(name)] = VariationalBottleneck(width, prior=prior)
+                self.bottlenecks[_key(name)] = VariationalBottleneck(width)
         self.fused_bottleneck: VariationalBottleneck | None = None
         if bottleneck in ('early', 'complete'):
             assert fused_channels is not None
-            self.fused_bottleneck = VariationalBottleneck(fused_channels, prior=prior)
+            self.fused_bottleneck = VariationalBottleneck(fused_channels)
 
         self.critics = nn.ModuleDict()
         if redundancy is not None:
@@ -160,7 +152,7 @@ class MRdIB(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         r"""The settings as keyword arguments, so that ``MRdIB(**config)`` builds the layer anew."""
-        out = {
+        return {
             'channels': dict(self.channels),
             'redundancy': self.redundancy,
             'bottleneck': self.bottleneck,
@@ -169,9 +161,6 @@ class MRdIB(nn.Module):
             'user_codes': self.user_codes,
             'num_critic_rows': self.num_critic_rows,
         }
-        if self.prior != 'standard':  # without it, runs of older versions can be continued
-            out['prior'] = self.prior
-        return out
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
@@ -262,7 +251,7 @@ class MRdIB(nn.Module):
         zero = next(iter(sides.values())).item.mu.new_zeros(())
         rate, pairs, masks = zero, {}, {}
         for name, side in sides.items():
-            rate = rate + self._rate(self._bottleneck(name), side, triplet)
+            rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
             pairs[name] = _scored(
                 side, user_embedding, None if unimodal is None else unimodal[name]
             )
@@ -270,15 +259,11 @@ class MRdIB(nn.Module):
         fused_pair = None
         if fused is not None:
             side = make_all_sides({'fused': fused}, user_embedding, None, triplet)['fused']
-            rate = rate + self._rate(self.fused_bottleneck, side, triplet)
+            rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
             fused_pair = _scored(side, user_embedding, None)
         decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
         redundant = self._redundant(sides, triplet, zero)
         return PIDTerms(rate, redundant, decoded.unique.sum(), decoded.synergistic)
-
-    def _rate(self, bottleneck: nn.Module | None, side: Sides, triplet: Triplet) -> Tensor:
-        log_prior = getattr(bottleneck, 'log_prior', None)
-        return mean_over_batch(methodcaller('kl', log_prior), side, triplet)
 
     def _redundant(self, sides: dict[str, Sides], triplet: Triplet, zero: Tensor) -> Tensor:
         if len(self.critics) == 0:

@@ -272,47 +272,6 @@ def test_repr():
     assert repr(VariationalBottleneck(8, 3)) == 'VariationalBottleneck(8, 3)'
 
 
-# -- prior --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('scale', [2e-3, 1.0, 40.0])
-@pytest.mark.parametrize('training', [True, False])
-def test_rate_to_a_scaled_prior(scale, training):
-    torch.manual_seed(0)
-    bottleneck = VariationalBottleneck(4, prior='scaled').double()
-    x = scale * torch.randn(500, 4, dtype=torch.float64)
-    bottleneck(x)
-    with torch.no_grad():
-        bottleneck.lin.weight.normal_()
-        bottleneck.lin.bias.normal_(std=0.1)
-    out = bottleneck.train(training)(x)
-    s = x.square().mean().sqrt()
-    prior = Independent(Normal(torch.zeros(4).double(), s.expand(4)), 1)
-    posterior = Independent(Normal(out.mu, out.logstd.exp()), 1)
-    assert bottleneck.log_prior.exp().item() == pytest.approx(float(s), rel=1e-5)
-    torch.testing.assert_close(
-        out.kl(bottleneck.log_prior), kl_divergence(posterior, prior), rtol=1e-5, atol=0
-    )
-    standard = Independent(Normal(torch.zeros(4).double(), torch.ones(4).double()), 1)
-    torch.testing.assert_close(out.kl(), kl_divergence(posterior, standard))
-
-
-def test_rate_to_a_scaled_prior_does_not_depend_on_the_scale():
-    rates = []
-    for scale in (2e-3, 1.0):
-        torch.manual_seed(0)
-        bottleneck = VariationalBottleneck(64, prior='scaled')
-        rates.append(bottleneck(scale * torch.randn(300, 64)).kl(bottleneck.log_prior).mean())
-    torch.testing.assert_close(*rates, rtol=1e-4, atol=0)
-    assert rates[0].item() == pytest.approx(64 * (0.5 * 1.01 - 0.5 + math.log(10)), rel=0.01)
-
-
-def test_prior_is_known():
-    assert VariationalBottleneck(4).log_prior is None
-    with pytest.raises(ValueError, match=r"'prior' must be one of .*got 'flat'"):
-        VariationalBottleneck(4, prior='flat')
-
-
 # -- product_of_experts ------------------------------------------------------------------------
 
 

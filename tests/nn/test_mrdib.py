@@ -557,32 +557,6 @@ def test_double_precision():
     assert all(term.dtype == torch.float64 for term in terms[:3])
 
 
-@pytest.mark.parametrize('bottleneck', ['late', 'early', 'complete'])
-def test_scaled_prior(bottleneck):
-    """The rate is that of the standard prior, of codes in units of the representations' RMS."""
-    settings = {'redundancy': None, 'bottleneck': bottleneck, 'fused_channels': 6}
-    mrdib = MRdIB(CHANNELS, prior='scaled', **settings)
-    assert mrdib.config['prior'] == 'scaled' and 'prior' not in MRdIB(CHANNELS).config
-    pairs, triplet = make_pairs(), make_triplet()
-    small = {name: tuple(0.01 * x for x in pair) for name, pair in pairs.items()}
-    unit, rates = MRdIB(CHANNELS, **settings), []
-    for layer, given in ((mrdib, pairs), (MRdIB(**mrdib.config), small), (unit, pairs)):
-        torch.manual_seed(0)
-        codes = layer(given)
-        fused = layer.encode_fused(tuple(sum(x) for x in zip(*given.values())))
-        terms = layer.loss(codes, *triplet, fused=fused)
-        rates.append(terms.bottleneck)
-    torch.testing.assert_close(rates[0], rates[1], rtol=1e-4, atol=0)
-    # Representations of unit scale: there is next to no difference.
-    torch.testing.assert_close(rates[0], rates[2], rtol=0.25, atol=0)
-    rates[0].backward()
-    modules = [*mrdib.bottlenecks.values(), mrdib.fused_bottleneck]
-    for module in (module for module in modules if module is not None):
-        assert module.lin.weight.grad.abs().max() > 0
-    with pytest.raises(ValueError, match="'prior' must be one of"):
-        MRdIB(CHANNELS, prior='flat')
-
-
 def test_drop_user_critics():
     mrdib = MRdIB(CHANNELS)
     mrdib.drop_user_critics()

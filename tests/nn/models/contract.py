@@ -19,7 +19,6 @@ WEIGHTS = {'bottleneck': 0.1, 'redundant': 0.1, 'unique': 0.1}
 LAYERS = {
     'plain': None,
     'mrdib': {'redundancy': 'mine', 'hidden_channels': 8},
-    'scaled': {'redundancy': 'gaussian', 'prior': 'scaled'},
     'l2': {'control': 'l2'},
     'noise': {'control': 'noise'},
 }
