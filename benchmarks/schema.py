@@ -81,33 +81,6 @@ SPEED: dict[str, Any] = {
 }
 
 METRICS = Each(not_negative, keys=str, at_least=1)
-_SETTINGS: dict[str, Any] = {
-    'settings': Maybe(Each(scalar, keys=str)),
-    'lr': Maybe(positive),
-    'mrdib': Maybe(Each(scalar, keys=str)),
-    'weights': Maybe(Each(not_negative, keys=str)),
-    'epochs': Maybe(positive),
-    'patience': Maybe(not_negative),
-}
-VARIANT: dict[str, Any] = {
-    'chosen': _SETTINGS,
-    'trials': Each({**_SETTINGS, 'val': METRICS, 'seed': not_negative}, at_least=1),
-    'seeds': Each(not_negative, at_least=1),
-    'best_epoch': Each(positive, at_least=1),
-    'epoch_seconds': Each(positive, at_least=1),
-    'terms': Each(Each(number, keys=str)),
-    'val': Each(METRICS, at_least=1),
-    'test': Each(METRICS, at_least=1),
-}
-#: Plain, controls and MRdIB on one data set: ``benchmarks.quality.table``.
-COMPARISON: dict[str, Any] = {
-    'dataset': text,
-    'data_hash': text,
-    'model': text,
-    'variants': Each(VARIANT, keys=str, at_least=2),
-    'versions': VERSIONS,
-    'machine': MACHINE,
-}
 _GAIN: dict[str, Any] = {key: Or((None, number)) for key in ('gain', 'low', 'high')}
 _GAINS = Each(
     Each({**_GAIN, 'best_of_others': text, 'differences': Each(number, at_least=1)}, keys=str),
@@ -351,7 +324,7 @@ COLD: dict[str, Any] = {
 
 
 def validate(value: Any) -> str:
-    r"""Checks what a result file holds and returns its kind: ``'speed'``, ``'comparison'``,
+    r"""Checks what a result file holds and returns its kind: ``'speed'``,
     ``'experiment'``, ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``,
     ``'fuzz'``, ``'missing'`` or ``'cold'``.
 
@@ -380,8 +353,7 @@ def validate(value: Any) -> str:
     if 'models' in value:
         check(value, PLANTED, 'result')
         return 'planted'
-    check(value, COMPARISON, 'result')
-    return 'comparison'
+    raise ValueError('a result of no kind that is known')
 
 
 def _check_rows(value: dict[str, Any]) -> None:

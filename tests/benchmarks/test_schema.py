@@ -32,7 +32,7 @@ def test_committed_results_have_the_form(path):
 
 
 def test_results_are_committed():
-    assert {'planted', 'tiktok'} <= {path.stem for path in FILES}
+    assert 'planted' in {path.stem for path in FILES} and len(SUMMARIES) > 0
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_other_forms_are_refused(result, change, message):
         schema.validate(_change(result, change))
 
 
-@pytest.mark.parametrize('name', ['planted', 'tiktok'])
+@pytest.mark.parametrize('name', ['planted', 'experiments/tiktok/summary'])
 def test_results_of_quality_are_checked_too(name):
     value = schema.load(RESULTS / f'{name}.json')
     with pytest.raises(ValueError, match="unknown keys \\['more'\\]"):
