@@ -82,8 +82,11 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
     """All tables of the page by the names of their marks."""
     out = {}
     for path in sorted(results.glob('experiments/*/summary.json')):
-        make = ablation if path.parent.name.startswith('ablation') else of_experiment
-        out[path.parent.name] = make(json.loads(path.read_text()))
+        summary, kind = json.loads(path.read_text()), path.parent.name.partition('-')[0]
+        whole = {'ablation': 'full', 'estimators': 'none'}.get(kind)
+        out[path.parent.name] = (
+            of_experiment(summary) if whole is None else ablation(summary, whole)
+        )
     out['cost'] = mrdib_cost(schema.load(results / 'mrdib_cost-cpu.json'))
     out['memory'] = memory(schema.load(results / 'training-cpu.json'))
     return out
