@@ -22,8 +22,12 @@ from mrdib_pyg.training.experiment.table import gain_cell, mean_sd
 
 PAGE = Path(__file__).parents[2] / 'docs/RESULTS.md'
 README = Path(__file__).parents[2] / 'README.md'
-VARIANTS = {'plain': 'plain', 'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
-TREATED = ('mrdib', 'MRdIB')
+VARIANTS = {
+    'plain': 'plain',
+    'l2': 'L2 on the codes',
+    'noise': 'noise on the codes',
+    'mrdib': 'MRdIB',
+}
 
 
 def of_experiment(summary: dict[str, Any]) -> str:
@@ -34,19 +38,17 @@ def of_experiment(summary: dict[str, Any]) -> str:
 
 def overview(summary: dict[str, Any], metric: str = 'recall@20', more: str = 'ndcg@20') -> str:
     """A row for each model of an experiment: a metric of all variants, and the gains of MRdIB."""
-    treated, label = TREATED
-    names = {**VARIANTS, treated: label}
     rows = []
     for of_dataset in summary['datasets'].values():
         for model, of_model in of_dataset['models'].items():
             cells = [model]
-            for name in names:
+            for name in VARIANTS:
                 values = of_model['variants'].get(name, {}).get('test', {}).get(metric)
                 cells.append('' if values is None else mean_sd(values))
-            gains = of_model['gains'].get(treated, {})
+            gains = of_model['gains'].get('mrdib', {})
             cells += [gain_cell(gains[x]) if x in gains else '' for x in (metric, more)]
             rows.append(cells)
-    head = [f'{metric} of', *names.values(), f'gain in {metric}, %', f'gain in {more}, %']
+    head = [f'{metric} of', *VARIANTS.values(), f'gain in {metric}, %', f'gain in {more}, %']
     return make_table(head, rows)
 
 

@@ -13,6 +13,7 @@ from mrdib_pyg.datasets._write import replacing, write_array, write_table
 from mrdib_pyg.datasets.id_map import FILES, IdMap
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
 from mrdib_pyg.datasets.splits import SPLIT_NAMES, k_core, split_interactions
+from mrdib_pyg.datasets.write_folder import array_files
 
 
 class Settings(NamedTuple):
@@ -150,11 +151,7 @@ def check_target(
         )
     if force:
         known = _prepared_files(folder, before)
-        foreign = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.name.endswith(('_feat.npy', '_mask.npy')) and path.name not in known
-        )
+        foreign = [path.name for path in array_files(folder) if path.name not in known]
         if foreign:  # their rows belong to the items of the old data
             raise ValueError(
                 f"'{folder}' holds {', '.join(foreign)}, whose rows belong to the items that are "

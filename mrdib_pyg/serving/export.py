@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import Recommender
-from mrdib_pyg.serving.optional import require, save_tensors
+from mrdib_pyg.serving.optional import require
+from mrdib_pyg.serving.save_tensors import save_tensors
 from mrdib_pyg.training.atomic import atomic_folder
 from mrdib_pyg.training.provenance import provenance
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrdib_pyg.ops.topk import check_mask, pad_items, topk_of_padded
-from mrdib_pyg.serving.optional import require, save_tensors
+from mrdib_pyg.serving.optional import require
+from mrdib_pyg.serving.save_tensors import save_tensors
 from mrdib_pyg.training.atomic import atomic_file
 
 VERSION = 'mrdib_pyg index 1'

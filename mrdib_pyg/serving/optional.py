@@ -1,7 +1,6 @@
 """Packages that only serving needs."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 
@@ -22,16 +21,3 @@ def require(name: str, what: str, extra: str = 'serve') -> Any:
     except ImportError as e:
         package = {'faiss': 'faiss-cpu'}.get(name.split('.')[0], name.split('.')[0])
         raise ImportError(f"{what} needs {package}: pip install 'mrdib_pyg[{extra}]'") from e
-
-
-def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
-    r"""Saves tensors to a safetensors file.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    safetensors = require('safetensors', 'saving')
-    try:
-        require('safetensors.torch', 'saving').save_file(tensors, path, metadata)
-    except safetensors.SafetensorError as e:
-        raise OSError(f"'{path.parent}' could not be written to ({e}); is the disk full?") from e

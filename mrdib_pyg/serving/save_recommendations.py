@@ -107,9 +107,9 @@ def _write_csv(
     # Of what ends a line it quotes its own alone.
     quoted = csv.writer(text, lineterminator='\n', quoting=csv.QUOTE_ALL)
     for user, items, scores in _users(block, user_ids, item_ids):
-        for rank, (item, score) in enumerate(zip(items, scores), start=1):
-            writer = quoted if '\r' in f'{user}{item}' else plain
-            writer.writerow((user, rank, item, f'{score:.6g}'))
+        writer = quoted if any('\r' in str(name) for name in (user, *items)) else plain
+        ranked = enumerate(zip(items, scores), start=1)
+        writer.writerows((user, rank, item, f'{score:.6g}') for rank, (item, score) in ranked)
 
 
 def _write_parquet(

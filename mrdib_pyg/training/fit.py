@@ -286,7 +286,7 @@ def _critic_step(run: RunState, triplets: Triplets) -> None:
     run.critic_optimizer.step()
 
 
-def to_integer(name: str, value: Any) -> int:
+def _to_integer(name: str, value: Any) -> int:
     r"""Returns an integer of any type as one of Python's.
 
     Raises:
@@ -304,14 +304,14 @@ def _check_settings(
     epochs: int, batch_size: int, lr: float, critic_steps: int, seed: int, patience: int
 ) -> None:
     for name, value in (('epochs', epochs), ('batch_size', batch_size)):
-        if to_integer(name, value) < 1:
+        if _to_integer(name, value) < 1:
             raise ValueError(f"'{name}' must be at least 1 (got {value})")
     for name, value in (('critic_steps', critic_steps), ('patience', patience)):
-        if to_integer(name, value) < 0:
+        if _to_integer(name, value) < 0:
             raise ValueError(f"'{name}' must not be negative (got {value})")
     if not 0 < lr < math.inf:
         raise ValueError(f"'lr' must be positive and finite (got {lr})")
-    if not 0 <= to_integer('seed', seed) < 2**32:
+    if not 0 <= _to_integer('seed', seed) < 2**32:
         raise ValueError(f"'seed' must lie in [0, 2**32) (got {seed})")
 
 

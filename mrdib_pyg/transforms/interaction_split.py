@@ -50,25 +50,18 @@ class InteractionSplit(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         if EDGE not in data.edge_types:
             raise ValueError(f"'data' has no training edges {EDGE} to split")
-        stores = [
-            data['user', relation, 'item']
-            for _, relation in SPLITS
-            if ('user', relation, 'item') in data.edge_types
-        ]
-        for edge_type in data.edge_types:
-            is_made = 'user' in edge_type[::2] or edge_type[1].endswith('_interest')
-            if is_made and edge_type not in [('user', name, 'item') for _, name in SPLITS]:
-                del data[edge_type]
+        split = [('user', relation, 'item') for _, relation in SPLITS]
+        stores = {edge[1]: data[edge] for edge in split if edge in data.edge_types}
+        for edge in data.edge_types:
+            is_made = 'user' in edge[::2] or edge[1].endswith('_interest')
+            if is_made and edge not in split:
+                del data[edge]
         # A random split does not read the times, but they go along with their edges.
-        timed = self.strategy != 'random' or all('time' in store for store in stores)
+        timed = self.strategy != 'random' or all('time' in x for x in stores.values())
         indices: list[Tensor] = []
         times: list[Tensor] = []
-        for place, (_, relation) in enumerate(SPLITS):
-            if ('user', relation, 'item') not in data.edge_types:
-                continue
-            store = data['user', relation, 'item']
-            index = store['edge_index' if place == 0 else 'edge_label_index']
-            indices.append(index)
+        for relation, store in stores.items():
+            indices.append(store['edge_index' if relation == EDGE[1] else 'edge_label_index'])
             if timed:
                 if 'time' not in store:
                     raise ValueError(

@@ -100,3 +100,18 @@ def test_a_resumed_part_keeps_its_rows_and_measures_what_it_lacks(tmp_path):
     assert list(again.time({'n': 2}, {'new': int}, {})) == ['new']
     assert [row['method'] for row in again.rows] == ['old', 'new'] and not again.missing
     assert Part('a', out=tmp_path, short=True).rows == []
+
+
+@pytest.mark.parametrize('changed', ['short', 'versions', 'machine'])
+def test_rows_of_another_origin_are_not_resumed(tmp_path, changed):
+    part = Part('a', out=tmp_path, short=True)
+    part.add({'n': 1}, 'old', 'ours', values={'x': 1.0})
+    part.write()
+    value = json.loads(part.path.read_text())
+    if changed == 'machine':
+        value['machine']['processor'] = 'another'
+    elif changed == 'versions':
+        value['versions']['torch'] = '1.0.0'
+    part.path.write_text(json.dumps(value))
+    with pytest.raises(SystemExit, match=f"other values of \\['{changed}'\\]"):
+        Part('a', out=tmp_path, short=changed != 'short', resume=True)

@@ -116,3 +116,11 @@ def test_refused(data):
         model.user_emb.weight[0] = float('nan')
     with pytest.raises(ValueError, match='are not finite'):
         model_sources(model)
+
+
+@pytest.mark.parametrize('name', ['content', 'id', 'score', 'all'])
+def test_modalities_called_as_another_source_are_refused(data, name):
+    data = data.clone()
+    data['item'][f'x_{name}'] = data['item'].x_image
+    with pytest.raises(ValueError, match=f"the modality '{name}' has the name of a source"):
+        model_sources(make('vbpr', data))

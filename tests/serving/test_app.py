@@ -321,3 +321,12 @@ def test_make_app_refuses(model, monkeypatch):
     monkeypatch.setattr(module.importlib, 'import_module', missing)
     with pytest.raises(ImportError, match=r"fastapi: pip install 'mrdib_pyg\[serve\]'"):
         make_app(model)
+
+
+@pytest.mark.parametrize('kind', ['user', 'item'])
+def test_embeddings_that_are_not_finite_are_not_served(data, kind):
+    model = LightGCN(data, channels=4)
+    with torch.no_grad():
+        getattr(model, f'{kind}_emb').weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match='is not finite; it cannot be served'):
+        Service(model)

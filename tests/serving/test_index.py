@@ -170,3 +170,20 @@ def test_masks_that_do_not_fit(mask, message, approximate):
         index.search(torch.ones(1, 2), 1, mask)
     with pytest.raises(ValueError, match='NaN'):
         index.search(torch.full((1, 2), torch.nan), 1)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip('safetensors')
+    torch_files = pytest.importorskip('safetensors.torch')
+    Index(torch.ones(3, 2)).save(tmp_path / 'index')
+    before = (tmp_path / 'index').read_bytes()
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b'torn')
+        raise safetensors.SafetensorError('no space left')
+
+    monkeypatch.setattr(torch_files, 'save_file', full)
+    with pytest.raises(OSError, match='could not be written to .*is the disk full'):
+        Index(torch.zeros(3, 2)).save(tmp_path / 'index')
+    assert [path.name for path in tmp_path.iterdir()] == ['index']
+    assert (tmp_path / 'index').read_bytes() == before

@@ -122,3 +122,10 @@ def test_refuses(data):
 
 def test_repr():
     assert repr(ColdItemSplit()) == 'ColdItemSplit(ratio=0.2, seed=0)'
+
+
+def test_lists_of_the_items_go_along(data):
+    data['item'].title = [f'item {i}' for i in range(int(data['item'].num_nodes))]
+    out = ColdItemSplit(0.3)(data)
+    for kind in ('item', 'cold_item'):
+        assert out[kind].title == [f'item {i}' for i in out[kind].n_id.tolist()]

@@ -76,3 +76,10 @@ def test_errors(weights, message):
 
 def test_repr():
     assert repr(ItemGraphUnion({'image': 1.0})) == "ItemGraphUnion(weights={'image': 1.0}, k=10)"
+
+
+def test_no_features():
+    data = HeteroData()
+    data['item'].num_nodes = 3
+    with pytest.raises(ValueError, match='the items have no features'):
+        ItemGraphUnion()(data)

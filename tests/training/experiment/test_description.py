@@ -207,3 +207,9 @@ def test_toml_without_a_reader(tmp_path, monkeypatch):
         monkeypatch.setitem(__import__('sys').modules, name, None)
     with pytest.raises(ValueError, match='TOML needs Python 3.11.*write it as .json'):
         load_experiment(path)
+
+
+def test_a_data_set_is_not_called_all(description):
+    description['datasets'] = [{'path': 'planted', 'name': 'all'}]
+    with pytest.raises(ValueError, match="cannot be called 'all'"):
+        Experiment(description)
