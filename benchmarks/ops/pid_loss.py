@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.captured import CAPTURED, with_captured
 from benchmarks.graphs import BABY, CLOTHING, Graph, grown, random_graph
 from benchmarks.memory import in_process, peak_of, return_freed_memory
 from benchmarks.part import Part, main
@@ -152,6 +153,10 @@ def _measure(
                 for name, fn in rivals.items()
             }
             roles = {OURS: 'ours', ATOMICS: 'ours', BASELINE: 'baseline'}
+            if part.device == 'cuda':
+                roles |= {f'{name}{CAPTURED}': 'ours' for name in (OURS, ATOMICS)}
+                small = (BASELINE,) if needed <= _MAX_ROWS['cuda'] // 4 else ()
+                calls = with_captured(calls, OURS, ATOMICS, *small)
             part.time(entry, calls, roles, extra=extra, min_runs=5, min_seconds=0.2)
             size = graph.num_users, graph.num_items, count, widths, dtype.itemsize, backward
             if task == 'all edges':

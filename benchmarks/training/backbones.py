@@ -19,7 +19,7 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
 from mrdib_pyg.ops import encode_edges, sample_negatives
 from mrdib_pyg.training import LossWeights, fit, seed_everything
-from mrdib_pyg.training.loss_step import make_loss_step
+from mrdib_pyg.training.train_step import make_adam, make_train_step
 
 BATCH_SIZE = 2_048
 #: The settings of each model, for this package's and for the common implementation alike.
@@ -73,8 +73,9 @@ class Ours:
         self.model, self.data, self.epochs, self.compile = model, data, epochs, compile
         self.weights = WEIGHTS if mrdib else None
         weighting = LossWeights(model.loss_weights, self.weights)
-        self.loss_step = make_loss_step(model, weighting, BATCH_SIZE if compile else None)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        optimizer = make_adam(list(model.parameters()), lr=1e-3, compile=compile)
+        size = BATCH_SIZE if compile else None
+        self.train_step = make_train_step(model, weighting, optimizer, size)
         # An epoch is timed without the evaluation that follows it.
         self.train_data = copy.copy(data)
         empty = torch.empty(2, 0, dtype=torch.long)
@@ -85,11 +86,7 @@ class Ours:
     def step(self, batch: Batch) -> Tensor:
         if not self.model.training:
             self.model.train()
-        loss, _ = self.loss_step(Triplets(*batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        return self.train_step(Triplets(*batch))['loss']
 
     def epoch(self) -> Any:
         return fit(

@@ -172,8 +172,8 @@ def _counting(dtype: torch.dtype) -> torch.dtype:
 
 
 def _check_index(name: str, index: Tensor, num_rows: int) -> None:
-    # Reading the largest index of a CUDA tensor would wait for the device.
-    if torch.compiler.is_compiling() or index.is_cuda or index.numel() == 0:
+    # Reading the largest index of a tensor on an accelerator would wait for it.
+    if torch.compiler.is_compiling() or index.device.type != 'cpu' or index.numel() == 0:
         return
     low, high = index.aminmax()
     if int(low) < 0 or int(high) >= num_rows:

@@ -3,6 +3,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mrdib_pyg.ops.fixed_shapes import has_fixed_shapes
+
 
 def critic_rows(
     index: Tensor, num_rows: int, masks: Sequence[Tensor | None], limit: int | None
@@ -10,7 +12,7 @@ def critic_rows(
     r"""Returns the rows that an estimator of the redundancy reads: those of a batch, each once,
     that have both modalities, or a sample of :obj:`limit` of them.
 
-    In a compiled graph, whose shapes must not depend on the batch, always :obj:`limit` rows are
+    Where shapes must not depend on the batch, as in a compiled graph, always :obj:`limit` rows are
     returned (or as many as there are): where a batch has fewer, rows of other nodes that have both
     modalities fill the sample up, and where these run out, they are repeated.
 
@@ -20,7 +22,7 @@ def critic_rows(
         masks (Sequence[torch.Tensor, optional]): Which rows have a modality, ``[num_rows]`` each.
         limit (int, optional): The size of a sample; :obj:`None` takes all.
     """
-    if torch.compiler.is_compiling() and limit is not None:
+    if has_fixed_shapes() and limit is not None:
         return _static_sample(index, num_rows, masks, min(limit, num_rows))
     # Marking takes a tenth of what `unique` does.
     is_read = torch.zeros(num_rows, dtype=torch.bool, device=index.device)

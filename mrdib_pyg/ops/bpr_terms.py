@@ -54,21 +54,25 @@ def bpr_terms(
     tables = [table.contiguous() for pair in pairs for table in pair]
     if torch.compiler.is_compiling():  # which refuses the same tensor twice, as shared users are
         tables = [table.view_as(table) for table in tables]
-    return _BPRTerms.apply(*triplets, keep, deterministic, use_kernels, *tables)
+    with_grad = torch.is_grad_enabled() and any(table.requires_grad for table in tables)
+    return _BPRTerms.apply(*triplets, keep, deterministic, use_kernels, with_grad, *tables)
 
 
 class _BPRTerms(torch.autograd.Function):
     # What is kept for the backward pass is one score a triplet and pair, besides what was given.
     @staticmethod
-    def forward(ctx, rowptr, src, pos, neg, keep, deterministic, use_kernels, *tables):
+    def forward(ctx, rowptr, src, pos, neg, keep, deterministic, use_kernels, with_grad, *tables):
         triplets = Triplets(rowptr, src, pos, neg)
+        sums: list[Tensor] = []
         if use_kernels:
             from mrdib_pyg.ops.kernels.pid_loss import score_differences
 
-            scores = score_differences(triplets, tables)
+            with_sums = with_grad and any(ctx.needs_input_grad[-len(tables) :: 2])
+            scores, sums = score_differences(triplets, tables, keep, with_sums)
         else:
             scores = _score_differences(triplets, tables)
-        ctx.save_for_backward(rowptr, src, pos, neg, keep, scores, *tables)
+        ctx.save_for_backward(rowptr, src, pos, neg, keep, scores, *tables, *sums)
+        ctx.num_tables = len(tables)
         ctx.deterministic, ctx.use_kernels = deterministic, use_kernels
 
         loss = -F.logsigmoid(scores)
@@ -85,6 +89,7 @@ class _BPRTerms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, _):
         rowptr, src, pos, neg, keep, scores, *tables = ctx.saved_tensors
+        tables, sums = tables[: ctx.num_tables], tables[ctx.num_tables :]
         triplets = Triplets(rowptr, src, pos, neg)
         if keep is None:
             grad = grad / max(scores.size(1), 1)
@@ -100,12 +105,16 @@ class _BPRTerms(torch.autograd.Function):
             has_weight = (grad != 0).repeat_interleave(2).tolist()
             needs = tuple(need and weighs for need, weighs in zip(needs, has_weight))
         if ctx.use_kernels:
-            from mrdib_pyg.ops.kernels.pid_loss import table_gradients
+            from mrdib_pyg.ops.kernels.pid_loss import item_gradients
 
-            grads = table_gradients(triplets, weight, tables, needs, ctx.deterministic)
+            grads: list[Tensor | None] = [None] * len(tables)
+            grads[1::2] = item_gradients(triplets, weight, tables, needs[1::2], ctx.deterministic)
+            for i, (total, scale) in enumerate(zip(sums, (-grad).unbind())):
+                if needs[2 * i]:
+                    grads[2 * i] = (total * scale).to(tables[2 * i].dtype)
         else:
             grads = _table_gradients(triplets, weight, tables, needs)
-        return (None,) * 7 + tuple(grads)
+        return (None,) * 8 + tuple(grads)
 
 
 def _score_differences(triplets: Triplets, tables: tuple[Tensor, ...]) -> Tensor:

@@ -3,6 +3,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mrdib_pyg.ops.fixed_shapes import has_fixed_shapes
+
 # Similarities that one chunk of anchors may hold: what a core's cache does.
 _MAX_SCORES = 2**18
 _MAX_SCORES_ACCELERATOR = 2**26
@@ -63,7 +65,7 @@ def _contrastive_loss(
     temperature: float,
 ) -> Tensor:
     anchor = anchor / temperature
-    if torch.compiler.is_compiling():  # in plain operators, without a length that data decide
+    if has_fixed_shapes():  # in plain operators, without a length that data decide
         anchor, candidate = anchor[anchor_index], candidate[candidate_index]
         target = torch.arange(anchor_index.numel(), device=anchor.device)
         return F.cross_entropy(anchor @ candidate.t(), target)

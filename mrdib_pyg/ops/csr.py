@@ -5,8 +5,8 @@ from torch import Tensor
 
 from mrdib_pyg.ops.sorted_index import sort_stable, to_rowptr
 
-# The most entries of a row that one program of the CUDA kernel sums; longer rows are cut.
-MAX_PIECE = 512
+# The entries of a matrix up to which it is small: what counts then is the longest row.
+_MAX_SMALL = 2**20
 
 # Up to so many entries `embedding_bag` is given int64 indices: over those it is 5 to 10 % faster in
 # single precision, until the time goes into reading features from memory.
@@ -41,7 +41,7 @@ class CSR:
         self.col = col
         self.value = value
         if pieces is None:
-            pieces = cut_rows(rowptr) if rowptr.is_cuda else ()
+            pieces = cut_rows(rowptr, piece_length(col.numel())) if rowptr.is_cuda else ()
         self.pieces: tuple[Tensor, ...] = pieces
         self._cast: dict[torch.dtype, Tensor] = {}
         self._long: tuple[Tensor, Tensor] | None = None
@@ -112,12 +112,19 @@ class CSR:
         return {**self.__dict__, '_cast': {}, '_long': None, 'value': self.value.detach()}
 
 
-def cut_rows(rowptr: Tensor, length: int = MAX_PIECE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def piece_length(num_entries: int) -> int:
+    r"""Returns the most entries of a row that one program of the CUDA kernel sums; longer rows are
+    cut. With short pieces the longest rows are done sooner, with long ones fewer sums are added up.
+    """
+    return 128 if num_entries < _MAX_SMALL else 512
+
+
+def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Cuts the rows of more than :obj:`length` entries into pieces.
 
     Args:
         rowptr (Tensor): The start of each row, and the end of the last.
-        length (int, optional): The most entries of a piece. (default: :obj:`512`)
+        length (int): The most entries of a piece, see :func:`piece_length`.
 
     Returns:
         tuple[Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the pieces of

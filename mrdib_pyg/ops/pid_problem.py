@@ -192,6 +192,8 @@ def _to_csr(adj: Any, size: tuple[int, int], device: torch.device) -> tuple[Tens
         )
     if adj.device != device:
         raise ValueError(f"'adj' is on {adj.device} but 'codes' on {device}; move it there")
+    if device.type != 'cpu':  # the kernels take what there is
+        return adj.rowptr, adj.col
     return adj.rowptr.long(), adj.col.long()
 
 

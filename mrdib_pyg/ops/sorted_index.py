@@ -11,7 +11,7 @@ _MAX_RADIX = 2**16
 
 def bound(index: Tensor, num_rows: int) -> Tensor:
     r"""Replaces indices that are out of range by the first that is."""
-    return torch.where(index < 0, num_rows, index).clamp_(max=num_rows)
+    return index.clamp(-1, num_rows).remainder_(num_rows + 1)
 
 
 def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,9 @@ from mrdib_pyg.evaluation import evaluate, held_out_edges
 from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
 from mrdib_pyg.nn.models.drop_modalities import check_ratio
 from mrdib_pyg.ops import sample_negatives
-from mrdib_pyg.training.loss_step import LossStep, make_loss_step
 from mrdib_pyg.training.run_state import RunState
 from mrdib_pyg.training.seed import epoch_generator
+from mrdib_pyg.training.train_step import TrainStep, make_train_step
 from mrdib_pyg.training.weights import MRDIB_TERMS, LossWeights
 
 METRICS = ('recall', 'ndcg', 'precision', 'map')
@@ -84,11 +84,11 @@ def fit(
         patience (int, optional): Training stops once more than this many epochs in a row have
             brought no improvement. (default: :obj:`20`)
         monitor (str, optional): The validation metric to select by. (default: ``'recall@20'``)
-        compile (bool, optional): If set to :obj:`True`, full batches run as one compiled graph of
-            fixed shapes, on a GPU as a CUDA graph. It computes the rows of all users and items,
-            and pays where launching kernels is what a step waits for: small data on a GPU. The
-            loss is the same; its random draws are others. It excludes :obj:`modality_dropout`.
-            (default: :obj:`False`)
+        compile (bool, optional): If set to :obj:`True`, full batches run in fixed shapes: on a GPU
+            each step as one CUDA graph, elsewhere its forward pass as one compiled graph. It
+            computes the rows of all users and items, and pays where launching kernels is what a
+            step waits for: small data on a GPU. The loss is the same; its random draws are others.
+            It excludes :obj:`modality_dropout`. (default: :obj:`False`)
         out (str or Path, optional): A folder for ``history.jsonl`` and the checkpoints
             ``best.pt`` and ``last.pt``. (default: :obj:`None`)
         resume (bool, optional): If set to :obj:`True`, continues from ``last.pt`` where there is
@@ -149,7 +149,7 @@ def fit(
         raise ValueError(f"'weights' are zero for every term of the loss: {sorted(set(terms))}")
     run.start(resume, config)
     compile_size = min(batch_size, run.edge_index.size(1)) if compile else None
-    loss_step = make_loss_step(model, weighting, compile_size)
+    step = make_train_step(model, weighting, run.optimizer, compile_size)
 
     devices = [p.device for p in model.parameters() if p.is_cuda][:1]
     bar = tqdm(
@@ -165,7 +165,7 @@ def fit(
             start = time.perf_counter()
             run.set_lr(lr * model.lr_decay**run.epoch)
             losses = _train_epoch(
-                run, loss_step, batch_size, seed, critic_steps, float(modality_dropout)
+                run, step, batch_size, seed, critic_steps, float(modality_dropout)
             )
             row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
             row['train'] = losses
@@ -206,7 +206,7 @@ def _same_edges(ours: Tensor, given: Tensor) -> bool:
 
 def _train_epoch(
     run: RunState,
-    loss_step: LossStep,
+    step: TrainStep,
     batch_size: int,
     seed: int,
     critic_steps: int,
@@ -236,18 +236,14 @@ def _train_epoch(
         keep = neg >= 0
         src, pos, neg = src[keep], pos[keep], neg[keep]
 
+    step.start_epoch()
     steps: list[dict[str, Tensor]] = []
     for batch in zip(*(t.split(batch_size) for t in (src, pos, neg))):
         triplets = Triplets(*batch)
         with drop_modalities(model, modality_dropout):
             for _ in range(critic_steps if run.critic_optimizer is not None else 0):
                 _critic_step(run, triplets)
-            loss, terms = loss_step(triplets)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        run.optimizer.step()
-        named = {'loss': loss.detach().clone(), **terms}
-        steps.append({name: x.detach() for name, x in named.items() if x is not None})
+            steps.append(step(triplets))
     out = _mean_terms(steps, [t.numel() for t in src.split(batch_size)], run.epoch)
     for name, param in model.named_parameters():
         if not bool(param.isfinite().all()):  # by the last step, whose loss was still finite

@@ -15,8 +15,7 @@ def make_loss_step(
 ) -> LossStep:
     r"""Returns the forward pass of a training step: a batch to the weighted loss and its terms.
 
-    Compiled, it is one graph of fixed shapes that computes all rows, replayed as a CUDA graph on a
-    GPU: there a small model otherwise spends a step on launching its kernels.
+    Compiled, it is one graph of fixed shapes that computes all rows.
 
     Args:
         model (Recommender): The model.
@@ -32,21 +31,15 @@ def make_loss_step(
 
     if compile_size is None:
         return step
-    on_cuda = model.train_edge_index.is_cuda
-    compiled = torch.compile(step, dynamic=False, mode='reduce-overhead' if on_cuda else 'default')
+    compiled = torch.compile(step, dynamic=False)
 
     def compiled_step(batch: Triplets) -> tuple[Tensor, Terms]:
         if batch.src_index.numel() != compile_size:
             return step(batch)
-        if on_cuda:
-            torch.compiler.cudagraph_mark_step_begin()
         model.static_shapes = True
         try:
-            loss, terms = compiled(batch)
+            return compiled(batch)
         finally:
             model.static_shapes = False
-        # The next replay of a CUDA graph overwrites what this one has returned.
-        kept = {n: x if x is None else x.detach().clone() for n, x in terms.items()}
-        return loss, kept
 
     return compiled_step

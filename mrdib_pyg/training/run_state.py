@@ -20,6 +20,7 @@ from mrdib_pyg.training.checkpoint import (
     save_checkpoint,
 )
 from mrdib_pyg.training.history import History
+from mrdib_pyg.training.train_step import make_adam
 
 COUNTS = ('epoch', 'best_epoch', 'num_bad')
 RUN_FILES = ('config.json', 'history.jsonl', 'best.pt', 'last.pt', 'results.json')
@@ -44,12 +45,13 @@ class RunState:
         out: None | str | Path,
     ) -> None:
         self.model, self.settings = model, settings
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings['lr'], fused=True)
+        compile = settings.get('compile', False)
+        self.optimizer = make_adam(list(model.parameters()), settings['lr'], compile)
         critics = getattr(model.mrdib, 'critics', None)
         self.critics = [] if critics is None else list(critics.parameters())
         self.critic_optimizer: torch.optim.Optimizer | None = None
         if settings['critic_steps'] > 0 and len(self.critics) > 0:
-            self.critic_optimizer = torch.optim.Adam(self.critics, lr=settings['lr'], fused=True)
+            self.critic_optimizer = make_adam(self.critics, settings['lr'])
         self.epoch, self.best_epoch, self.num_bad = 0, 0, 0
         self.best_metric = math.nan
         self.best_state: dict[str, Tensor] = {}

@@ -19,7 +19,7 @@ def test_other_sizes_run_as_they_are(data, monkeypatch):
     sizes = []
 
     def compile(function, **kwargs):
-        assert kwargs == {'dynamic': False, 'mode': 'default'}
+        assert kwargs == {'dynamic': False}
 
         def compiled(batch):
             sizes.append(batch.src_index.numel())

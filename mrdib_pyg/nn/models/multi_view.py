@@ -11,6 +11,7 @@ from mrdib_pyg.nn.models.feature_maps import FeatureMaps
 from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.nn.models.types import take_rows
 from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, propagate, propagate_mean
+from mrdib_pyg.ops.fixed_shapes import has_fixed_shapes
 
 
 class MultiView(Recommender):
@@ -180,7 +181,7 @@ class MultiView(Recommender):
         r"""Contrasts rows by their cosine similarity, see
         :func:`~mrdib_pyg.ops.contrastive_loss`.
         """
-        if torch.compiler.is_compiling():  # whose shapes must not depend on the batch
+        if has_fixed_shapes():
             anchor, candidate = F.normalize(anchor, dim=-1), F.normalize(candidate, dim=-1)
             return contrastive_loss(
                 anchor, candidate, anchor_index, candidate_index, self.temperature

@@ -3,7 +3,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops.csr import MAX_PIECE, cut_rows
+from mrdib_pyg.ops.csr import cut_rows, piece_length
+from mrdib_pyg.ops.kernels.launch import launch
 
 
 @triton.jit
@@ -50,16 +51,17 @@ def _store_row(
     tl.store(out_ptr + row * out_stride + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['num_pieces'])
 def _rows_kernel(
     rowptr_ptr, col_ptr, value_ptr, row_scale_ptr, col_scale_ptr, x_ptr, addend_ptr, out_ptr,
-    partial_ptr, first_ptr, last_ptr, num_pieces, channels, x_stride, addend_stride, out_stride,
-    alpha: tl.constexpr, beta: tl.constexpr, has_value: tl.constexpr,
-    has_row_scale: tl.constexpr, has_col_scale: tl.constexpr, has_addend: tl.constexpr,
-    acc_type: tl.constexpr, max_piece: tl.constexpr,
-    block_entries: tl.constexpr, block_channels: tl.constexpr,
+    partial_ptr, first_ptr, last_ptr, num_pieces, dims,
+    alpha: tl.constexpr, beta: tl.constexpr, has_row_scale: tl.constexpr,
+    has_addend: tl.constexpr, acc_type: tl.constexpr, block_channels: tl.constexpr,
+    has_value: tl.constexpr, has_col_scale: tl.constexpr, max_piece: tl.constexpr,
+    block_entries: tl.constexpr,
 ):  # fmt: skip
     # The pieces of long rows come first: they take longest, and should not be the last to start.
+    channels, x_stride, addend_stride, out_stride = dims
     program = tl.program_id(0)
     offset = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
     mask = offset < channels
@@ -87,11 +89,11 @@ def _rows_kernel(
 
 @triton.jit
 def _cut_rows_kernel(
-    cut_row_ptr, piece_ptr_ptr, partial_ptr, row_scale_ptr, addend_ptr, out_ptr,
-    channels, addend_stride, out_stride,
+    cut_row_ptr, piece_ptr_ptr, partial_ptr, row_scale_ptr, addend_ptr, out_ptr, dims,
     alpha: tl.constexpr, beta: tl.constexpr, has_row_scale: tl.constexpr,
     has_addend: tl.constexpr, acc_type: tl.constexpr, block_channels: tl.constexpr,
 ):  # fmt: skip
+    channels, _, addend_stride, out_stride = dims
     program = tl.program_id(0)
     offset = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
     mask = offset < channels
@@ -126,7 +128,7 @@ def csr_matmul(
         \mathbf{Y} = \alpha \, \mathrm{diag}(\mathbf{r}) \, \mathbf{A} \, \mathrm{diag}(\mathbf{c})
         \, \mathbf{X} + \beta \, \mathbf{B}.
 
-    Rows are split over programs, and those of a power law's head into pieces of at most 512
+    Rows are split over programs, and those of a power law's head into pieces of at most 128 or 512
     entries, whose sums are added in a fixed order: no atomics, the same bits in every run. Sums are
     kept in :obj:`float32`, or in :obj:`float64` if :obj:`x` is. Not differentiable by itself.
 
@@ -145,8 +147,8 @@ def csr_matmul(
         beta (float, optional): The factor :math:`\beta`. (default: :obj:`1.0`)
         out (Tensor, optional): Where to write :math:`\mathbf{Y}`, other than :obj:`x`.
             (default: :obj:`None`, a new tensor in the data type of :obj:`x`)
-        pieces (tuple[Tensor, ...], optional): :obj:`cut_rows(rowptr)`, which takes a
-            synchronization with the device. (default: :obj:`None`, computed)
+        pieces (tuple[Tensor, ...], optional): :obj:`cut_rows(rowptr, piece_length(nnz))`, which
+            takes a synchronization with the device. (default: :obj:`None`, computed)
 
     Shapes:
         - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
@@ -179,7 +181,8 @@ def csr_matmul(
     if out.numel() == 0:
         return out
     addend = None if addend is None else _rows(addend)
-    cut_row, piece_ptr, first, last = cut_rows(rowptr) if pieces is None else pieces
+    length = piece_length(col.numel())
+    cut_row, piece_ptr, first, last = cut_rows(rowptr, length) if pieces is None else pieces
 
     acc_type, acc_dtype = tl.float32, torch.float32
     if x.dtype == torch.float64:
@@ -189,28 +192,41 @@ def csr_matmul(
     blocks = triton.cdiv(size[1], block_channels)
     # Any tensor stands in for one that is not there: it is never read.
     addend_stride = 0 if addend is None else addend.stride(0)
-    shared = {
+    dims = (size[1], x.stride(0), addend_stride, out.stride(0))
+    constants = {
         'alpha': float(alpha),
         'beta': float(beta),
         'has_row_scale': row_scale is not None,
         'has_addend': addend is not None,
         'acc_type': acc_type,
         'block_channels': block_channels,
-        'num_warps': 1,
-        'enable_fp_fusion': True,  # Said, because Triton's default is about to change.
     }
     with torch.cuda.device_of(x):
-        _rows_kernel[(first.numel() + size[0], blocks)](
-            rowptr, col, _or(value, x), _or(row_scale, x), _or(col_scale, x), x, _or(addend, x),
-            out, partial, first, last, first.numel(), size[1], x.stride(0), addend_stride,
-            out.stride(0), has_value=value is not None, has_col_scale=col_scale is not None,
-            max_piece=MAX_PIECE, block_entries=16 if block_channels >= 32 else 32,
-            **shared,
+        launch(
+            _rows_kernel,
+            (first.numel() + size[0], blocks),
+            (
+                rowptr, col, _or(value, x), _or(row_scale, x), _or(col_scale, x), x, _or(addend, x),
+                out, partial, first, last, first.numel(), dims,
+            ),
+            {
+                **constants,
+                'has_value': value is not None,
+                'has_col_scale': col_scale is not None,
+                'max_piece': length,
+                'block_entries': 16 if block_channels >= 32 else 32,
+            },
+            num_warps=1,
         )  # fmt: skip
         if cut_row.numel() > 0:
-            _cut_rows_kernel[(cut_row.numel(), blocks)](
-                cut_row, piece_ptr, partial, _or(row_scale, x), _or(addend, x), out,
-                size[1], addend_stride, out.stride(0), **shared,
+            launch(
+                _cut_rows_kernel,
+                (cut_row.numel(), blocks),
+                (
+                    cut_row, piece_ptr, partial, _or(row_scale, x), _or(addend, x), out, dims
+                ),
+                constants,
+                num_warps=1,
             )  # fmt: skip
     return out
 

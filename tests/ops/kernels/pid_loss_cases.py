@@ -1,4 +1,6 @@
-"""The Triton kernels of the PID loss against the reference; collected by ``test_pid_loss.py``."""
+"""The Triton kernels of the PID loss against the reference; collected by ``test_pid_loss.py``: on
+CUDA where there is one, else under Triton's interpreter.
+"""
 
 import os
 from importlib import import_module
@@ -11,8 +13,10 @@ from mrdib_pyg.ops.bpr_terms import Triplets
 from mrdib_pyg.ops.pid_loss import pid_loss_reference
 from mrdib_pyg.ops.sorted_index import to_rowptr
 
-if os.environ.get('TRITON_INTERPRET') != '1':
-    pytest.skip('needs TRITON_INTERPRET=1', allow_module_level=True)
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip('needs CUDA or TRITON_INTERPRET=1', allow_module_level=True)
+DEVICE = 'cpu' if INTERPRETED else 'cuda'
 
 kernels = import_module('mrdib_pyg.ops.kernels.pid_loss')
 door = import_module('mrdib_pyg.ops.pid_loss')
@@ -21,6 +25,8 @@ door = import_module('mrdib_pyg.ops.pid_loss')
 @pytest.fixture(autouse=True)
 def use_kernels(monkeypatch):
     monkeypatch.setattr(door, '_use_kernels', lambda device: True)
+    with torch.device(DEVICE):
+        yield
 
 
 def make_tables(users, items, widths, dtype=torch.float32):
@@ -82,26 +88,35 @@ def test_long_rows_are_split(segment, monkeypatch):
     assert_equals_reference(make_tables(5, 4, [3, 70], torch.float64), 1, src, pos, neg)
 
 
-def test_segments(monkeypatch):
-    monkeypatch.setattr(kernels, '_SEGMENT', 4)
-    # Rows of 0, 4, 5, 0, 9 and 0 entries: 1, 1, 2, 1, 3 and 1 segments.
-    segments = kernels._Segments(torch.tensor([0, 0, 4, 9, 9, 18, 18]), 18)
-    assert segments.ptr.tolist() == [0, 1, 2, 4, 5, 8, 9]
-    assert segments.row.tolist() == [0, 1, 2, 2, 3, 4, 4, 4, 5, 6]  # The last is surplus.
-    assert segments.slot_row.tolist() == [2, 2, 4, 4, 4, 6, 6, 6]
-    assert [segments.slot_ptr[2].item(), segments.slot_ptr[4].item()] == [0, 2]
+def cut_at(segment, rowptr, monkeypatch):
+    monkeypatch.setattr(kernels, '_SEGMENT', segment)
+    return kernels._Cut(torch.tensor(rowptr), rowptr[-1])
 
 
-@pytest.mark.parametrize('segment', [1, 2, 5, 1024])
-def test_segments_fit(segment, monkeypatch):
+def test_cut_rows(monkeypatch):
+    # Rows of 0, 4, 5, 0, 9 and 0 entries, with boundaries before the entries 4, 8, 12 and 16.
+    cut = cut_at(4, [0, 0, 4, 9, 9, 18, 18], monkeypatch)
+    assert cut.num == 4
+    assert (cut.row - 1).tolist() == [2, 2, 4, 4]
+    # A boundary at the end lies in no row.
+    assert (cut_at(4, [0, 8], monkeypatch).row - 1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize('segment', [1, 2, 5, 128])
+def test_sums_of_cut_rows(segment, monkeypatch):
     monkeypatch.setattr(kernels, '_SEGMENT', segment)
     for power in (0, 1, 4):  # From no skew to all entries in few rows.
         count = (torch.rand(30) ** power * 12).long()
         rowptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
-        segments = kernels._Segments(rowptr, int(rowptr[-1]))
-        assert int(segments.ptr[-1]) <= segments.num
-        pieces = segments.ptr.diff()
-        assert int(pieces[pieces > 1].sum()) <= segments.num_slots
+        num = int(rowptr[-1])
+        col, weight = torch.randint(7, (num,)), torch.randn(num, dtype=torch.float64)
+        x = torch.randn(7, 3, dtype=torch.float64)
+        # Entries 2k are positive items, of weight k.
+        out = kernels._sum_rows(rowptr, col, 2 * torch.arange(num), [weight], [x])[0]
+        expected = torch.zeros_like(out).index_add(
+            0, torch.repeat_interleave(count), weight.view(-1, 1) * x[col]
+        )
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_adjacency():
@@ -171,21 +186,28 @@ def test_index_out_of_range_is_nan(which, value):
     src, pos, neg = (x[perm] for x in triplet.values())
     triplets = Triplets(torch.searchsorted(src, torch.arange(8)), src, pos, neg)
     tables = [x.detach() for x in make_tables(7, 7, [3])]
-    score = kernels.score_differences(triplets, tables)[0]
+    score = kernels.score_differences(triplets, tables)[0][0]
     place = int((perm == 3).nonzero())
     assert bool(score[place].isnan()) and int(score.isnan().sum()) == 1
     weight = torch.ones(1, 20)
     for deterministic in (True, False):
-        kernels.table_gradients(triplets, weight, tables, [True, True], deterministic)
+        kernels.item_gradients(triplets, weight, tables, [True], deterministic)
 
 
 def test_entry_points():
     user, item = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     src, pos, neg = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])
     triplets = Triplets(to_rowptr(src, 2), None, pos, neg)
-    assert kernels.score_differences(triplets, [user, item]).tolist() == [[-3.0, 5.0, 0.0]]
+    scores, none = kernels.score_differences(triplets, [user, item])
+    assert scores.tolist() == [[-3.0, 5.0, 0.0]] and none == []
+    keep = torch.tensor([[True, False, True]])
+    _, sums = kernels.score_differences(triplets, [user, item], keep, with_sums=True)
+    share = torch.tensor(3.0).sigmoid()  # of the first triplet; the last compares an item to itself
+    torch.testing.assert_close(sums[0], torch.stack([share * (item[0] - item[1]), 0 * item[0]]))
     weight = torch.tensor([[1.0, 2.0, 5.0]])
     for deterministic in (True, False):
-        grads = kernels.table_gradients(triplets, weight, [user, item], [True, True], deterministic)
-        assert grads[0].tolist() == [[1.0, -2.0], [-2.0, 4.0]]
-        assert grads[1].tolist() == [[1.0 - 6.0, 2.0 - 8.0], [-1.0 + 6.0, -2.0 + 8.0]]
+        grad = kernels.item_gradients(triplets, weight, [user, item], [True], deterministic)[0]
+        assert grad.tolist() == [[1.0 - 6.0, 2.0 - 8.0], [-1.0 + 6.0, -2.0 + 8.0]]
+        assert kernels.item_gradients(triplets, weight, [user, item], [False], deterministic) == [
+            None
+        ]

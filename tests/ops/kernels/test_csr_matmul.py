@@ -58,6 +58,8 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatc
             if name in constants
             else f'*{index if name in indices else types.get(name, "fp32")}'
             if name.endswith('_ptr')
+            else ('i32',) * 4
+            if name == 'dims'
             else 'i32'
             for name in names
         }

@@ -1,0 +1,61 @@
+import torch
+from torch import Tensor
+
+from mrdib_pyg.nn.models import Recommender, Triplets
+from mrdib_pyg.training.loss_step import LossStep, make_loss_step
+from mrdib_pyg.training.weights import LossWeights
+
+
+class TrainStep:
+    r"""A step of training: the loss of a batch, its gradients, and the update by the optimizer.
+
+    Args:
+        loss_step (Callable): The forward pass, see :func:`make_loss_step`.
+        optimizer (torch.optim.Optimizer): The optimizer of the parameters.
+    """
+
+    def __init__(self, loss_step: LossStep, optimizer: torch.optim.Optimizer) -> None:
+        self.loss_step, self.optimizer = loss_step, optimizer
+
+    def start_epoch(self) -> None:
+        r"""Called before the first step of an epoch, when graphs of the model may be new."""
+
+    def __call__(self, batch: Triplets) -> dict[str, Tensor]:
+        r"""Takes a step; returns the weighted ``loss`` and its terms as they were before it."""
+        loss, terms = self.loss_step(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        named = {'loss': loss.detach().clone(), **terms}
+        return {name: x.detach() for name, x in named.items() if x is not None}
+
+
+def make_train_step(
+    model: Recommender,
+    weighting: LossWeights,
+    optimizer: torch.optim.Optimizer,
+    compile_size: int | None = None,
+) -> TrainStep:
+    r"""Returns the step of a model.
+
+    Args:
+        model (Recommender): The model.
+        weighting (LossWeights): The weights of the terms of its loss.
+        optimizer (torch.optim.Optimizer): The optimizer, on a GPU with ``capturable=True`` if the
+            step is to be compiled.
+        compile_size (int, optional): The size of the batches to compile for: on a GPU the whole
+            step becomes a CUDA graph, elsewhere its forward pass one compiled graph. Other batches,
+            such as the last one of an epoch, run as they are. :obj:`None` compiles nothing.
+            (default: :obj:`None`)
+    """
+    if compile_size is not None and model.train_edge_index.is_cuda:
+        from mrdib_pyg.training.graphed_step import GraphedStep
+
+        return GraphedStep(model, weighting, optimizer, compile_size)
+    return TrainStep(make_loss_step(model, weighting, compile_size), optimizer)
+
+
+def make_adam(parameters: list[Tensor], lr: float, compile: bool = False) -> torch.optim.Adam:
+    r"""Returns the optimizer of all trainings: Adam in one kernel, which a CUDA graph can hold."""
+    on_cuda = any(p.is_cuda for p in parameters)
+    return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=compile and on_cuda)

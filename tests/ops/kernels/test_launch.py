@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+
+class Kernel:
+    """What Triton returns at a launch, and a second launch of which binds nothing."""
+
+    arg_names = ['x', 'sizes', 'n', 'FLAG']
+
+    def __init__(self):
+        self.calls = []
+
+    def __getitem__(self, grid):
+        def run(*args, **kwargs):
+            self.calls.append(('bound', grid, kwargs['num_warps']))
+            return Compiled(self)
+
+        return run
+
+
+class Compiled:
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return lambda *args: self.kernel.calls.append(('direct', grid, args[-1]))
+
+
+@pytest.fixture
+def launch():
+    pytest.importorskip('triton', reason='Triton is not installed')
+    from mrdib_pyg.ops.kernels.launch import launch
+
+    return launch
+
+
+def test_a_second_launch_of_the_same_kind_binds_nothing(launch):
+    kernel, x = Kernel(), torch.zeros(64)
+
+    def kinds(*args, num_warps=1, flag=True):
+        kernel.calls.clear()
+        launch(kernel, (5, 2), args, {'FLAG': flag}, num_warps)
+        return kernel.calls[0]
+
+    assert kinds(x, (8, 3), 7) == ('bound', (5, 2, 1), 1)
+    assert kinds(x, (8, 3), 9) == ('direct', (5, 2, 1), True)  # another number, of the same class
+    assert kinds(torch.ones(3), (8, 3), 7)[0] == 'direct'
+    # Whatever a compiled kernel takes for granted.
+    assert kinds(x[1:], (8, 3), 7)[0] == 'bound'  # not aligned to 16 bytes
+    assert kinds(x.double(), (8, 3), 7)[0] == 'bound'
+    assert kinds(x, (8, 4), 7)[0] == 'bound'
+    assert kinds(x, (8, x), 7)[0] == 'bound'
+    assert kinds(x, (8, 3), 2**31)[0] == 'bound'
+    assert kinds(x, (8, 3), 7, flag=False)[0] == 'bound'
+    assert kinds(x, (8, 3), 7, num_warps=2)[0] == 'bound'
+    assert kinds(x, (8, 3), 7)[0] == 'direct'
+
+
+def test_constants_in_another_order(launch):
+    with pytest.raises(ValueError, match='in this order'):
+        launch(Kernel(), (1,), (torch.zeros(1), (1, 1), 1), {'OTHER': 1}, 1)

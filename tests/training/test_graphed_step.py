@@ -1,0 +1,136 @@
+"""A step as a CUDA graph; without a GPU, that nothing in a step would wait for one."""
+
+import contextlib
+from importlib import import_module
+
+import pytest
+import torch
+
+from mrdib_pyg.datasets import Planted
+from mrdib_pyg.nn.models import MODELS, Triplets
+from mrdib_pyg.ops.fixed_shapes import fixed_shapes, has_fixed_shapes
+from mrdib_pyg.training import LossWeights, fit, seed_everything
+from mrdib_pyg.training.graphed_step import GraphedStep
+from mrdib_pyg.training.train_step import TrainStep, make_adam, make_train_step
+
+CASES = [
+    (name, mrdib)
+    for name, cls in MODELS.items()
+    for mrdib in ([False, True] if cls.multimodal else [False])
+]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+
+
+@pytest.fixture(scope='module')
+def data():
+    return Planted(num_users=60, num_items=50, num_interactions=10)[0]
+
+
+def make_model(data, name, mrdib, channels=8):
+    seed_everything(0)
+    model = MODELS[name](data, channels=channels, **({'mrdib': {}} if mrdib else {}))
+    model.train()
+    model.on_epoch_start(1, torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.mark.parametrize(('name', 'mrdib'), CASES)
+def test_no_step_waits_for_the_device(data, name, mrdib, monkeypatch):
+    """Tensors on the device 'meta' have shapes, but no values that could be read."""
+    module = import_module('mrdib_pyg.ops.propagate')
+    monkeypatch.setattr(  # there are no sparse products on that device
+        module, '_csr_matmul', lambda rowptr, col, value, x: x.new_empty(len(rowptr) - 1, x.size(1))
+    )
+    monkeypatch.setattr(torch, 'is_autocast_enabled', lambda device: False)  # nor autocast
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: contextlib.nullcontext())
+    model = make_model(data, name, mrdib).to('meta')
+    model.static_shapes = True
+    batch = Triplets(*torch.zeros(3, 16, dtype=torch.long, device='meta').unbind())
+    with fixed_shapes():
+        terms = model.loss(batch)
+        sum(x for x in terms.values() if x is not None and x.requires_grad).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_fixed_shapes_end_with_their_block():
+    assert not has_fixed_shapes()
+    with pytest.raises(KeyError), fixed_shapes():
+        with fixed_shapes():
+            pass
+        assert has_fixed_shapes()
+        raise KeyError
+    assert not has_fixed_shapes()
+
+
+def test_on_cpu_there_is_no_cuda_graph(data):
+    model = make_model(data, 'vbpr', False)
+    optimizer = make_adam(list(model.parameters()), 1e-3, compile=True)
+    assert not optimizer.defaults['capturable']
+    step = make_train_step(model, LossWeights(model.loss_weights), optimizer, 8)
+    assert type(step) is TrainStep
+
+
+@needs_cuda
+@pytest.mark.parametrize(('name', 'mrdib'), CASES)
+def test_replays_are_steps(data, name, mrdib):
+    """Without noise a captured step does what the same step does by itself."""
+    user, pos = data['user', 'rates', 'item'].edge_index.cuda()
+    found = []
+    for graphed in (False, True):
+        model = make_model(data, name, mrdib).cuda()
+        model.on_epoch_start(1, torch.Generator('cuda').manual_seed(0))
+        optimizer = make_adam(list(model.parameters()), 1e-2, compile=True)
+        step = make_train_step(model, LossWeights(model.loss_weights), optimizer, 64)
+        assert isinstance(step, GraphedStep)
+        losses = []
+        for epoch in range(2):
+            torch.manual_seed(epoch)
+            step.start_epoch()
+            for i in range(6):
+                batch = Triplets(user[i : i + 64], pos[i : i + 64], pos[i + 9 : i + 73])
+                out = step(batch) if graphed else step._run(batch)
+                losses.append(torch.stack(list(out.values())))
+        found.append((torch.stack(losses).cpu(), [p.detach().cpu() for p in model.parameters()]))
+    (losses, params), (expected, expected_params) = found
+    # Not to the last bit: on a GPU, gathers add up their gradients in any order.
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    for param, other in zip(params, expected_params):
+        torch.testing.assert_close(param, other, rtol=1e-2, atol=1e-3)
+
+
+@needs_cuda
+@pytest.mark.parametrize('name', ['freedom', 'mgcn', 'multimodal_lightgcn'])
+def test_fit_resumes(data, name, tmp_path):
+    def run(out, epochs):
+        model = make_model(data, name, True).cuda()
+        out = tmp_path / out
+        options = {'batch_size': 64, 'compile': True, 'progress': False, 'out': out}
+        return model, fit(model, data.clone().to('cuda'), epochs=epochs, resume=True, **options)
+
+    model, result = run('whole', 4)
+    run('parts', 2)
+    other, resumed = run('parts', 4)
+    assert [x['epoch'] for x in resumed.history] == [1, 2, 3, 4]
+    for x, y in zip(result.history, resumed.history):
+        assert y['train'] == pytest.approx(x['train'], rel=1e-3)
+    for a, b in zip(model.state_dict().values(), other.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+
+
+@needs_cuda
+def test_a_step_that_waits_is_named(data):
+    model = make_model(data, 'vbpr', True).cuda()
+    task_loss = model.task_loss
+
+    def waiting(embeddings, batch):
+        loss = task_loss(embeddings, batch)
+        return loss if float(loss.detach()) > 0 else loss * 2
+
+    model.task_loss = waiting
+    optimizer = make_adam(list(model.parameters()), 1e-3, compile=True)
+    step = make_train_step(model, LossWeights(model.loss_weights), optimizer, 4)
+    batch = Triplets(*torch.arange(12, device='cuda').view(3, 4).unbind())
+    step(batch)
+    with pytest.raises(RuntimeError, match="leave out 'compile'"):
+        step(batch)
+    assert not model.static_shapes and not has_fixed_shapes()
