@@ -33,7 +33,7 @@ _EPOCHS = {'cpu': 1, 'cuda': 2}
 #: Wall seconds of a case; one round is always run.
 _SECONDS = {'cpu': 30.0, 'cuda': 7.0}
 #: Models whose evaluation is timed on CUDA, where time is short: all rank tables of one size.
-_RANKED = ('lightgcn', 'vbpr')
+_RANKED = ('lightgcn',)
 
 
 def measure(part: Part) -> None:
