@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.captured import CAPTURED
 from benchmarks.markdown import make_table
 from benchmarks.scaling.edges import FROM_TIME, GATHERS
 from benchmarks.training.backbones import (
     COMMON_FROZEN,
     COMMON_NAME,
     OURS,
+    OURS_COMPILED,
     OURS_MRDIB,
+    OURS_MRDIB_COMPILED,
     OURS_TRAINED,
 )
 from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, PRODUCTS
@@ -36,6 +39,8 @@ SLOPE_MEMORY, SLOPE_TIME = 0.05, 0.1
 #: Bytes for each further user of recommendations, which are its id and its place, and the share of
 #: the raw bytes of items that are left out: their ratings pass through memory, for the k-core.
 RECOMMEND_BYTES, AMAZON_SHARE = 32, 0.05
+#: A step as it is launched, and on CUDA as a CUDA graph: without MRdIB and with it.
+FORMS = (('', OURS, OURS_MRDIB), (CAPTURED, OURS_COMPILED, OURS_MRDIB_COMPILED))
 INGEST_ROWS, INGEST_SECONDS, INGEST_GIB = 10_000_000, 60.0, 4.0
 
 
@@ -61,19 +66,20 @@ def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
     out: dict[str, dict[str, float | None]] = {}
     for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
         times = medians(result, model=model, task='step')
-        if OURS not in times or OURS_MRDIB not in times:
-            continue
-        added = times[OURS_MRDIB] - times[OURS]
-        common = times.get(COMMON_NAME)
-        out[str(model)] = {
-            'plain': times[OURS],
-            'with': times[OURS_MRDIB],
-            'added': added,
-            'common': common,
-            'share': None if common is None else added / common,
-            'alone': medians(result, model=model, task=ARITHMETIC).get('MRdIB'),
-            'products': _added_products(result, str(model)),
-        }
+        for end, plain, full in FORMS:
+            if plain not in times or full not in times:
+                continue
+            added = times[full] - times[plain]
+            common = times.get(COMMON_NAME)
+            out[f'{model}{end}'] = {
+                'plain': times[plain],
+                'with': times[full],
+                'added': added,
+                'common': common,
+                'share': None if common is None else added / common,
+                'alone': medians(result, model=model, task=ARITHMETIC).get('MRdIB'),
+                'products': _added_products(result, str(model)),
+            }
     return out
 
 
@@ -110,6 +116,12 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
     r"""Returns what is asked, the target, what was measured, and whether it is met."""
     get = lambda part: results.get(f'{part}-{device}')  # noqa: E731
     out: list[tuple[str, str, str, bool | None]] = []
+    if device == 'cuda':  # the targets of training are about one thread
+        out.extend(_step_rows(get('mrdib_cost')))
+        out.extend(_peer_rows(get('propagation')))
+        out.extend(_pid_rows(get('pid_loss')))
+        out.extend(_scaling_rows(get('scaling')))
+        return out
 
     def add(what: str, target: str, value: float | None, text: str, met: bool) -> None:
         missing = value is None
@@ -186,10 +198,48 @@ def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, b
     add('propagation, forward+backward, d = 64, float32', target, worst, text, met)
     out.extend(_pid_rows(get('pid_loss')))
     out.extend(_scaling_rows(get('scaling')))
-    if device == 'cpu':
-        out.extend(_ingest_rows(get('ingest')))
-        out.append(_recommend_row(get('recommend')))
-        out.append(_amazon_row(get('amazon')))
+    out.extend(_ingest_rows(get('ingest')))
+    out.append(_recommend_row(get('recommend')))
+    out.append(_amazon_row(get('amazon')))
+    return out
+
+
+def _step_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+    # On CUDA, a step as a CUDA graph against the common implementation's, for each model.
+    out: list[tuple[str, str, str, bool | None]] = []
+    for row in [] if result is None else result['rows']:
+        times = medians(result, **row['case'])
+        if row['method'] == COMMON_NAME and OURS_COMPILED in times:
+            speeds = [times[COMMON_NAME] / times[method] for method in (OURS_COMPILED, OURS)]
+            text = f'{speeds[0]:.1f} x (launched one by one {speeds[1]:.1f} x)'
+            what = f'a step as a CUDA graph, {row["case"]["model"]}'
+            out.append((what, 'faster', text, speeds[0] > 1))
+    return out
+
+
+def _peer_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+    # On CUDA, propagation against the fastest of all others.
+    out: list[tuple[str, str, str, bool | None]] = []
+    wanted = {'dtype': 'float32', 'channels': 64}
+    for end, task in (('', 'forward+backward'), (CAPTURED, 'forward')):
+        ratios = []
+        for row in [] if result is None else result['rows']:
+            if (
+                row['role'] != 'baseline'
+                or not {**wanted, 'task': task}.items() <= row['case'].items()
+            ):
+                continue
+            times = medians(result, **row['case'])
+            roles = {r['method']: r['role'] for r in result['rows'] if r['case'] == row['case']}
+            kind = {m: t for m, t in times.items() if m.endswith(CAPTURED) == bool(end)}
+            ours = [t for m, t in kind.items() if m == f'propagate_mean{end}']
+            others = [t for m, t in kind.items() if roles[m] != 'ours']
+            if ours and others:
+                ratios.append(ours[0] / min(others))
+        text = f'{min(ratios):.2f} to {max(ratios):.2f}' if ratios else NOT_MEASURED
+        what = f'propagation, {task}, d = 64, float32{", as CUDA graphs" if end else ""}'
+        met = max(ratios) < 1 if ratios else None
+        out.append((what, '< 1 of the fastest other', text, met))
     return out
 
 
@@ -205,33 +255,41 @@ def _propagation_ratios(result: Result | None) -> list[float]:
 
 
 def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
-    speeds, shares = [], []
+    out: list[tuple[str, str, str, bool | None]] = []
     found = [] if result is None else result['rows']
-    for row in found:
-        if row['case'].get('task') != 'all edges, forward+backward' or 'time' not in row:
-            continue
-        times = medians(result, **row['case'])
-        if row['role'] == 'ours' and 'gathered rows' in times:
-            speeds.append(times['gathered rows'] / times[row['method']])
-        if row['role'] == 'ours' and 'roofline' in row:
-            shares.append(row['roofline']['requested_share'])
+    # The speed is asked of CUDA; on CPU it is shown without a verdict.
+    judged = result is not None and result['device'] == 'cuda'
+    for end in ('', CAPTURED) if judged else ('',):
+        speeds, shares = [], []
+        for row in found:
+            if row['case'].get('task') != 'all edges, forward+backward' or 'time' not in row:
+                continue
+            if row['role'] != 'ours' or row['method'].endswith(CAPTURED) != bool(end):
+                continue
+            times = medians(result, **row['case'])
+            if f'gathered rows{end}' in times:
+                speeds.append(times[f'gathered rows{end}'] / times[row['method']])
+            if 'roofline' in row:
+                shares.append(row['roofline']['requested_share'])
+        name = 'PID loss over all edges' + (', as CUDA graphs' if end else '')
+        for what, target, values, bound, unit in (
+            (f'{name}, against gathers', '>= 4 x on CUDA', speeds, PID_SPEED, ' x'),
+            (f'{name}, requested bytes over copy bandwidth', '>= 70 % on CUDA', shares,
+             PID_SHARE, ''),
+        ):  # fmt: skip
+            if len(values) == 0:
+                out.append((what, target, NOT_MEASURED, None))
+                continue
+            text = f'{min(values):.2f} to {max(values):.2f}{unit}'
+            if judged:
+                num_met = sum(value >= bound for value in values)
+                text += f', {num_met} of {len(values)} rows'
+            out.append((what, target, text, min(values) >= bound if judged else None))
     numbers = [
         row['values']['numbers_per_further_edge']
         for row in found
         if row['role'] == 'ours' and 'numbers_per_further_edge' in row.get('values', {})
     ]
-    out: list[tuple[str, str, str, bool | None]] = []
-    # The speed is asked of CUDA; on CPU it is shown without a verdict.
-    judged = result is not None and result['device'] == 'cuda'
-    for what, target, values, bound, unit in (
-        ('PID loss over all edges, against gathers', '>= 4 x on CUDA', speeds, PID_SPEED, ' x'),
-        ('PID loss, requested bytes over copy bandwidth', '>= 70 % on CUDA', shares, PID_SHARE, ''),
-    ):
-        if len(values) == 0:
-            out.append((what, target, NOT_MEASURED, None))
-            continue
-        text = f'{min(values):.2f} to {max(values):.2f}{unit}'
-        out.append((what, target, text, min(values) >= bound if judged else None))
     what = 'PID loss, memory of a further edge, in numbers'
     target = f'< {PID_NUMBERS}, of one [E, d] tensor'
     text, met = NOT_MEASURED, None
@@ -312,8 +370,10 @@ def table(results: dict[str, Result], device: str) -> str:
     if not any(name.endswith(f'-{device}') for name in results):
         return 'Not measured yet.'
     words = {True: 'met', False: 'missed', None: ''}
+    option = ' --device cuda' if device == 'cuda' else ''
+    command = f'python -m benchmarks.run{option} --only'
     lines = [
-        [what, target, text, words[met], f'`python -m benchmarks.run --only {_part_of(what)}`']
+        [what, target, text, words[met], f'`{command} {_part_of(what)}`']
         for what, target, text, met in rows(results, device)
     ]
     return make_table(['', 'target', 'measured', '', 'how'], lines)
@@ -321,7 +381,8 @@ def table(results: dict[str, Result], device: str) -> str:
 
 def _part_of(what: str) -> str:
     parts = {
-        'MRdIB': 'mrdib_cost', 'propagation': 'propagation', 'PID': 'pid_loss', 'slope': 'scaling',
+        'MRdIB': 'mrdib_cost', 'a step': 'mrdib_cost', 'propagation': 'propagation',
+        'PID': 'pid_loss', 'slope': 'scaling',
         'a table': 'ingest', 'recommendations': 'recommend', 'raw files': 'amazon',
     }  # fmt: skip
     found = [part for start, part in parts.items() if what.startswith(start)]

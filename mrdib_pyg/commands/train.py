@@ -74,7 +74,7 @@ def add_arguments(add: Add) -> None:
     g.add_argument('--seed', metavar='N', type=int, default=0, help='seeds everything (0)')
     g.add_argument(
         '--compile', action='store_true',
-        help='run full batches as one compiled graph, on a GPU as a CUDA graph',
+        help='run full batches in fixed shapes: on a GPU as one CUDA graph, else compiled',
     )  # fmt: skip
     g.add_argument('--device', metavar='NAME', default='auto', help='cpu, cuda or auto (auto)')
 
