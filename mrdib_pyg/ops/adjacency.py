@@ -169,7 +169,8 @@ class NormalizedAdjacency:
 
     def _like(self, size: tuple[int, int], csr: CSR, csr_t: CSR) -> 'NormalizedAdjacency':
         out = object.__new__(type(self))
-        out.__dict__.update(self.__dict__)
+        # One by one: torch.compile cannot trace a copy of the dictionary everywhere.
+        out.normalization, out.is_symmetric = self.normalization, self.is_symmetric
         out._size, out._csr, out._csr_t = size, csr, csr_t
         return out
 

@@ -125,7 +125,10 @@ def spmm(
         )
     else:
         out = _csr_matmul(rowptr, col, value, x)
-    return out if addend is None else out.lerp_(addend, weight)
+    if addend is None:
+        return out
+    # In place, PyTorch 2.11 would lose the gradient of a compiled graph.
+    return out.lerp(addend, weight) if torch.compiler.is_compiling() else out.lerp_(addend, weight)
 
 
 def _uses_kernel(x: Tensor) -> bool:

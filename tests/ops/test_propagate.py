@@ -165,10 +165,10 @@ def test_values_are_cached_by_dtype():
 
 def test_features_are_kept_only_for_the_gradient_of_weights():
     x = torch.randn(7, 5, requires_grad=True)
-    saved = propagate(x, random_adjacency(10, 7, 40)).grad_fn.saved_tensors
-    assert saved[0] is None
-    saved = propagate(x, random_adjacency(10, 7, 40, requires_grad=True)).grad_fn.saved_tensors
-    assert saved[0] is not None
+    out = propagate(x, random_adjacency(10, 7, 40))
+    assert out.grad_fn.saved_tensors[0] is None
+    out = propagate(x, random_adjacency(10, 7, 40, requires_grad=True))
+    assert out.grad_fn.saved_tensors[0] is not None
 
 
 def test_double_backward_is_refused():
