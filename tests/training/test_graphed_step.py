@@ -18,6 +18,14 @@ CASES = [
     for name, cls in MODELS.items()
     for mrdib in ([False, True] if cls.multimodal else [False])
 ]
+LAYERS = {
+    'l2': {'control': 'l2'},
+    'noise': {'control': 'noise'},
+    'club': {'redundancy': 'club'},
+    'infonce': {'redundancy': 'infonce'},
+    'nwj': {'redundancy': 'nwj'},
+    'complete': {'bottleneck': 'complete'},
+}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 
 
@@ -28,13 +36,16 @@ def data():
 
 def make_model(data, name, mrdib, channels=8):
     seed_everything(0)
-    model = MODELS[name](data, channels=channels, **({'mrdib': {}} if mrdib else {}))
+    layer = LAYERS.get(mrdib, {})
+    model = MODELS[name](data, channels=channels, **({'mrdib': layer} if mrdib else {}))
     model.train()
     model.on_epoch_start(1, torch.Generator().manual_seed(0))
     return model
 
 
-@pytest.mark.parametrize(('name', 'mrdib'), CASES)
+@pytest.mark.parametrize(
+    ('name', 'mrdib'), [*CASES, *(('multimodal_lightgcn', layer) for layer in LAYERS)]
+)
 def test_no_step_waits_for_the_device(data, name, mrdib, monkeypatch):
     """Tensors on the device 'meta' have shapes, but no values that could be read."""
     module = import_module('mrdib_pyg.ops.propagate')

@@ -136,9 +136,13 @@ def weight_values(variant: str, table: Mapping[str, Any]) -> None:
 
 def fit(settings: Mapping[str, Any]) -> None:
     r"""Refuses settings of the training that :func:`fit` does not have, or not in this range."""
-    known = [name for name in inspect.signature(fit_function).parameters if name in FIT]
+    known = [*FIT, 'compile']
+    known = [name for name in inspect.signature(fit_function).parameters if name in known]
     keys('[fit]', settings, known)
+    numbers = {name: value for name, value in settings.items() if name != 'compile'}
+    if not isinstance(settings.get('compile', False), bool):
+        raise ValueError(f"'fit.compile' must be true or false (got {settings['compile']!r})")
     try:
-        _check_settings(seed=0, **{**FIT, **settings})
+        _check_settings(seed=0, **{**FIT, **numbers})
     except TypeError:
         raise ValueError(f"'fit' must hold numbers (got {dict(settings)})") from None

@@ -54,6 +54,16 @@ def test_job_names_all_that_a_run_depends_on(experiment):
     assert job_id(dict(reversed(job.items()))) == job_id(job)
 
 
+def test_steps_may_be_compiled(description):
+    jobs = []
+    for value in (False, True):
+        description['fit']['compile'] = value
+        experiment = Experiment(description)
+        jobs.append(experiment.job(experiment.cells[0], 0, 1, False))
+    assert [job['fit']['compile'] for job in jobs] == [False, True]
+    assert job_id(jobs[0]) != job_id(jobs[1])
+
+
 def test_ablations_of_one_kind(description):
     description['models']['vbpr'] = {'channels': 4}
     description['fit']['lr'] = 1e-3
@@ -138,6 +148,7 @@ def change(path, value):
         (['fit', 'lr'], [0.1, 0], "'lr' must be positive"),
         (['fit', 'lr'], [0.1, 'fast'], "'fit' must hold numbers"),
         (['fit', 'seed'], 3, "unknown key 'seed'"),
+        (['fit', 'compile'], 1, "'fit.compile' must be true or false"),
         (['search_seed'], 'x', "'search_seed' must be"),
         (['epoch_seconds'], {'vbpr': 'long'}, "'epoch_seconds.vbpr' must be positive"),
     ],
