@@ -272,7 +272,7 @@ class MRdIB(nn.Module):
         is_shared = next(iter(sides.values())).is_shared
         items = torch.cat([src, pos, neg] if is_shared else [pos, neg])
         values: list[Tensor] = []
-        for (i, name_1), (j, name_2) in combinations(enumerate(self.channels), 2):
+        for (i, name_1), (j, name_2) in combinations(list(enumerate(self.channels)), 2):
             side_1, side_2 = sides[name_1], sides[name_2]
             pair = [self._estimate('item', i, j, side_1, side_2, items)]
             has_users = side_1.user is not None and side_2.user is not None

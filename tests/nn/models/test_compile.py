@@ -9,12 +9,7 @@ from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, Triplets
 
 # By torch's own tracing.
-pytestmark = [
-    pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning'),
-    pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor that is not a leaf'),
-]
-# The oldest release that is tested breaks the graph where MRdIB makes its codes.
-HAS_BREAKS = torch.__version__.startswith('2.11.')
+pytestmark = pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
 
 CASES = [
     pytest.param(name, mrdib, marks=[] if name == 'multimodal_lightgcn' else pytest.mark.slow)
@@ -73,9 +68,8 @@ def test_compile_without_graph_breaks(data, name, mrdib):
             assert grad.isfinite().all(), key
             if not mrdib:
                 torch.testing.assert_close(grad, grads[key], rtol=1e-4, atol=1e-5, msg=key)
-    if not (mrdib and HAS_BREAKS):
-        assert count.frame_count <= 2  # a first call sets flags that a second one finds
-        assert not counters['graph_break']
+    assert count.frame_count <= 2  # a first call sets flags that a second one finds
+    assert not counters['graph_break']
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_cases():
-    pytest.importorskip('triton', reason='Triton is not installed')
+    triton = pytest.importorskip('triton', reason='Triton is not installed')
+    if not torch.cuda.is_available() and triton.__version__.startswith('3.6.'):
+        pytest.skip('the interpreter of Triton 3.6 cannot run loops with NumPy 2.4 and newer')
     cases = Path(__file__).with_name('csr_matmul_cases.py')
     interpreter = {} if torch.cuda.is_available() else {'TRITON_INTERPRET': '1'}
     result = subprocess.run(
