@@ -13,8 +13,8 @@ def critic_rows(
     that have both modalities, or a sample of :obj:`limit` of them.
 
     Where shapes must not depend on the batch, as in a compiled graph, always :obj:`limit` rows are
-    returned (or as many as there are): where a batch has fewer, rows of other nodes that have both
-    modalities fill the sample up, and where these run out, they are repeated.
+    returned, or as many as :obj:`index` has or there are: where a batch has fewer, rows of other
+    nodes that have both modalities fill the sample up, and where these run out, they are repeated.
 
     Args:
         index (torch.Tensor): The rows of a batch, with repeats.
@@ -22,8 +22,9 @@ def critic_rows(
         masks (Sequence[torch.Tensor, optional]): Which rows have a modality, ``[num_rows]`` each.
         limit (int, optional): The size of a sample; :obj:`None` takes all.
     """
-    if has_fixed_shapes() and limit is not None:
-        return _static_sample(index, num_rows, masks, min(limit, num_rows))
+    if has_fixed_shapes():
+        size = index.numel() if limit is None else limit
+        return _static_sample(index, num_rows, masks, min(size, num_rows))
     # Marking takes a tenth of what `unique` does.
     is_read = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
     is_read[index] = True

@@ -59,7 +59,8 @@ def bpr_terms(
 
 
 class _BPRTerms(torch.autograd.Function):
-    # What is kept for the backward pass is one score a triplet and pair, besides what was given.
+    # What is kept for the backward pass is one score a triplet and pair, besides what was given;
+    # with kernels also a sum for each user, which is his gradient but for a factor.
     @staticmethod
     def forward(ctx, rowptr, src, pos, neg, keep, deterministic, use_kernels, with_grad, *tables):
         triplets = Triplets(rowptr, src, pos, neg)
@@ -212,7 +213,7 @@ def _blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]
 def _interleave(triplets: Triplets, rows: slice, edges: slice) -> tuple[Tensor, Tensor]:
     # A matrix of users times items in CSR format: each triplet is two entries, positive and
     # negative.
-    rowptr = (triplets.rowptr[rows.start : rows.stop + 1] - edges.start) * 2
+    rowptr = (triplets.rowptr[rows.start : rows.stop + 1].long() - edges.start) * 2
     return rowptr, torch.stack([triplets.pos[edges], triplets.neg[edges]], dim=1).view(-1)
 
 

@@ -111,10 +111,18 @@ class CSR:
         # Only leaves of the autograd graph can be copied or pickled.
         return {**self.__dict__, '_cast': {}, '_long': None, 'value': self.value.detach()}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.rowptr.is_cuda:  # Another version may have cut the rows at another length.
+            self.pieces = cut_rows(self.rowptr, piece_length(self.col.numel()))
+
 
 def piece_length(num_entries: int) -> int:
     r"""Returns the most entries of a row that one program of the CUDA kernel sums; longer rows are
     cut. With short pieces the longest rows are done sooner, with long ones fewer sums are added up.
+
+    Args:
+        num_entries (int): The number of entries of the matrix.
     """
     return 128 if num_entries < _MAX_SMALL else 512
 

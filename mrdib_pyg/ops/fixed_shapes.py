@@ -9,7 +9,8 @@ _DEPTH = 0
 @contextlib.contextmanager
 def fixed_shapes() -> Iterator[None]:
     r"""Makes operators choose, while it is entered, a way whose shapes do not depend on the values
-    of tensors, and that never waits for a device: for the capture of a CUDA graph.
+    of tensors, and that never waits for a device: for the capture of a CUDA graph. It holds for all
+    threads, as that of a backward pass.
     """
     global _DEPTH
     _DEPTH += 1

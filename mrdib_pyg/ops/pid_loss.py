@@ -85,7 +85,8 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
     the answer is wrong, and its mean is :math:`\log 2 - \mathcal{L}_m`.
 
     No tensor of the size triplets times channels is made: one score a triplet and modality is
-    kept for the backward pass. Half precision is computed in single precision.
+    kept for the backward pass, and on CUDA a sum of the size of each table of users. Half precision
+    is computed in single precision.
 
     Args:
         codes (Dict[str, Tuple[torch.Tensor, torch.Tensor]] or List[Tuple]): Per modality the

@@ -15,8 +15,9 @@ class GraphedStep(TrainStep):
     its kernels, of which there are hundreds a step, and a graph launches them at once.
 
     The graph is captured anew in each epoch, which takes no longer than a step: it holds the
-    addresses of the model's graphs, which an epoch may redraw, and the learning rate. The first
-    batch of an epoch runs as it is, because what is made at first use cannot be captured.
+    addresses of the model's graphs, which an epoch may redraw, and the learning rate. After a
+    change of either, :meth:`start_epoch` must be called. The first batch of an epoch runs as it is,
+    because what is made at first use cannot be captured.
 
     Args:
         model (Recommender): The model, on a GPU.
@@ -25,6 +26,7 @@ class GraphedStep(TrainStep):
         size (int): The size of a batch; others run as they are.
 
     Raises:
+        ValueError: If the optimizer is not capturable.
         RuntimeError: If a step waits for the device or its shapes depend on the batch.
     """
 
@@ -36,6 +38,8 @@ class GraphedStep(TrainStep):
         size: int,
     ) -> None:
         super().__init__(make_loss_step(model, weighting), optimizer)
+        if not all(group.get('capturable', False) for group in optimizer.param_groups):
+            raise ValueError("'optimizer' must be made with capturable=True to run in a CUDA graph")
         self.model, self.size = model, size
         device = model.train_edge_index.device
         self.stream = torch.cuda.Stream(device)
@@ -43,22 +47,23 @@ class GraphedStep(TrainStep):
             *(torch.zeros(size, dtype=torch.long, device=device) for _ in range(3))
         )
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.num_steps = 0
+        self.is_warm = self.is_captured = False  # in this epoch
         self.names: list[str] = []
         self.values = torch.empty(0)
 
     def start_epoch(self) -> None:
-        self.num_steps = 0
+        self.is_warm = self.is_captured = False
 
     def __call__(self, batch: Triplets) -> dict[str, Tensor]:
         if batch.src_index.numel() != self.size:
             return super().__call__(batch)
-        self.num_steps += 1
-        if self.num_steps == 1:
-            return self._run(batch)
+        if not self.is_warm:
+            out = self._run(batch)
+            self.is_warm = True
+            return out
         for own, given in zip(self.batch, batch):
             own.copy_(given)
-        if self.num_steps == 2:
+        if not self.is_captured:
             self._capture()
         assert self.graph is not None
         self.graph.replay()
@@ -92,7 +97,9 @@ class GraphedStep(TrainStep):
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self.stream):
                 out = self._fixed_step(self.batch)
-                self.values = torch.stack(list(out.values()))
+                values = torch.stack(list(out.values()))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as e:
             raise RuntimeError(
                 f'a step of {type(self.model).__name__} cannot be captured as a CUDA graph: it '
@@ -101,4 +108,5 @@ class GraphedStep(TrainStep):
         finally:
             if is_collecting:
                 gc.enable()
-        self.names, self.graph = list(out), graph
+        self.names, self.values, self.graph = list(out), values, graph
+        self.is_captured = True

@@ -221,6 +221,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     # PyTorch checks the number of the parameters only, and would fail in the first step.
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
+        group['capturable'] = optimizer.defaults['capturable']  # the device's, not the run's
         for name, value in optimizer.defaults.items():
             if name != 'lr' and group[name] != value:
                 raise ValueError(f'the optimizer has another {name!r}')

@@ -21,7 +21,11 @@ class TrainStep:
         r"""Called before the first step of an epoch, when graphs of the model may be new."""
 
     def __call__(self, batch: Triplets) -> dict[str, Tensor]:
-        r"""Takes a step; returns the weighted ``loss`` and its terms as they were before it."""
+        r"""Takes a step; returns the weighted ``loss`` and its terms as they were before it.
+
+        Args:
+            batch (Triplets): Ids of users, positive and negative items.
+        """
         loss, terms = self.loss_step(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -56,6 +60,12 @@ def make_train_step(
 
 
 def make_adam(parameters: list[Tensor], lr: float, compile: bool = False) -> torch.optim.Adam:
-    r"""Returns the optimizer of all trainings: Adam in one kernel, which a CUDA graph can hold."""
+    r"""Returns the optimizer of all trainings: Adam in one kernel.
+
+    Args:
+        parameters (list[torch.Tensor]): What to train.
+        lr (float): The learning rate.
+        compile (bool, optional): Whether a CUDA graph shall hold its steps. (default: :obj:`False`)
+    """
     on_cuda = any(p.is_cuda for p in parameters)
     return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=compile and on_cuda)

@@ -76,7 +76,7 @@ def test_parts_alone_have_the_time_of_the_suite():
     assert run.share_of_time(['knn'], 'full') == run.LIMITS['full'] / seconds
 
     class Args:
-        device, short, full = 'cpu', True, False
+        device, short, full, limit = 'cpu', True, False, None
 
     assert run.budget('knn', Args, 200.0, share=2.0)[0] == 2 * run.PARTS['knn'].short
     assert run.budget('knn', Args, 20.0, share=2.0)[0] == 10.0
@@ -84,10 +84,41 @@ def test_parts_alone_have_the_time_of_the_suite():
 
 def test_no_part_may_take_longer_than_what_is_left():
     class Args:
-        device, short, full = 'cuda', False, False
+        device, short, full, limit = 'cuda', False, False, None
 
     for left in (5.0, 40.0, 500.0):
         soft, hard = run.budget('training', Args, left)
         assert soft <= hard <= left
     Args.device, Args.full = 'cpu', True
     assert run.budget('training', Args, float('inf')) == (float('inf'), float('inf'))
+    Args.limit = 50.0
+    assert run.budget('training', Args, 40.0) == (30.0, 40.0)
+
+
+def test_a_limit_is_shared_by_the_parts_after_their_starts():
+    names = ['knn', 'topk']
+    needed = sum(run.PARTS[name].short for name in names)
+    share = run.share_of_time(names, 'short', 2 * run.START + needed / 2)
+    assert share == pytest.approx(0.5)
+    assert run.share_of_time(names, 'short', run.START) == 0.0
+
+
+def test_what_was_measured_stays_where_there_is_no_time(tmp_path):
+    path = tmp_path / 'knn-cpu.json'
+    path.write_text('{"measured": "before"}')
+    assert run.main(['--only', 'knn', '--limit', '5', '--out', str(tmp_path)]) == 1
+    assert path.read_text() == '{"measured": "before"}'
+
+
+@pytest.mark.parametrize('limit', ['0', '-3'])
+def test_limits_that_are_refused(limit, capsys):
+    with pytest.raises(SystemExit):
+        run.main(['--limit', limit])
+    assert '--limit: must be positive' in capsys.readouterr().err
+
+
+def test_parts_without_anything_on_a_device_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    with pytest.raises(SystemExit):
+        run.main(['--device', 'cuda', '--only', 'ingest'])
+    assert "of 'ingest' there is nothing to measure on cuda" in capsys.readouterr().err

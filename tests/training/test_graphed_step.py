@@ -5,6 +5,8 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, Triplets
@@ -24,14 +26,34 @@ LAYERS = {
     'club': {'redundancy': 'club'},
     'infonce': {'redundancy': 'infonce'},
     'nwj': {'redundancy': 'nwj'},
+    'gaussian': {'redundancy': 'gaussian'},
+    'all rows': {'num_critic_rows': None},
     'complete': {'bottleneck': 'complete'},
 }
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 
 
+class NothingOnTheHost(TorchDispatchMode):
+    """A tensor made in the memory of the host and copied over would end a capture."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        assert all(x.device.type != 'cpu' for x in tensors), func
+        return out
+
+
+def make_data(missing):
+    data = Planted(num_users=60, num_items=50, num_interactions=10)[0]
+    if missing:
+        for i, name in enumerate(('image', 'text')):
+            data['item'][f'has_{name}'] = torch.arange(50) // 5 != i
+    return data
+
+
 @pytest.fixture(scope='module')
 def data():
-    return Planted(num_users=60, num_items=50, num_interactions=10)[0]
+    return make_data(missing=False)
 
 
 def make_model(data, name, mrdib, channels=8):
@@ -43,10 +65,11 @@ def make_model(data, name, mrdib, channels=8):
     return model
 
 
+@pytest.mark.parametrize('missing', [False, True])
 @pytest.mark.parametrize(
     ('name', 'mrdib'), [*CASES, *(('multimodal_lightgcn', layer) for layer in LAYERS)]
 )
-def test_no_step_waits_for_the_device(data, name, mrdib, monkeypatch):
+def test_no_step_waits_for_the_device(name, mrdib, missing, monkeypatch):
     """Tensors on the device 'meta' have shapes, but no values that could be read."""
     module = import_module('mrdib_pyg.ops.propagate')
     monkeypatch.setattr(  # there are no sparse products on that device
@@ -54,10 +77,10 @@ def test_no_step_waits_for_the_device(data, name, mrdib, monkeypatch):
     )
     monkeypatch.setattr(torch, 'is_autocast_enabled', lambda device: False)  # nor autocast
     monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: contextlib.nullcontext())
-    model = make_model(data, name, mrdib).to('meta')
+    model = make_model(make_data(missing), name, mrdib).to('meta')
     model.static_shapes = True
     batch = Triplets(*torch.zeros(3, 16, dtype=torch.long, device='meta').unbind())
-    with fixed_shapes():
+    with fixed_shapes(), NothingOnTheHost():
         terms = model.loss(batch)
         sum(x for x in terms.values() if x is not None and x.requires_grad).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -81,28 +104,84 @@ def test_on_cpu_there_is_no_cuda_graph(data):
     assert type(step) is TrainStep
 
 
+class Calls(GraphedStep):
+    """What a step decides, without a GPU."""
+
+    def __init__(self):
+        self.size, self.names, self.values = 4, ['loss'], torch.zeros(1)
+        self.batch = Triplets(*torch.zeros(3, 4, dtype=torch.long).unbind())
+        self.graph, self.calls, self.fails = None, [], False
+        self.start_epoch()
+
+    def _run(self, batch):
+        self.calls.append('run')
+        if self.fails:
+            raise RuntimeError
+        return {}
+
+    def _capture(self):
+        if self.fails:
+            raise RuntimeError
+        self.calls.append('capture')
+        self.graph, self.is_captured = self, True
+
+    def replay(self):
+        self.calls.append(('replay', int(self.batch.src_index[0])))
+
+
+def test_each_epoch_is_captured_anew_and_after_an_error():
+    step = Calls()
+
+    def take(first, fails=False):
+        step.calls.clear()
+        step.fails = fails
+        batch = Triplets(*torch.arange(first, first + 12).view(3, 4).unbind())
+        if fails:
+            with pytest.raises(RuntimeError):
+                step(batch)
+        else:
+            step(batch)
+        return list(step.calls)
+
+    assert take(0, fails=True) == ['run'] and take(0) == ['run']  # it has still not run
+    assert take(1) == ['capture', ('replay', 1)] and take(2) == [('replay', 2)]
+    step.start_epoch()
+    assert take(3) == ['run'] and take(4, fails=True) == []  # the graph before is not replayed
+    assert take(5) == ['capture', ('replay', 5)]
+
+
+def test_an_optimizer_that_cannot_be_captured(data, monkeypatch):
+    model = make_model(data, 'vbpr', False)
+    optimizer = make_adam(list(model.parameters()), 1e-3)
+    with pytest.raises(ValueError, match='capturable=True'):
+        GraphedStep(model, LossWeights(model.loss_weights), optimizer, 4)
+
+
 @needs_cuda
-@pytest.mark.parametrize(('name', 'mrdib'), CASES)
+@pytest.mark.parametrize(
+    ('name', 'mrdib'), [*CASES, *(('multimodal_lightgcn', layer) for layer in LAYERS)]
+)
 def test_replays_are_steps(data, name, mrdib):
     """Without noise a captured step does what the same step does by itself."""
     user, pos = data['user', 'rates', 'item'].edge_index.cuda()
     found = []
     for graphed in (False, True):
         model = make_model(data, name, mrdib).cuda()
-        model.on_epoch_start(1, torch.Generator('cuda').manual_seed(0))
         optimizer = make_adam(list(model.parameters()), 1e-2, compile=True)
         step = make_train_step(model, LossWeights(model.loss_weights), optimizer, 64)
         assert isinstance(step, GraphedStep)
         losses = []
         for epoch in range(2):
             torch.manual_seed(epoch)
+            model.on_epoch_start(1 + epoch, torch.Generator('cuda').manual_seed(epoch))
+            optimizer.param_groups[0]['lr'] = 1e-2 / (1 + epoch)
             step.start_epoch()
             for i in range(6):
                 batch = Triplets(user[i : i + 64], pos[i : i + 64], pos[i + 9 : i + 73])
                 out = step(batch) if graphed else step._run(batch)
                 losses.append(torch.stack(list(out.values())))
         found.append((torch.stack(losses).cpu(), [p.detach().cpu() for p in model.parameters()]))
-    (losses, params), (expected, expected_params) = found
+    (expected, expected_params), (losses, params) = found
     # Not to the last bit: on a GPU, gathers add up their gradients in any order.
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
     for param, other in zip(params, expected_params):

@@ -13,6 +13,7 @@ import torch
 
 from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
+from mrdib_pyg.training.run_state import _load_optimizer
 
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])  # of killing.py
@@ -293,3 +294,17 @@ def test_kill_the_command(tmp_path):
             process.send_signal(signal.SIGKILL)
         assert process.wait() == (0 if kill_at is None else -signal.SIGKILL)
     assert_same_run(tmp_path / 'a', tmp_path / 'b')
+
+
+def test_a_checkpoint_of_another_device(tmp_path):
+    """Where steps can be captured is the device's matter, not the run's."""
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    old = torch.optim.Adam([param], lr=1e-3, fused=True)
+    old.step()
+    state = old.state_dict()
+    state['param_groups'][0]['capturable'] = True
+    new = torch.optim.Adam([param], lr=1e-3, fused=True)
+    _load_optimizer(new, state)
+    assert new.param_groups[0]['capturable'] is False
+    new.step()

@@ -75,7 +75,8 @@ class Gaussian(MutualInformation):
         if is_small:
             corr = corr * (1 - self._shrinkage(corr.detach(), df))
         # A column that was left out has zeros here, and its determinant is one.
-        corr = corr - corr.diagonal().diag() + (1 + self.ridge) * torch.eye(len(corr)).to(corr)
+        eye = torch.eye(len(corr), dtype=corr.dtype, device=corr.device)
+        corr = corr - corr.diagonal().diag() + (1 + self.ridge) * eye
 
         c1 = self.in_channels_1
         out = self._logdet(corr[:c1, :c1]) + self._logdet(corr[c1:, c1:]) - self._logdet(corr)

@@ -25,7 +25,8 @@ def launch(
             in tuples, must be named in :obj:`do_not_specialize`.
         grid (tuple[int, ...]): The numbers of programs.
         args (tuple): Its arguments, in their order: tensors, integers, and tuples of these.
-        constants (Dict[str, Any]): The constants that follow, in their order.
+        constants (Dict[str, Any]): The constants that follow, in their order; each combination of
+            values is compiled, and kept, once. Flags are booleans everywhere, numbers nowhere.
         num_warps (int): The number of warps of a program.
     """
     key = (
@@ -41,10 +42,14 @@ def launch(
         compiled[grid](*args, *constants.values())
         return
     if list(constants) != list(kernel.arg_names[len(args) :]):
-        raise ValueError(f"'constants' must be {kernel.arg_names[len(args) :]} in this order")
+        raise ValueError(
+            f"'constants' must be {list(kernel.arg_names[len(args) :])} in this order (got "
+            f'{list(constants)})'
+        )
     # The last is said because Triton's default is about to change. The interpreter returns nothing.
     compiled = kernel[grid](*args, **constants, num_warps=num_warps, enable_fp_fusion=True)
-    if compiled is not None:
+    # On ROCm it also depends on the sizes of tensors, which are not part of the key.
+    if compiled is not None and torch.version.hip is None:
         _compiled[key] = compiled
 
 

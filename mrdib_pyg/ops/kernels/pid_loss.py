@@ -77,8 +77,15 @@ def item_gradients(
     needs: Sequence[bool],
     deterministic: bool = True,
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of items that need one, given those of the scores
-    ``[K, n]``.
+    r"""Returns the gradients of the tables of items that need one.
+
+    Args:
+        triplets (Triplets): The triplets.
+        weight (Tensor): The gradients of the scores, ``[K, n]``.
+        tables (Sequence[Tensor]): Users and items in turn.
+        needs (Sequence[bool]): Which tables of items need a gradient.
+        deterministic (bool, optional): If set to :obj:`False`, sums may be taken in any order.
+            (default: :obj:`True`)
     """
     out: list[Tensor | None] = [None] * (len(tables) // 2)
     kept = [i for i, need in enumerate(needs) if need]
@@ -133,7 +140,7 @@ class _Cut:
         num_programs: int | None = None,
     ) -> None:
         # A program for each boundary and row, and each table. It reads a row as a whole, once.
-        block_d = triton.next_power_of_2(max(x.size(1) for x in tables))
+        block_d = triton.next_power_of_2(max(1, *(x.size(1) for x in tables)))
         block_e = min(max(tile // block_d, 1), 16)
         if num_programs is None:
             num_programs = self.num + self.rowptr.numel() - 1

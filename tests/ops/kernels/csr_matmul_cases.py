@@ -20,6 +20,7 @@ from mrdib_pyg.ops.csr import cut_rows  # noqa: E402
 from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul  # noqa: E402
 
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
+csr_module = import_module('mrdib_pyg.ops.csr')
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 module = import_module('mrdib_pyg.ops.propagate')  # The package's attribute is the function.
 
@@ -93,6 +94,15 @@ def test_index_types_and_given_pieces():
 def test_rows_at_the_edge_of_a_piece(degree):
     adj = hub(degree)
     assert adj.rowptr.diff().tolist() == [0, degree, 3]
+    x = torch.randn(degree, 5, device=DEVICE)
+    out = csr_matmul(adj.rowptr, adj.col, adj.value, x)
+    assert_rounded(out, dense64(adj) @ x.double(), factor=64)
+
+
+@pytest.mark.parametrize('degree', [512, 513, 1025])
+def test_long_pieces_of_large_graphs(degree, monkeypatch):
+    monkeypatch.setattr(csr_module, '_MAX_SMALL', 0)
+    adj = hub(degree)
     x = torch.randn(degree, 5, device=DEVICE)
     out = csr_matmul(adj.rowptr, adj.col, adj.value, x)
     assert_rounded(out, dense64(adj) @ x.double(), factor=64)
