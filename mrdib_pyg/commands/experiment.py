@@ -34,6 +34,10 @@ def add_arguments(add: Add) -> None:
         help='processes side by side, of one thread each (1)',
     )  # fmt: skip
     p.add_argument('--device', metavar='NAME', default='auto', help='cpu, cuda or auto (auto)')
+    p.add_argument(
+        '--compile', action='store_true',
+        help='compile all trainings, on a GPU each step to one CUDA graph; such runs are others',
+    )  # fmt: skip
     p.add_argument('--dry-run', action='store_true', help='print the plan, and do nothing')
     p.add_argument('--table', action='store_true', help='make the tables of finished runs')
     p.add_argument('--figures', action='store_true', help='draw the figures too')
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         save_report,
     )
 
-    experiment = load_experiment(args.file, models)
+    experiment = load_experiment(args.file, models, args.compile)
     out = Path(args.out or f'runs/{experiment.name}')
     if args.dry_run:
         check_data(experiment, Records(out), args.root)
