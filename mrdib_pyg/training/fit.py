@@ -103,6 +103,8 @@ def fit(
             model or other data, or :obj:`out` holds a run and :obj:`resume` is not set. In all
             these cases nothing has been written.
         FloatingPointError: If a term of the loss or a parameter is not finite.
+        RuntimeError: If a step is to be compiled on a GPU, and waits for it or has shapes that
+            depend on the batch, as one of a model of your own may.
         OSError: If the folder cannot be written; older checkpoints stay as they were.
     """
     _check_settings(epochs, batch_size, lr, critic_steps, seed, patience)
