@@ -56,7 +56,7 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, tmp_path, monkeypatch):
         'dims': ('i32', 'i32'),
         **dict.fromkeys(('num_cuts', 'num_users', 'num_items', 'num_rows', 'num_cols'), 'i32'),
     }
-    names = ('_score_kernel', '_sum_rows_kernel', '_combine_kernel', '_add_edges_kernel')
+    names = ('score_kernel', 'sum_rows_kernel', 'combine_kernel', 'add_edges_kernel')
     for kernel in (getattr(kernels, name) for name in names):
         arguments = kernel.arg_names
         signature = {
