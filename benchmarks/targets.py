@@ -220,14 +220,11 @@ def _step_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]
 def _peer_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
     # On CUDA, propagation against the fastest of all others.
     out: list[tuple[str, str, str, bool | None]] = []
-    wanted = {'dtype': 'float32', 'channels': 64}
     for end, task in (('', 'forward+backward'), (CAPTURED, 'forward')):
+        wanted = {'dtype': 'float32', 'channels': 64, 'task': task}
         ratios = []
         for row in [] if result is None else result['rows']:
-            if (
-                row['role'] != 'baseline'
-                or not {**wanted, 'task': task}.items() <= row['case'].items()
-            ):
+            if row['role'] != 'baseline' or not wanted.items() <= row['case'].items():
                 continue
             times = medians(result, **row['case'])
             roles = {r['method']: r['role'] for r in result['rows'] if r['case'] == row['case']}
