@@ -90,10 +90,6 @@ def run_part(
 ) -> str | None:
     r"""Runs a part and returns what went wrong, if anything did."""
     soft, hard = budget(name, args, left, share)
-    if soft < MIN_SECONDS:  # what was measured before stays
-        return 'left out: the time of the suite was over'
-    if not args.resume:
-        (out / f'{name}-{args.device}.json').unlink(missing_ok=True)
     command = [sys.executable, '-m', PARTS[name].module, '--device', args.device]
     command += ['--out', str(out), '--seconds', str(soft)]
     command += [f'--{flag}' for flag in ('short', 'full', 'resume') if getattr(args, flag)]
@@ -165,13 +161,19 @@ def main(argv: list[str] | None = None) -> int:
     share = share_of_time(names, form_of(args), args.limit) if names else 1.0
     failed = []
     for name in names:
-        left = end - time.monotonic()
-        is_begun = budget(name, args, left, share)[0] >= MIN_SECONDS
-        why = run_part(name, args, out, left, share)
+        path, left = out / f'{name}-{args.device}.json', end - time.monotonic()
+        why: str | None = 'left out: the time of the suite was over'
+        if budget(name, args, left, share)[0] >= MIN_SECONDS:
+            if not args.resume:
+                path.unlink(missing_ok=True)
+            why = run_part(name, args, out, left, share)
+        elif path.exists():  # what was measured before stays
+            print(f'[{name}] {why}', flush=True)
+            failed.append(name)
+            continue
         if why is not None:
             print(f'[{name}] {why}', flush=True)
-            if is_begun or not (out / f'{name}-{args.device}.json').exists():
-                note(name, args, out, why)
+            note(name, args, out, why)
             failed.append(name)
     try:
         from benchmarks import plot

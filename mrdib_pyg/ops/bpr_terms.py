@@ -54,7 +54,7 @@ def bpr_terms(
     tables = [table.contiguous() for pair in pairs for table in pair]
     if torch.compiler.is_compiling():  # which refuses the same tensor twice, as shared users are
         tables = [table.view_as(table) for table in tables]
-    with_grad = torch.is_grad_enabled() and any(table.requires_grad for table in tables)
+    with_grad = torch.is_grad_enabled()  # which an autograd function cannot ask
     return _BPRTerms.apply(*triplets, keep, deterministic, use_kernels, with_grad, *tables)
 
 

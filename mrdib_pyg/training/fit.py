@@ -15,9 +15,10 @@ from mrdib_pyg.evaluation import evaluate, held_out_edges
 from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
 from mrdib_pyg.nn.models.drop_modalities import check_ratio
 from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.training.make_train_step import make_train_step
 from mrdib_pyg.training.run_state import RunState
 from mrdib_pyg.training.seed import epoch_generator
-from mrdib_pyg.training.train_step import TrainStep, make_train_step
+from mrdib_pyg.training.train_step import TrainStep
 from mrdib_pyg.training.weights import MRDIB_TERMS, LossWeights
 
 METRICS = ('recall', 'ndcg', 'precision', 'map')

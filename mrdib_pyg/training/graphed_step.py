@@ -90,10 +90,10 @@ class GraphedStep(TrainStep):
         # The graph before is kept until the new one has taken over its memory, and whatever else
         # on the device is garbage: to free it would end the capture.
         pool = None if self.graph is None else self.graph.pool()
-        is_collecting = gc.isenabled()
-        gc.disable()
         self.optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
+        is_collecting = gc.isenabled()
+        gc.disable()
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self.stream):
                 out = self._fixed_step(self.batch)

@@ -13,7 +13,8 @@ from mrdib_pyg.nn.models import MODELS, Triplets
 from mrdib_pyg.ops.fixed_shapes import fixed_shapes, has_fixed_shapes
 from mrdib_pyg.training import LossWeights, fit, seed_everything
 from mrdib_pyg.training.graphed_step import GraphedStep
-from mrdib_pyg.training.train_step import TrainStep, make_adam, make_train_step
+from mrdib_pyg.training.make_train_step import make_train_step
+from mrdib_pyg.training.train_step import TrainStep, make_adam
 
 CASES = [
     (name, mrdib)
@@ -150,7 +151,7 @@ def test_each_epoch_is_captured_anew_and_after_an_error():
     assert take(5) == ['capture', ('replay', 5)]
 
 
-def test_an_optimizer_that_cannot_be_captured(data, monkeypatch):
+def test_an_optimizer_that_cannot_be_captured(data):
     model = make_model(data, 'vbpr', False)
     optimizer = make_adam(list(model.parameters()), 1e-3)
     with pytest.raises(ValueError, match='capturable=True'):

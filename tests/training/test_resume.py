@@ -296,7 +296,7 @@ def test_kill_the_command(tmp_path):
     assert_same_run(tmp_path / 'a', tmp_path / 'b')
 
 
-def test_a_checkpoint_of_another_device(tmp_path):
+def test_a_checkpoint_of_another_device():
     """Where steps can be captured is the device's matter, not the run's."""
     param = torch.nn.Parameter(torch.ones(3))
     param.grad = torch.ones(3)

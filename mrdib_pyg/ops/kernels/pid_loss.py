@@ -52,7 +52,7 @@ def score_differences(
     if num_triplets == 0:
         return scores, [x.zero_() for x in sums]
     cut = _Cut(triplets.rowptr, num_triplets)
-    partials = cut.partials(sums)
+    partials = cut.partials(sums, dtype)
     args = (
         users,
         items,
@@ -132,8 +132,8 @@ class _Cut:
         first = torch.arange(1, self.num + 1, device=rowptr.device, dtype=rowptr.dtype)
         self.row = torch.searchsorted(rowptr, first.mul_(_SEGMENT), right=True)
 
-    def partials(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        return [x.new_empty(2 * self.num, x.size(1)) for x in sums]
+    def partials(self, tables: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        return [x.new_empty(2 * self.num, x.size(1), dtype=dtype) for x in tables]
 
     def launch(
         self,
@@ -188,7 +188,7 @@ def _sum_rows(
     if num_rows == 0:
         return outs
     cut = _Cut(rowptr, col.numel())
-    partials = [x.new_empty(2 * cut.num, x.size(1), dtype=dtype) for x in tables]
+    partials = cut.partials(tables, dtype)
     args = (
         tuple(tables),
         tuple(outs),
