@@ -105,7 +105,12 @@ _CELL: dict[str, Any] = {
     'num_parameters': positive,
     'terms': Each(Each(number, keys=str, at_least=1), at_least=1),
 }
-_MODEL: dict[str, Any] = {'variants': Each(_CELL, keys=str, at_least=1), 'gains': _GAINS}
+_MODEL: dict[str, Any] = {
+    'variants': Each(_CELL, keys=str, at_least=1),
+    'gains': _GAINS,
+    'gains_over_plain': _GAINS,
+}
+_MEAN_GAINS = Each(Each(Each({**_GAIN, 'num_models': positive}, keys=str), keys=str), keys=str)
 #: ``summary.json`` of ``mrdib experiment``.
 EXPERIMENT: dict[str, Any] = {
     'name': text,
@@ -114,7 +119,8 @@ EXPERIMENT: dict[str, Any] = {
     'datasets': Each(
         {'data_hash': text, 'models': Each(_MODEL, keys=str, at_least=1)}, keys=str, at_least=1
     ),
-    'mean_gains': Each(Each(Each({**_GAIN, 'num_models': positive}, keys=str), keys=str), keys=str),
+    'mean_gains': _MEAN_GAINS,
+    'mean_gains_over_plain': _MEAN_GAINS,
     'unfinished': Each(text),
     'versions': Each(VERSIONS, at_least=1),
     'machines': Each(MACHINE, at_least=1),

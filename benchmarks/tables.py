@@ -154,6 +154,11 @@ def _per_edge(row: Row | None, edges: int) -> str:
     return '' if row is None else f'{1e9 * row["time"]["median"] / edges:.3g} ns'
 
 
+def _system_share(row: Row) -> str:
+    share = row.get('values', {}).get('system_share')
+    return '' if share is None else f'{100 * share:.0f} %'
+
+
 def scaling(result: Result) -> str:
     cases: dict[tuple[str, int], dict[str, Row]] = {}
     for row in result['rows']:
@@ -175,13 +180,14 @@ def scaling(result: Result) -> str:
                 seconds(median),
                 f'{1e9 * median / edges:.3g} ns',
                 _per_edge(tasks.get(GATHERS), edges),
+                _system_share(step),
                 gib(extra),
                 f'{extra / edges:.0f}',
             ]
         )
     if len(lines) == 0:
         return NOT_MEASURED
-    header = ['', 'edges', 'build', 'forward+backward', 'per edge', 'reads alone']
+    header = ['', 'edges', 'build', 'forward+backward', 'per edge', 'reads alone', 'system']
     header += ['peak GiB', 'bytes per edge']
     slopes = [
         f'{row["case"]["work"]}: {name} {value:.3f}'

@@ -7,8 +7,15 @@ The nodes grow with the edges: a user for every 12 edges, an item for every thre
 size has a process of its own for its times, and one for its memory, in which freed blocks are given
 back at once: else the peak is that of the allocator's fragments.
 
-*Gathers alone* is a pass that only reads the rows that the edges name, in their order, into a
-buffer that a cache holds: how fast the memory of the machine gives random rows of tables that grow.
+*Gathers alone* is a pass that only reads rows that the operator reads at random, in its order, into
+a buffer that a cache holds: how fast the memory of the machine gives random rows of tables that
+grow. For propagation they are those of one product and its transposed one, of which a forward and
+backward pass takes six; for the PID loss all of them: the items of all triplets for the scores,
+once more for the gradients of the users, and for those of the items the users of each block of
+triplets, sorted by item.
+
+*System* is the share of the operating system in a forward and backward pass on CPU: what it takes
+to map and to clear the pages of tensors that are made anew.
 
 The slopes are those of log-log fits: of memory over all sizes, of time over the sizes from 1e7,
 below which caches bend it; one is linear.
@@ -30,6 +37,7 @@ from benchmarks.ops.pid_loss import total_of
 from benchmarks.part import Part, main
 from benchmarks.timer import make_clock, summarize
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss, propagate_mean
+from mrdib_pyg.ops.bpr_terms import Triplets, blocks, users_by_item
 
 CHANNELS = 64
 NUM_LAYERS = 3
@@ -37,6 +45,7 @@ MODALITIES = 2
 FROM_TIME = 10**7  # time is fitted from this size on
 WORK = ('propagation', 'pid_loss')
 GATHERS = 'gathers alone'
+BOTH = 'forward+backward'
 CHUNK = 8_192  # rows that are gathered at a time: 2 MiB
 
 
@@ -82,7 +91,8 @@ def _measure(
         out['memory'] = in_process(target, *arguments, 0)['memory']
     for task, times in out['times'].items():
         timing = summarize(times, 'cuda' if part.device == 'cuda' else 'cpu')
-        part.add({**case, 'task': task}, 'mrdib_pyg', 'ours', time=timing)
+        share = {'system_share': out['system']} if task == BOTH and 'system' in out else None
+        part.add({**case, 'task': task}, 'mrdib_pyg', 'ours', time=timing, values=share)
         out[task] = timing.median
     values = {'extra_bytes_per_edge': _extra(out['memory']) / case['edges']}
     part.add({**case, 'task': 'memory'}, 'mrdib_pyg', 'ours', memory=out['memory'], values=values)
@@ -100,7 +110,7 @@ def _fit(part: Part, work: str, done: list[tuple[int, dict[str, Any]]]) -> None:
     if len(done) >= 2:
         values['memory'] = slope([(n, _extra(out['memory'])) for n, out in done])
     large = [(n, out) for n, out in done if n >= FROM_TIME]
-    for task in ('build', 'forward+backward', GATHERS):
+    for task in ('build', BOTH, GATHERS):
         if len(large) >= 2:
             values[f'time of {task}'] = slope([(n, out[task]) for n, out in large])
     if len(values) > 0:
@@ -128,14 +138,14 @@ def measure_size(work: str, num_edges: int, device: str, runs: int) -> dict[str,
     make = {'propagation': _propagation, 'pid_loss': _pid_loss}[work]
     clock = make_clock(device)
     _run(make, 1_000, device, clock, 1)  # what the first call loads is not counted
-    times: dict[str, list[tuple[float, float]]] = {}
-    memory = peak_of(lambda: times.update(_run(make, num_edges, device, clock, runs)), device)
-    return {'times': times, 'memory': memory}
+    out: dict[str, Any] = {}
+    memory = peak_of(lambda: out.update(_run(make, num_edges, device, clock, runs)), device)
+    return {**out, 'memory': memory}
 
 
 def _run(
     make: Callable[..., Any], num_edges: int, device: str, clock: Any, runs: int
-) -> dict[str, list[tuple[float, float]]]:
+) -> dict[str, Any]:
     num_users, num_items, _ = grown(num_edges)
     generator = torch.Generator(device).manual_seed(0)
     # A repeated edge, of which there are few, is merged by the adjacency.
@@ -153,11 +163,17 @@ def _run(
         forward()
 
     both()
-    times = {'build': [first]}
+    times, out = {'build': [first]}, {}
     if runs > 0:
-        times['forward+backward'] = [clock(both) for _ in range(runs)]
-        times[GATHERS] = [clock(lambda: _gather(gathers)) for _ in range(runs)]
-    return times
+        before = os.times()
+        times[BOTH] = [clock(both) for _ in range(runs)]
+        after = os.times()
+        system = after.system - before.system
+        if device == 'cpu':
+            out['system'] = system / max(system + after.user - before.user, 1e-9)
+        rows = gathers()
+        times[GATHERS] = [clock(lambda: _gather(rows)) for _ in range(runs)]
+    return {**out, 'times': times}
 
 
 @torch.no_grad()
@@ -169,7 +185,7 @@ def _gather(gathers: list[tuple[Tensor, Tensor]]) -> None:
 
 
 # A forward and backward pass, its leaves, and the tables it reads at random with the indices.
-Made = tuple[Callable[[], None], list[Tensor], list[tuple[Tensor, Tensor]]]
+Made = tuple[Callable[[], None], list[Tensor], Callable[[], list[tuple[Tensor, Tensor]]]]
 
 
 def _leaf(num_rows: int, generator: torch.Generator, device: str) -> Tensor:
@@ -190,7 +206,7 @@ def _propagation(
         out = propagate_mean((user, item), adj, NUM_LAYERS)
         (out[0].sum() + out[1].sum()).backward()
 
-    return forward, [user, item], [(item, adj.col), (user, adj.t().col)]
+    return forward, [user, item], lambda: [(item, adj.col), (user, adj.t().col)]
 
 
 def _pid_loss(
@@ -210,7 +226,14 @@ def _pid_loss(
     def forward() -> None:
         total_of(pid_loss(codes, pairs[-1], adj, neg)).backward()
 
-    gathers = [(item, index) for _, item in pairs for index in (adj.col, neg)]
+    def gathers() -> list[tuple[Tensor, Tensor]]:
+        out = [(item, index) for _, item in pairs for index in (adj.col, neg)] * 2
+        triplets = Triplets(adj.rowptr, None, adj.col, neg)
+        for rows, edges in blocks(triplets, num_items):
+            _, index, _ = users_by_item(triplets, rows, edges, num_items)
+            out += [(user[rows], index) for user, _ in pairs]
+        return out
+
     return forward, [x for pair in pairs for x in pair], gathers
 
 

@@ -191,12 +191,12 @@ def _coalesce(
     code += col
     del row, col
     code, perm = torch.sort(code, stable=True)
-    weight = None if weight is None else weight[perm]
+    weight = None if weight is None else weight.index_select(0, perm)
     del perm
     repeated = code[1:] == code[:-1]
     if bool(repeated.any()):
         first = torch.cat([repeated.new_ones(1), ~repeated])
-        code = code[first]
+        code = code.masked_select(first)
         if weight is None:
             weight = _ones(first)
         weight = weight.new_zeros(code.numel()).index_add(0, first.cumsum(0) - 1, weight)
@@ -226,12 +226,12 @@ def _normalize(
         return _ones(col) if weight is None else weight.clone()  # A later change is not ours.
     power = -1.0 if normalization == 'left' else -0.5
     row_scale = _inverse_power(_degree(row, weight, size[0]), power)
-    scale = row_scale[row]
+    scale = row_scale.index_select(0, row)
     if normalization == 'sym':
         # The scales first: their product commutes, so a symmetric matrix stays so to the last bit.
         col_degree = _degree(col, weight, size[1]) if bipartite else None
         col_scale = row_scale if col_degree is None else _inverse_power(col_degree, power)
-        scale = scale * col_scale[col]
+        scale = scale * col_scale.index_select(0, col)
     return scale if weight is None else weight * scale
 
 

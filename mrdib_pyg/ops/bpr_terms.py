@@ -125,7 +125,7 @@ def _score_differences(triplets: Triplets, tables: tuple[Tensor, ...]) -> Tensor
     num_items = tables[1].size(0)
     # Sparse tensors cannot enter a compiled graph, which fuses the gathers by itself.
     has_csr = scores.device.type == 'cpu' and not torch.compiler.is_compiling()
-    for rows, edges in _blocks(triplets, num_items):
+    for rows, edges in blocks(triplets, num_items):
         rowptr, col = _interleave(triplets, rows, edges)
         # torch refuses matrices with more entries, repeated ones, than places.
         is_sparse = has_csr and col.numel() <= (rows.stop - rows.start) * num_items
@@ -167,20 +167,18 @@ def _table_gradients(
     # once for all tables: several times faster than adding one row at a time.
     wide = [_widen(table) for table in tables]
     out: list[Tensor | None] = [None] * len(tables)
-    blocks = list(_blocks(triplets, wide[1].size(0)))
-    for rows, edges in blocks:
+    parts = list(blocks(triplets, wide[1].size(0)))
+    for rows, edges in parts:
         rowptr, col = _interleave(triplets, rows, edges)
         if any(needs[1::2]):
-            col_sorted, perm = sort_stable(col, wide[1].size(0))
-            rowptr_t = to_rowptr(col_sorted, wide[1].size(0))
-            col_t = _users(rowptr, triplets, rows, edges).index_select(0, perm >> 1)
+            rowptr_t, col_t, perm = users_by_item(triplets, rows, edges, wide[1].size(0))
         for i in range(weight.size(0)):
             user, item = wide[2 * i][rows], wide[2 * i + 1]
             value = weight[i, edges].to(user.dtype)
             value = torch.stack([value, -value], dim=1).view(-1)
             if needs[2 * i]:
                 part = _sum_rows(rowptr, col, value, item)
-                if len(blocks) == 1:
+                if len(parts) == 1:
                     out[2 * i] = part
                 else:
                     grad = out[2 * i]
@@ -193,11 +191,13 @@ def _table_gradients(
     return [None if grad is None else grad.to(table.dtype) for grad, table in zip(out, tables)]
 
 
-def _blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]:
-    # Users and their triplets, in blocks of bounded size; a user is never split. Blocks are large
-    # against the number of items, because each adds to the gradients of all of them.
+def blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]:
+    r"""Yields users and their triplets, in the blocks of bounded size that the CPU path takes; a
+    user is never split.
+    """
+    # Blocks are large against the number of items: each adds to the gradients of all of them.
     num_users, num_triplets = triplets.rowptr.numel() - 1, triplets.pos.numel()
-    size = max(_MAX_TRIPLETS, 4 * num_items)
+    size = max(_MAX_TRIPLETS, 2 * num_items)
     if num_triplets <= size or torch.compiler.is_compiling():
         yield slice(0, num_users), slice(0, num_triplets)
         return
@@ -208,6 +208,18 @@ def _blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]
         next_edge = int(triplets.rowptr[end])
         yield slice(row, end), slice(edge, next_edge)
         row, edge = end, next_edge
+
+
+def users_by_item(
+    triplets: Triplets, rows: slice, edges: slice, num_items: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns a matrix of items times the users of a block, in CSR format, and the former place of
+    each entry: each triplet is two entries, of its positive and of its negative item.
+    """
+    rowptr, col = _interleave(triplets, rows, edges)
+    col, perm = sort_stable(col, num_items)
+    user = _users(rowptr, triplets, rows, edges).index_select(0, perm >> 1)
+    return to_rowptr(col, num_items), user, perm
 
 
 def _interleave(triplets: Triplets, rows: slice, edges: slice) -> tuple[Tensor, Tensor]:

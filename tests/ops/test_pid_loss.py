@@ -141,7 +141,7 @@ def test_blocks(dense, monkeypatch):
     monkeypatch.setattr(terms, '_MAX_TRIPLETS', 16)
     monkeypatch.setattr(terms, '_MAX_GATHERED', {'cpu': 40})
     triplets = terms.Triplets(terms.to_rowptr(src.sort().values, users), None, pos, neg)
-    blocks = list(terms._blocks(triplets, items))
+    blocks = list(terms.blocks(triplets, items))
     assert len(blocks) > 3 and blocks[-1][0].stop == users and blocks[-1][1].stop == 900
     assert all(a.stop == b.start for x, y in zip(blocks, blocks[1:]) for a, b in zip(x, y))
     assert_same(run(pid_loss, codes, fused, src, pos, neg), expected)

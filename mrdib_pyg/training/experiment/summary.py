@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 
 from mrdib_pyg.training.experiment.bootstrap import Gain, make_gain, ratio_gain, resample_sums
-from mrdib_pyg.training.experiment.description import Cell, Experiment
+from mrdib_pyg.training.experiment.description import KINDS, Cell, Experiment
 from mrdib_pyg.training.experiment.records import Records
 from mrdib_pyg.training.experiment.selection import Stage, stage
 
 METRICS = ('recall', 'precision', 'map', 'ndcg')
+#: By the name of a gain, the kinds of variants over which it is taken: the best of them.
+OTHERS = {
+    'gains': tuple(kind for kind in KINDS if kind != 'mrdib'),
+    'gains_over_plain': ('plain',),
+}
 
 
 def summarize(
@@ -21,8 +26,9 @@ def summarize(
 
     For each model of which all variants are finished it adds the gain of every variant of the kind
     ``mrdib`` over the best of the others, which is taken metric by metric by the mean over seeds:
-    relative, with a 95 % interval by :func:`bootstrap_gain`, and as differences seed by seed. The
-    mean gain over models averages the gains, and the resamples of which its interval is made.
+    relative, with a 95 % interval by :func:`bootstrap_gain`, and as differences seed by seed; and
+    the same over the variant of the kind ``plain`` alone, which is what published gains are over.
+    The mean gain over models averages the gains, and the resamples of which its interval is made.
 
     Args:
         experiment (Experiment): The experiment.
@@ -39,12 +45,12 @@ def summarize(
         'description': experiment.description,
         'bootstrap': {'num_samples': num_samples, 'seed': seed, 'level': 0.95},
         'datasets': {},
-        'mean_gains': {},
+        **{f'mean_{name}': {} for name in OTHERS},
         'unfinished': [],
         'versions': [],
         'machines': [],
     }
-    gains: dict[tuple[str, str], dict[str, dict[str, Gain]]] = {}
+    gains: dict[str, dict[tuple[str, str], dict[str, dict[str, Gain]]]] = {x: {} for x in OTHERS}
     for index, source in enumerate(experiment.datasets):
         of_dataset: dict[str, Any] = {'data_hash': None, 'models': {}}
         for model in experiment.models:
@@ -63,14 +69,17 @@ def summarize(
                 _check_origin(experiment, cell, at, records, of_dataset, out)
             if not variants:
                 continue
-            of_model: dict[str, Any] = {'variants': variants, 'gains': {}}
+            of_model: dict[str, Any] = {'variants': variants, **{name: {} for name in OTHERS}}
             of_dataset['models'][model] = of_model
-            if len(variants) == len(cells):
+            if len(variants) == len(cells) and any(c.kind == 'mrdib' for c in cells):
                 users = {c.variant: _users(experiment, c, stages, records) for c in cells}
-                found = _gains(variants, users, num_samples, seed + index)
-                of_model['gains'] = {name: dict(of_name[1]) for name, of_name in found.items()}
-                for name, (replicates, _) in found.items():
-                    gains.setdefault((source.name, model), {})[name] = replicates
+                sums = _resample(variants, users, num_samples, seed + index)
+                for kind_of_gain, kinds in OTHERS.items():
+                    found = _gains(variants, sums, kinds)
+                    of_model[kind_of_gain] = {name: rows for name, (_, rows) in found.items()}
+                    replicates = {name: values for name, (values, _) in found.items()}
+                    if replicates:
+                        gains[kind_of_gain][source.name, model] = replicates
         out['datasets'][source.name] = of_dataset
     if not any(of_dataset['models'] for of_dataset in out['datasets'].values()):
         raise ValueError(
@@ -78,7 +87,9 @@ def summarize(
         )
     names = [source.name for source in experiment.datasets]
     for key, chosen in [*((name, [name]) for name in names), ('all', names)]:
-        out['mean_gains'][key] = _mean_gains([g for (d, _), g in gains.items() if d in chosen])
+        for name, of_kind in gains.items():
+            of_chosen = [g for (d, _), g in of_kind.items() if d in chosen]
+            out[f'mean_{name}'][key] = _mean_gains(of_chosen)
     return out
 
 
@@ -162,19 +173,36 @@ def _users(
     return user, sums
 
 
-def _gains(
+Sums = tuple[np.ndarray, np.ndarray]
+
+
+def _resample(
     variants: Mapping[str, dict[str, Any]], users: Mapping[str, Users], num_samples: int, seed: int
+) -> Sums:
+    r"""Returns the sums over users, variant by variant and metric by metric, and those of each
+    resample.
+    """
+    names = list(variants)
+    if any(not np.array_equal(users[name][0], users[names[0]][0]) for name in names):
+        raise ValueError('the variants of a model have evaluated different users')
+    metrics = variants[names[0]]['test']
+    columns = np.stack([users[name][1][m] for name in names for m in metrics], axis=1)
+    return columns.sum(axis=0), resample_sums(columns, num_samples, seed)
+
+
+def _gains(
+    variants: Mapping[str, dict[str, Any]], sums: Sums, kinds: tuple[str, ...]
 ) -> dict[str, tuple[dict[str, Gain], dict[str, dict[str, Any]]]]:
+    r"""Returns for each variant with MRdIB its gains over the best of the given kinds, with and
+    without resamples.
+    """
     treated = [name for name, variant in variants.items() if variant['kind'] == 'mrdib']
-    others = [name for name in variants if name not in treated]
+    others = [name for name, variant in variants.items() if variant['kind'] in kinds]
     if not treated or not others:
         return {}
     names = list(variants)
     metrics = list(variants[names[0]]['test'])
-    if any(not np.array_equal(users[name][0], users[names[0]][0]) for name in names):
-        raise ValueError('the variants of a model have evaluated different users')
-    columns = np.stack([users[name][1][m] for name in names for m in metrics], axis=1)
-    total, resampled = columns.sum(axis=0), resample_sums(columns, num_samples, seed)
+    total, resampled = sums
     out: dict[str, tuple[dict[str, Gain], dict[str, dict[str, Any]]]] = {}
     for name in treated:
         of_gains, rows = {}, {}

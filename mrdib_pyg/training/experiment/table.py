@@ -27,9 +27,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
         lines += _overview(summary, dataset)
         for model, of_model in of_dataset['models'].items():
             lines += [f'### {model}', '', *_model(of_model), *_chosen(of_model)]
-    means = summary['mean_gains'].get('all', {})
-    if sum(1 for d in summary['datasets'].values() if d['models']) > 1 and means:
-        lines += ['## All data sets', '', *_gain_table({'mean over all': means}), '']
+    if sum(1 for d in summary['datasets'].values() if d['models']) > 1:
+        lines += _mean_over_all(summary)
     if summary['unfinished']:
         lines += ['Not finished:', '', *(f'- {entry}' for entry in summary['unfinished']), '']
     if len(summary['versions']) > 1 or len(summary['machines']) > 1:
@@ -39,7 +38,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 def csv_text(summary: Mapping[str, Any]) -> str:
     r"""Returns one line of CSV per data set, model, variant and metric. Gains, over the best of the
-    others, are fractions; they are given for the variants of the kind ``mrdib``.
+    others and over the plain model alone, are fractions; they are given for the variants of the
+    kind ``mrdib``.
 
     Args:
         summary (Dict[str, Any]): What :func:`summarize` returns.
@@ -49,6 +49,7 @@ def csv_text(summary: Mapping[str, Any]) -> str:
     writer.writerow(
         ['dataset', 'model', 'variant', 'metric', 'mean', 'sd', 'seeds', 'values']
         + ['best_of_others', 'gain', 'low', 'high', 'differences']
+        + ['gain_over_plain', 'low_over_plain', 'high_over_plain']
     )
     for dataset, of_dataset in summary['datasets'].items():
         for model, of_model in of_dataset['models'].items():
@@ -60,7 +61,9 @@ def csv_text(summary: Mapping[str, Any]) -> str:
                     if gain is not None:
                         row += [gain[x] for x in ('best_of_others', 'gain', 'low', 'high')]
                         row += [_join(gain['differences'])]
-                    writer.writerow(row + [None] * (13 - len(row)))
+                        over_plain = of_model['gains_over_plain'].get(name, {}).get(metric, {})
+                        row += [over_plain.get(x) for x in ('gain', 'low', 'high')]
+                    writer.writerow(row + [None] * (16 - len(row)))
     return file.getvalue()
 
 
@@ -81,24 +84,40 @@ def _variants(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _overview(summary: Mapping[str, Any], dataset: str) -> list[str]:
-    rows = {
-        model: of_model['gains']
-        for model, of_model in summary['datasets'][dataset]['models'].items()
-        if of_model['gains']
-    }
-    if not rows:
-        return []
-    mean = summary['mean_gains'].get(dataset, {})
-    if len(rows) > 1 and mean:
-        rows['**mean**'] = mean
-    return [*_gain_table(rows), '']
+    lines: list[str] = []
+    models = summary['datasets'][dataset]['models']
+    for kind, title in _gain_kinds(summary).items():
+        rows = {model: of_model[kind] for model, of_model in models.items() if of_model[kind]}
+        if not rows:
+            continue
+        mean = summary[f'mean_{kind}'].get(dataset, {})
+        if len(rows) > 1 and mean:
+            rows['**mean**'] = mean
+        lines += [*_gain_table(rows, title), '']
+    return lines
 
 
-def _gain_table(rows: Mapping[str, Any]) -> list[str]:
+def _mean_over_all(summary: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for kind, title in _gain_kinds(summary).items():
+        means = summary[f'mean_{kind}'].get('all', {})
+        if means:
+            lines += [*_gain_table({'mean over all': means}, title), '']
+    return ['## All data sets', '', *lines] if lines else []
+
+
+def _gain_kinds(summary: Mapping[str, Any]) -> dict[str, str]:
+    # Without controls, the best of the others is the plain model.
+    has_controls = any(v['kind'] not in ('plain', 'mrdib') for v in _variants(summary))
+    plain = {'gains_over_plain': 'gain over plain alone'} if has_controls else {}
+    return {'gains': 'gain', **plain}
+
+
+def _gain_table(rows: Mapping[str, Any], title: str) -> list[str]:
     variants = list(dict.fromkeys(name for row in rows.values() for name in row))
     first = next(iter(next(iter(rows.values())).values()))
     metrics = [metric for metric in OVERVIEW if metric in first] or list(first)
-    lines = ['| gain | | ' + ' | '.join(map(_label, metrics)) + ' |']
+    lines = [f'| {title} | | ' + ' | '.join(map(_label, metrics)) + ' |']
     lines.append('|---|---|' + '---|' * len(metrics))
     for model, row in rows.items():
         for variant in (name for name in variants if name in row):

@@ -47,9 +47,13 @@ def test_summary(experiment, tmp_path, runner):
         assert gain['best_of_others'] == 'l2'
         assert [gain[x] for x in ('gain', 'low', 'high')] == pytest.approx([0.25] * 3, rel=1e-5)
         assert gain['differences'] == pytest.approx([0.0303, 0.0306, 0.0309])
+        gain = vbpr['gains_over_plain']['mrdib'][metric]
+        assert gain['best_of_others'] == 'plain'
+        assert [gain[x] for x in ('gain', 'low', 'high')] == pytest.approx([0.5] * 3, rel=1e-5)
     for key in ('toy', 'all'):
-        mean = summary['mean_gains'][key]['mrdib']['ndcg@5']
-        assert mean['num_models'] == 1 and mean['gain'] == pytest.approx(0.25, rel=1e-5)
+        for kind, value in (('mean_gains', 0.25), ('mean_gains_over_plain', 0.5)):
+            mean = summary[kind][key]['mrdib']['ndcg@5']
+            assert mean['num_models'] == 1 and mean['gain'] == pytest.approx(value, rel=1e-5)
 
 
 def test_intervals_are_those_of_the_bootstrap(experiment, tmp_path, runner):
@@ -144,6 +148,7 @@ def variant(kind, recall, trials, **chosen):
 @pytest.fixture
 def summary():
     gain = {'gain': 0.05, 'low': -0.012, 'high': 0.11}
+    more = {'gain': 0.1, 'low': 0.02, 'high': 0.18}
     weights = {'bottleneck': 0.001, 'redundant': 0, 'unique': 0.5}
     vbpr = {
         'variants': {
@@ -159,12 +164,19 @@ def summary():
                 'recall@5': {'best_of_others': 'l2', **gain, 'differences': [0.0055, 0.006]}
             }
         },
+        'gains_over_plain': {
+            'mrdib': {
+                'recall@5': {'best_of_others': 'plain', **more, 'differences': [0.0155, 0.006]}
+            }
+        },
     }  # fmt: skip
     mean = {'mrdib': {'recall@5': {**gain, 'num_models': 1}}}
+    mean_over_plain = {'mrdib': {'recall@5': {**more, 'num_models': 1}}}
     return {
         'name': 'small', 'unfinished': [], 'versions': [{}], 'machines': [{}],
         'datasets': {'toy': {'data_hash': '0123456789abcdef' * 4, 'models': {'vbpr': vbpr}}},
         'mean_gains': {'toy': mean, 'all': mean},
+        'mean_gains_over_plain': {'toy': mean_over_plain, 'all': mean_over_plain},
     }  # fmt: skip
 
 
@@ -182,6 +194,10 @@ Data: SHA-256 `0123456789abcdef`.
 | gain | | Recall@5 |
 |---|---|---|
 | vbpr | mrdib | +5.0 [-1.2, +11.0] |
+
+| gain over plain alone | | Recall@5 |
+|---|---|---|
+| vbpr | mrdib | +10.0 [+2.0, +18.0] |
 
 ### vbpr
 
@@ -203,6 +219,18 @@ def test_markdown(summary):
     assert markdown(summary) == TABLE
 
 
+def test_without_controls_the_best_of_the_others_is_plain(summary):
+    del summary['datasets']['toy']['models']['vbpr']['variants']['l2']
+    assert 'over plain alone |' not in markdown(summary)
+
+
+def test_means_over_data_sets_are_of_both_kinds(summary):
+    summary['datasets']['other'] = summary['datasets']['toy']
+    end = markdown(summary).split('## All data sets')[1]
+    assert '| mean over all | mrdib | +5.0 [-1.2, +11.0] |' in end
+    assert '| mean over all | mrdib | +10.0 [+2.0, +18.0] |' in end
+
+
 def test_nothing_to_gain_over_is_shown_as_such(summary):
     gain = summary['datasets']['toy']['models']['vbpr']['gains']['mrdib']['recall@5']
     gain |= {'gain': None, 'low': None, 'high': None}
@@ -216,6 +244,7 @@ def test_csv(summary):
     assert float(rows[0]['mean']) == pytest.approx(0.11)
     assert float(rows[0]['sd']) == pytest.approx(0.0141421, rel=1e-4)
     assert rows[2]['gain'] == '0.05' and rows[2]['low'] == '-0.012'
+    assert rows[2]['gain_over_plain'] == '0.1' and rows[0]['gain_over_plain'] == ''
     assert rows[2]['best_of_others'] == 'l2' and rows[2]['differences'] == '0.0055 0.006'
 
 
