@@ -253,7 +253,25 @@ FUZZ: dict[str, Any] = {
     'versions': VERSIONS,
     'machine': MACHINE,
 }
+#: ``benchmarks.quality.term_gradients``.
+TERM_GRADIENTS: dict[str, Any] = {
+    'benchmark': {'term_gradients'},
+    'settings': {'experiment': text, 'epochs': positive, 'batches': positive, 'seed': not_negative},
+    'data_hash': text,
+    'models': Each(
+        {
+            'weights': Each(not_negative, keys=str, at_least=1),
+            'measured': Each(number, keys=str, at_least=1),
+            'seconds': positive,
+        },
+        keys=str,
+        at_least=1,
+    ),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
 _NAMED = {
+    'term_gradients': TERM_GRADIENTS,
     'pid_truth': PID_TRUTH,
     'pid_training': PID_TRAINING,
     'pid_time': PID_TIME,

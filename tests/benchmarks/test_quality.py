@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -5,15 +6,17 @@ import pytest
 import torch
 
 from benchmarks import schema
-from benchmarks.quality import pid_time, pid_training, pid_truth, planted
+from benchmarks.quality import pid_time, pid_training, pid_truth, planted, term_gradients
 from mrdib_pyg.datasets import Planted
+from mrdib_pyg.nn.models import VBPR
 
 RESULTS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'results'
 
 
 def test_readme_shows_the_committed_results():
     readme = (RESULTS.parents[1] / 'README.md').read_text()
-    pid = (RESULTS.parents[1] / 'docs' / 'PID.md').read_text()
+    pages = [(RESULTS.parents[1] / 'docs' / name).read_text() for name in ('PID.md', 'RESULTS.md')]
+    pid, results = pages
     of_pid = {'pid_truth': pid_truth, 'pid_training': pid_training, 'pid_time': pid_time}
     shown = 0
     for path in sorted(RESULTS.glob('*.json')):
@@ -21,6 +24,8 @@ def test_readme_shows_the_committed_results():
         kind = schema.validate(summary)
         if kind in of_pid:
             assert of_pid[kind].table(summary) in pid
+        elif kind == 'term_gradients':
+            assert term_gradients.table(summary) in results
         elif kind == 'planted':  # the others are in pages of their own
             assert planted.table(summary) in readme
             shown += 1
@@ -89,3 +94,50 @@ def test_mrdib_gains_on_planted_content():
         for name, variant in summary['models']['content']['variants'].items()
     }
     assert mean['MRdIB'] >= 1.4 * mean['plain']
+
+
+def test_pulls_are_those_of_the_loss():
+    data = Planted(num_users=60, num_items=60, num_interactions=10)[0]
+    batch = term_gradients.make_batch(data, 32, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = VBPR(data, channels=4, mrdib={'redundancy': 'gaussian'}).train()
+    found = []
+    for factor in (1.0, 2.0):
+        weights = {'bottleneck': 1e-2 * factor, 'redundant': 0.0, 'unique': 0.1 * factor}
+        torch.manual_seed(1)  # the noise of the codes
+        found.append(term_gradients.pulls(model, batch, weights))
+    for name in ('bottleneck', 'unique'):
+        assert found[0][name] > 0
+        assert found[1][name] == pytest.approx(2 * found[0][name], rel=1e-5)
+    assert found[0]['redundant'] == 0
+    assert found[0]['own'] == pytest.approx(found[1]['own'], rel=1e-5) and found[0]['own'] > 0
+    assert 0 < found[0]['rms of rows'] < found[0]['rms of codes']  # which have noise
+
+
+def test_pulls_are_measured_model_by_model(tmp_path, monkeypatch, capsys):
+    chosen = {
+        'settings': {'channels': 4},
+        'fit': {'epochs': 3, 'patience': 3, 'batch_size': 512, 'lr': 1e-3},
+        'mrdib': {},
+        'weights': {'bottleneck': 1e-3, 'redundant': 1e-3, 'unique': 1e-3},
+    }
+    plain = {'variants': {'plain': {'chosen': {**chosen, 'mrdib': None}}}}
+    models = {'lightgcn': plain, 'vbpr': {'variants': {'mrdib': {'chosen': chosen}}}}
+    path = tmp_path / 'experiments' / 'toy' / 'summary.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({'datasets': {'planted': {'models': models}}}))
+    monkeypatch.setattr(term_gradients, 'RESULTS', tmp_path)
+    out = tmp_path / 'x.json'
+    argv = ['x', 'planted', '--experiment', 'toy', '--epochs', '1', '--json', str(out)]
+    monkeypatch.setattr(sys, 'argv', [*argv, '--batches', '2'])
+    term_gradients.main()
+    summary = schema.load(out)
+    assert schema.validate(summary) == 'term_gradients'
+    assert list(summary['models']) == ['vbpr']
+    assert '| vbpr |' in capsys.readouterr().out
+    before = out.read_bytes()
+    term_gradients.main()  # has it already
+    assert out.read_bytes() == before
+    monkeypatch.setattr(sys, 'argv', [*argv, '--batches', '3'])
+    with pytest.raises(SystemExit, match='other settings'):
+        term_gradients.main()
