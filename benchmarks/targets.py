@@ -16,7 +16,7 @@ from benchmarks.training.backbones import (
     OURS_MRDIB_COMPILED,
     OURS_TRAINED,
 )
-from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, PRODUCTS
+from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, PRODUCTS, TURNS
 
 Result = dict[str, Any]
 NOT_MEASURED = 'not measured'
@@ -65,7 +65,9 @@ def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
     """
     out: dict[str, dict[str, float | None]] = {}
     for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
+        # In turns, where there are such rows: the difference of two short readings says little.
         times = medians(result, model=model, task='step')
+        times |= medians(result, model=model, task=TURNS)
         for end, plain, full in FORMS:
             if plain not in times or full not in times:
                 continue

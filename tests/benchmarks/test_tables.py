@@ -4,7 +4,7 @@ from benchmarks import tables, targets
 from benchmarks.markdown import make_table
 from benchmarks.part import RESULTS
 from benchmarks.timer import Timing
-from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC
+from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, TURNS
 
 
 def timing(median, runs=3):
@@ -74,6 +74,10 @@ def test_costs_of_mrdib(make_part):
     assert costs['vbpr']['added'] == pytest.approx(0.002)
     assert costs['vbpr']['share'] == pytest.approx(0.01)
     assert costs['other']['share'] is None
+    for method, seconds in ((targets.OURS, 0.011), (targets.OURS_MRDIB, 0.0145)):
+        part.add({'model': 'other', 'task': TURNS}, method, 'ours', time=timing(seconds))
+    # Steps that took turns say more of what is added.
+    assert targets.mrdib_costs(result_of(part))['other']['added'] == pytest.approx(0.0035)
     assert '| vbpr | 10 ms | 12 ms | 2.0 ms |  |  | 200 ms | 1.0 % |' in tables.mrdib_cost(
         result_of(part)
     )
