@@ -96,8 +96,11 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
 
 def readme_tables(results: Path = RESULTS) -> dict[str, str]:
     """The overviews in the README by the names of their marks."""
-    path = results / 'experiments/tiktok/summary.json'
-    return {'experiment-tiktok': overview(json.loads(path.read_text()))}
+    out = {}
+    for name in ('tiktok', 'amazon-baby'):
+        path = results / 'experiments' / name / 'summary.json'
+        out[f'experiment-{name}'] = overview(json.loads(path.read_text()))
+    return out
 
 
 def main() -> None:
