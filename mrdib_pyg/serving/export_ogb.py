@@ -38,40 +38,51 @@ def export_ogb(
     Raises:
         FileExistsError: If the folder holds something.
         ValueError: If the name has other characters.
+        OSError: If the folder cannot be written.
     """
     if re.fullmatch(r'\w+', name, re.ASCII) is None:
         raise ValueError(f"'name' must consist of letters, digits and underscores (got {name!r})")
+    folder = Path(folder)
+    with atomic_folder(folder) as part:
+        try:
+            _write(data, folder, part, name, {'user': user_ids, 'item': item_ids})
+        except RuntimeError as e:  # by `torch.save`, e.g. on a full disk
+            reason = str(e).splitlines()[0]
+            raise OSError(f"'{folder}' could not be written: {reason}") from e
+
+
+def _write(
+    data: HeteroData, folder: Path, part: Path, name: str, id_maps: dict[str, IdMap | None]
+) -> None:
     # ogb asks a package index for newer releases of itself when `outdated` can be imported.
     sys.modules.setdefault('outdated', None)  # type: ignore[arg-type]
     from ogb.io import DatasetSaver
 
-    folder = Path(folder)
-    with atomic_folder(folder) as part:
-        said = io.StringIO()  # it prints every array
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            saver = DatasetSaver(f'ogbl-{name}', True, 1, root=str(part / 'new'))
-            saver.save_graph_list([_graph(data)])
-            saver.save_split(_splits(data), 'given')
-            mapping = part / 'mapping'
-            mapping.mkdir()
-            (mapping / 'README.md').write_text(
-                'user_ids.csv, item_ids.csv: the ids that nodes have outside, where there are any\n'
-            )
-            for kind, ids in (('user', user_ids), ('item', item_ids)):
-                if ids is not None:
-                    ids.save(mapping, kind)
-            saver.copy_mapping_dir(str(mapping))
-            saver.save_task_info('link prediction', 'recall@20')
-            meta = saver.get_meta_dict()
-        for path in mapping.iterdir():
-            path.unlink()
-        mapping.rmdir()
-        made = Path(saver.submission_dir)
-        meta['dir_path'] = str(folder.absolute() / made.joinpath(name).name)
-        torch.save(meta, made / 'meta_dict.pt')
-        for path in made.iterdir():
-            os.replace(path, part / path.name)
-        made.rmdir()
+    said = io.StringIO()  # it prints every array
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        saver = DatasetSaver(f'ogbl-{name}', True, 1, root=str(part / 'new'))
+        saver.save_graph_list([_graph(data)])
+        saver.save_split(_splits(data), 'given')
+        mapping = part / 'mapping'
+        mapping.mkdir()
+        (mapping / 'README.md').write_text(
+            'user_ids.csv, item_ids.csv: the ids that nodes have outside, where there are any\n'
+        )
+        for kind, ids in id_maps.items():
+            if ids is not None:
+                ids.save(mapping, kind)
+        saver.copy_mapping_dir(str(mapping))
+        saver.save_task_info('link prediction', 'recall@20')
+        meta = saver.get_meta_dict()
+    for path in mapping.iterdir():
+        path.unlink()
+    mapping.rmdir()
+    made = Path(saver.submission_dir)
+    meta['dir_path'] = str(folder.absolute() / made.joinpath(name).name)
+    torch.save(meta, made / 'meta_dict.pt')
+    for path in made.iterdir():
+        os.replace(path, part / path.name)
+    made.rmdir()
 
 
 def _graph(data: HeteroData) -> dict[str, Any]:

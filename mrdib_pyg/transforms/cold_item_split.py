@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.data.storage import EdgeStorage
 from torch_geometric.transforms import BaseTransform
 
 SPLITS = (('rates', 'edge_index'), ('val', 'edge_label_index'), ('test', 'edge_label_index'))
@@ -32,8 +33,9 @@ class ColdItemSplit(BaseTransform):
     no other: what is measured is which of the new items suit a user, not how they fare against
     items with a history.
 
-    ``n_id`` of both node types holds the former ids. Graphs among items or among users, which
-    may tell of the held-out items, are left out: make them afterwards.
+    ``n_id`` of both node types holds the former ids. Attributes of edges, such as ``time``, go with
+    them; those of cold items have what the edges of all splits have. Graphs among items or among
+    users, which may tell of the held-out items, are left out: make them afterwards.
 
     Args:
         ratio (float, optional): The share of items to hold out. (default: :obj:`0.2`)
@@ -51,11 +53,12 @@ class ColdItemSplit(BaseTransform):
         self.seed = seed
 
     def forward(self, data: HeteroData) -> HeteroData:
-        edges = {
-            relation: data['user', relation, 'item'][key]
-            for relation, key in SPLITS
+        stores = {
+            relation: data['user', relation, 'item']
+            for relation, _ in SPLITS
             if ('user', relation, 'item') in data.edge_types
         }
+        edges = {relation: stores[relation][key] for relation, key in SPLITS if relation in stores}
         if 'rates' not in edges:
             raise ValueError("'data' has no training edges ('user', 'rates', 'item')")
         num_items = int(data['item'].num_nodes)
@@ -95,16 +98,36 @@ class ColdItemSplit(BaseTransform):
             out[name].n_id = data['item'].n_id[ids] if 'n_id' in data['item'] else ids
         for relation, key in SPLITS:
             if relation in edges:
-                user, item = edges[relation][:, ~is_cold[edges[relation][1]]]
-                out['user', relation, 'item'][key] = torch.stack([user, local[item]])
+                keep = ~is_cold[edges[relation][1]]
+                user, item = edges[relation][:, keep]
+                store = out['user', relation, 'item']
+                store[key] = torch.stack([user, local[item]])
+                for name, value in _attributes(stores[relation], key).items():
+                    store[name] = value[keep]
         if out['user', 'rates', 'item'].edge_index.numel() == 0:
             raise ValueError(f"'ratio' {self.ratio} leaves no training edge; lower it")
         user, item = torch.cat(list(edges.values()), dim=1)
+        found = [_attributes(stores[x], key) for x, key in SPLITS if x in stores]
+        shared = [name for name in found[0] if all(name in of_split for of_split in found)]
+        attributes = {name: torch.cat([of_split[name] for of_split in found]) for name in shared}
         for relation, mask in (('val', is_cold & ~in_test), ('test', in_test)):
             keep = mask[item]
             index = torch.stack([user[keep], local[item[keep]]])
-            out['user', relation, 'cold_item'].edge_label_index = index
+            store = out['user', relation, 'cold_item']
+            store.edge_label_index = index
+            for name, value in attributes.items():
+                store[name] = value[keep]
         return out
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(ratio={self.ratio}, seed={self.seed})'
+
+
+def _attributes(store: EdgeStorage, key: str) -> dict[str, Tensor]:
+    # What has a row for each edge, but for the edges themselves.
+    num_edges = store[key].size(1)
+    return {
+        name: value
+        for name, value in store.items()
+        if name != key and isinstance(value, Tensor) and value.shape[:1] == (num_edges,)
+    }

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -56,5 +58,14 @@ def test_a_failure_leaves_nothing(tmp_path, data, monkeypatch):
 
     monkeypatch.setattr(np, 'savez_compressed', full)
     with pytest.raises(OSError, match='No space left'):
+        export_ogb(data, tmp_path / 'out')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, data, monkeypatch):
+    save = torch.save
+    monkeypatch.setattr(torch, 'save', lambda value, path: save(value, '/dev/full'))
+    with pytest.raises(OSError, match=r"out' could not be written: "):
         export_ogb(data, tmp_path / 'out')
     assert list(tmp_path.iterdir()) == []

@@ -129,3 +129,28 @@ def test_lists_of_the_items_go_along(data):
     out = ColdItemSplit(0.3)(data)
     for kind in ('item', 'cold_item'):
         assert out[kind].title == [f'item {i}' for i in out[kind].n_id.tolist()]
+
+
+def test_attributes_of_edges_go_along(data):
+    graph, codes = data.clone(), {}
+    for number, (relation, key) in enumerate(EDGES.items()):
+        store = graph['user', relation, 'item']
+        index = store[key]
+        store.time = torch.arange(index.size(1)) + 1000 * number
+        codes |= {t: edge for t, edge in zip(store.time.tolist(), zip(*index.tolist()))}
+        if relation != 'val':
+            store.edge_attr = torch.rand(index.size(1), 2)
+    out = ColdItemSplit(0.25)(graph)
+    seen = []
+    for relation, kind in [
+        *((x, 'item') for x in EDGES),
+        ('val', 'cold_item'),
+        ('test', 'cold_item'),
+    ]:
+        store = out['user', relation, kind]
+        user, item = store[EDGES[relation] if kind == 'item' else 'edge_label_index']
+        former = zip(user.tolist(), out[kind].n_id[item].tolist())
+        assert [codes[t] for t in store.time.tolist()] == list(former)
+        assert ('edge_attr' in store) == (kind == 'item' and relation != 'val')
+        seen += store.time.tolist()
+    assert sorted(seen) == sorted(codes)
