@@ -160,6 +160,12 @@ class RunState:
                 f"'{out / 'last.pt'}' was made with {difference}; use the same settings, or "
                 f'another folder'
             )
+        dtypes = [_dtype(x) for x in (state['model'], self.model.state_dict())]
+        if None not in dtypes and dtypes[0] != dtypes[1]:  # which loading casts in silence
+            raise CheckpointError(
+                f"'{out / 'last.pt'}' holds parameters of {dtypes[0]}, but the model's are of "
+                f'{dtypes[1]}; cast the model by `.to({dtypes[0]})`, or train into another folder'
+            )
         counts = [state[name] for name in COUNTS]
         fits = all(type(n) is int and n >= 0 for n in counts)
         if not fits or type(state['best_metric']) is not float:
@@ -210,6 +216,13 @@ class RunState:
             'best_epoch': self.best_epoch,
             'best_metric': self.best_metric,
         }
+
+
+def _dtype(parameters: Any) -> torch.dtype | None:
+    r"""Returns the type of the first floating-point tensor by name."""
+    values = parameters.values() if isinstance(parameters, Mapping) else []
+    found = (x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point())
+    return next(found, None)
 
 
 def _is_of_epoch(state: dict[str, Any], epoch: int) -> bool:

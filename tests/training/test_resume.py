@@ -180,6 +180,17 @@ def test_resume_refuses_other_data(data, tmp_path):
         train(data, tmp_path, 2, resume=True)
 
 
+def test_resume_refuses_another_precision(data, tmp_path):
+    train(data, tmp_path, 1)
+    before = (tmp_path / 'last.pt').read_bytes()
+    model = MultimodalLightGCN(data, channels=8, mrdib={'redundancy': 'mine'}).double()
+    settings = {'batch_size': 64, 'lr': 0.02, 'weights': WEIGHTS, 'patience': 100}
+    message = r'of torch.float32, but .* torch.float64; cast the model by `.to\(torch.float32\)`'
+    with pytest.raises(CheckpointError, match=message):
+        fit(model, data, epochs=2, out=tmp_path, resume=True, progress=False, **settings)
+    assert (tmp_path / 'last.pt').read_bytes() == before
+
+
 @pytest.mark.parametrize('name', ['last.pt', 'best.pt'])
 def test_resume_refuses_a_torn_file(data, tmp_path, name):
     train(data, tmp_path, 2)
