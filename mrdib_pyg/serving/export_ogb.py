@@ -47,7 +47,7 @@ def export_ogb(
         try:
             _write(data, folder, part, name, {'user': user_ids, 'item': item_ids})
         except RuntimeError as e:  # by `torch.save`, e.g. on a full disk
-            reason = str(e).splitlines()[0]
+            reason = str(e).partition('\n')[0]
             raise OSError(f"'{folder}' could not be written: {reason}") from e
 
 
