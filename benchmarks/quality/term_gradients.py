@@ -26,24 +26,14 @@ from torch import Tensor
 from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
 from benchmarks.quality.pid_training import shared_information
+from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.ops import encode_edges, sample_negatives
 from mrdib_pyg.training import LossWeights, fit, provenance, seed_everything, write_atomic
 from mrdib_pyg.training.weights import MRDIB_TERMS
 
 JSON = RESULTS / 'term_gradients.json'
 OWN = 'own'  # the terms that the model has without MRdIB, together
-
-
-def make_batch(data: Any, size: int, generator: torch.Generator) -> Triplets:
-    """A random batch of training edges with a negative each."""
-    edge_index = data['user', 'rates', 'item'].edge_index
-    num_items = int(data['item'].num_nodes)
-    chosen = torch.randperm(edge_index.size(1), generator=generator)[:size]
-    src, pos = edge_index[:, chosen]
-    codes = encode_edges(edge_index, num_items)
-    return Triplets(src, pos, sample_negatives(src, codes, num_items, generator=generator))
 
 
 def pulls(model: Recommender, batch: Triplets, weights: Mapping[str, float]) -> dict[str, float]:
@@ -108,11 +98,10 @@ def train_and_measure(
     model = train(data, name, chosen, epochs, seed)
     measured['shared'] = shared(model, seed)
     model.train()
-    generator = torch.Generator().manual_seed(seed)
-    model.on_epoch_start(epochs + 1, generator)
-    size = chosen['fit']['batch_size']
-    found = [pulls(model, make_batch(data, size, generator), weights) for _ in range(batches)]
-    measured |= {key: sum(x[key] for x in found) / batches for key in found[0]}
+    model.on_epoch_start(epochs + 1, torch.Generator().manual_seed(seed))
+    drawn = make_batches(data, batches, seed)
+    found = [pulls(model, Triplets(*batch), weights) for batch in drawn]
+    measured |= {key: sum(x[key] for x in found) / len(found) for key in found[0]}
     return {'weights': weights, 'measured': measured, 'seconds': time.perf_counter() - start}
 
 

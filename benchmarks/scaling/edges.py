@@ -10,9 +10,9 @@ back at once: else the peak is that of the allocator's fragments.
 *Gathers alone* is a pass that only reads rows that the operator reads at random, in its order, into
 a buffer that a cache holds: how fast the memory of the machine gives random rows of tables that
 grow. For propagation they are those of one product and its transposed one, of which a forward and
-backward pass takes six; for the PID loss all of them: the items of all triplets for the scores,
-once more for the gradients of the users, and for those of the items the users of each block of
-triplets, sorted by item.
+backward pass takes six. For the PID loss on CPU they are all of them: the items of all triplets for
+the scores, once more for the gradients of the users, and for those of the items the users of each
+block of triplets, sorted by item; on CUDA, whose kernels pass otherwise, the items of all triplets.
 
 *System* is the share of the operating system in a forward and backward pass on CPU: what it takes
 to map and to clear the pages of tensors that are made anew.
@@ -227,7 +227,10 @@ def _pid_loss(
         total_of(pid_loss(codes, pairs[-1], adj, neg)).backward()
 
     def gathers() -> list[tuple[Tensor, Tensor]]:
-        out = [(item, index) for _, item in pairs for index in (adj.col, neg)] * 2
+        out = [(item, index) for _, item in pairs for index in (adj.col, neg)]
+        if device != 'cpu':
+            return out
+        out *= 2
         triplets = Triplets(adj.rowptr, None, adj.col, neg)
         for rows, edges in blocks(triplets, num_items):
             _, index, _ = users_by_item(triplets, rows, edges, num_items)

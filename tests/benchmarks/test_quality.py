@@ -7,8 +7,9 @@ import torch
 
 from benchmarks import schema
 from benchmarks.quality import pid_time, pid_training, pid_truth, planted, term_gradients
+from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import Planted
-from mrdib_pyg.nn.models import VBPR
+from mrdib_pyg.nn.models import VBPR, Triplets
 
 RESULTS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'results'
 
@@ -98,7 +99,7 @@ def test_mrdib_gains_on_planted_content():
 
 def test_pulls_are_those_of_the_loss():
     data = Planted(num_users=60, num_items=60, num_interactions=10)[0]
-    batch = term_gradients.make_batch(data, 32, torch.Generator().manual_seed(0))
+    batch = Triplets(*make_batches(data, 1)[0])
     torch.manual_seed(0)
     model = VBPR(data, channels=4, mrdib={'redundancy': 'gaussian'}).train()
     found = []
