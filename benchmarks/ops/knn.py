@@ -31,7 +31,7 @@ def measure(part: Part) -> None:
     for num_items, width in part.pick(full, [(7_050, 128)], [(40, 8)]):
         case: dict[str, Any] = {'items': num_items, 'width': width, 'k': K, 'task': 'time'}
         part.attempt(case, functools.partial(_measure, part, num_items, width, case))
-        if not part.quick:
+        if part.device == 'cuda' or not part.quick:
             part.attempt(case, functools.partial(_memory, part, num_items, width, case))
 
 
@@ -57,17 +57,20 @@ def _measure(part: Part, num_items: int, width: int, case: dict[str, Any]) -> No
 
 def _memory(part: Part, num_items: int, width: int, case: dict[str, Any]) -> None:
     for method, role in (('knn_graph', 'ours'), ('dense similarity', 'baseline')):
-        memory = in_process('benchmarks.ops.knn:measure_memory', method, num_items, width)
+        if part.device == 'cuda':
+            memory = measure_memory(method, num_items, width, 'cuda')
+        else:
+            memory = in_process('benchmarks.ops.knn:measure_memory', method, num_items, width)
         part.add({**case, 'task': 'memory'}, method, role, memory=memory)
     part.write()
 
 
-def measure_memory(method: str, num_items: int, width: int) -> dict[str, Any]:
-    r"""The peak memory of one call, for a process of its own."""
+def measure_memory(method: str, num_items: int, width: int, device: str = 'cpu') -> dict[str, Any]:
+    r"""The peak memory of one call; on CPU for a process of its own."""
     fn = knn_graph if method == 'knn_graph' else dense_knn
-    fn(_inputs(40, width, 'cpu'), K)  # what the first call loads is not counted
-    x = _inputs(num_items, width, 'cpu')
-    return peak_of(lambda: fn(x, K))
+    fn(_inputs(40, width, device), K)  # what the first call loads is not counted
+    x = _inputs(num_items, width, device)
+    return peak_of(lambda: fn(x, K), device)
 
 
 if __name__ == '__main__':

@@ -45,7 +45,7 @@ def measure(part: Part) -> None:
     for name, size in sizes(part).items():
         graph = random_graph(*size, 'power law', name=name)
         part.attempt(graph.case, functools.partial(_measure, part, graph))
-        if not part.quick:
+        if part.device == 'cuda' or not part.quick:
             part.attempt(graph.case, functools.partial(_memory, part, graph, size))
 
 
@@ -96,17 +96,22 @@ def _measure(part: Part, graph: Graph) -> None:
 def _memory(part: Part, graph: Graph, size: tuple[int, int, int]) -> None:
     case: dict[str, Any] = {**graph.case, 'channels': CHANNELS, 'k': K, 'task': 'memory of top-k'}
     for method, role in (('masked_topk', 'ours'), ('dense top-k', 'baseline')):
-        memory = in_process('benchmarks.ops.topk:measure_memory', method, size)
+        if part.device == 'cuda':
+            memory = measure_memory(method, size, 'cuda')
+        else:
+            memory = in_process('benchmarks.ops.topk:measure_memory', method, size)
         part.add(case, method, role, memory=memory)
     part.write()
 
 
-def measure_memory(method: str, size: tuple[int, int, int]) -> dict[str, Any]:
-    r"""The peak memory of one call, for a process of its own."""
-    user, item, seen = _inputs(random_graph(*size, 'power law'), 'cpu')
+def measure_memory(
+    method: str, size: tuple[int, int, int], device: str = 'cpu'
+) -> dict[str, Any]:
+    r"""The peak memory of one call; on CPU for a process of its own."""
+    user, item, seen = _inputs(random_graph(*size, 'power law'), device)
     fn = masked_topk if method == 'masked_topk' else dense_topk
     fn(user[:8], item, K, seen[:, :0])  # what the first call loads is not counted
-    return peak_of(lambda: fn(user, item, K, seen))
+    return peak_of(lambda: fn(user, item, K, seen), device)
 
 
 if __name__ == '__main__':

@@ -36,7 +36,7 @@ def add_arguments(add: Add) -> None:
     p.add_argument('--device', metavar='NAME', default='auto', help='cpu, cuda or auto (auto)')
     p.add_argument(
         '--compile', action='store_true',
-        help='compile all trainings, on a GPU each step to one CUDA graph; such runs are others',
+        help='compile trainings that are yet to run, on a GPU each step to one CUDA graph',
     )  # fmt: skip
     p.add_argument('--dry-run', action='store_true', help='print the plan, and do nothing')
     p.add_argument('--table', action='store_true', help='make the tables of finished runs')
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         save_report,
     )
 
-    experiment = load_experiment(args.file, models, args.compile)
+    experiment = load_experiment(args.file, models)
     out = Path(args.out or f'runs/{experiment.name}')
     if args.dry_run:
         check_data(experiment, Records(out), args.root)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.table:
         device = read_device(args.device)
         failures = run_experiment(
-            experiment, out, args.root, args.workers, device, progress=not args.quiet
+            experiment, out, args.root, args.workers, device, not args.quiet, compile=args.compile
         )
         if failures:
             first = failures[0]

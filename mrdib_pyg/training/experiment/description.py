@@ -180,17 +180,13 @@ class Experiment:
         )
 
 
-def load_experiment(
-    path: str | Path, models: Sequence[str] | None = None, compile: bool = False
-) -> Experiment:
+def load_experiment(path: str | Path, models: Sequence[str] | None = None) -> Experiment:
     r"""Reads the description of an experiment from a TOML file, or from a JSON file.
 
     Args:
         path (str or Path): The file.
         models (Sequence[str], optional): Takes these models of the description alone.
             (default: :obj:`None`, all)
-        compile (bool, optional): If set to :obj:`True`, all trainings are compiled, as by
-            ``compile = true`` in ``[fit]``. (default: :obj:`False`)
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -206,8 +202,6 @@ def load_experiment(
         raise ValueError(f"'{path}' is not readable: {e}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"'{path}' must hold a table of settings, not a {type(raw).__name__}")
-    if compile and isinstance(raw.get('fit', {}), dict):
-        raw['fit'] = {**raw.get('fit', {}), 'compile': True}
     try:
         return Experiment(raw, path.stem, models)
     except ValueError as e:

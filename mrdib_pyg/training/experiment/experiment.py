@@ -36,6 +36,7 @@ def run_experiment(
     device: str = 'cpu',
     progress: bool = True,
     runner: Callable[..., dict[str, Any]] | None = None,
+    compile: bool = False,
 ) -> list[Failure]:
     r"""Does all runs of an experiment that have not been done yet.
 
@@ -55,6 +56,9 @@ def run_experiment(
             (default: :obj:`True`)
         runner (Callable, optional): Does a run in this process, given its job, its data set and
             the device, in place of the workers. (default: :obj:`None`)
+        compile (bool, optional): If set to :obj:`True`, trainings that are yet to run are
+            compiled, as by :func:`~mrdib_pyg.training.fit`. As the device, it is how a run is
+            done: finished runs without it count. (default: :obj:`False`)
 
     Returns:
         List[Failure]: What failed, in the order of the failures; everything that does not depend
@@ -73,7 +77,8 @@ def run_experiment(
         check_data(experiment, records, root)
     with _lock(Path(out)):
         records.remove_leftovers()
-        return _Loop(experiment, records, root, device, progress).run(workers, runner)
+        loop = _Loop(experiment, records, root, device, compile, progress)
+        return loop.run(workers, runner)
 
 
 def check_data(experiment: Experiment, records: Records, root: str | Path = '.') -> dict[str, str]:
@@ -133,12 +138,13 @@ class _Loop:
         records: Records,
         root: str | Path,
         device: str,
+        compile: bool,
         progress: bool,
     ) -> None:
         self.experiment = experiment
         self.records = records
         self.root = root
-        self.device = device
+        self.device, self.compile = device, compile
         self.failures: dict[str, Failure] = {}
         self.stages: list[Stage] = []
         self.labels: dict[str, str] = {}
@@ -183,7 +189,8 @@ class _Loop:
                     name, f'{cell.dataset.name} {cell.model} {cell.variant} seed {job["seed"]}'
                 )
                 if name not in self.tasks:
-                    out.setdefault(name, Task(job, path, str(self.records.folder), self.device))
+                    folder = str(self.records.folder)
+                    out.setdefault(name, Task(job, path, folder, self.device, self.compile))
         return list(out.items())
 
     def finish(self, name: str, reason: str | None) -> None:

@@ -19,12 +19,15 @@ Job = dict[str, Any]
 
 
 class Task(NamedTuple):
-    r"""A run to be done: the job, where its data are, where its record goes, and the device."""
+    r"""A run to be done: the job, where its data are, where its record goes, the device, and
+    whether steps are compiled.
+    """
 
     job: Job
     path: str
     folder: str
     device: str
+    compile: bool = False
 
 
 def run_job(job: Mapping[str, Any], path: str, device: str) -> dict[str, Any]:
@@ -64,8 +67,11 @@ def execute(task: Task, runner: Callable[..., dict[str, Any]] = run_job) -> str 
         str: Why it failed, or :obj:`None` if it has not.
     """
     records = Records(task.folder)
+    job = task.job
+    if task.compile:
+        job = {**job, 'fit': {**job['fit'], 'compile': True}}
     try:
-        result = runner(task.job, task.path, task.device)
+        result = runner(job, task.path, task.device)
         if 'val' not in result:
             raise ValueError('there are no validation edges to choose a setting by')
         records.save(task.job, result)

@@ -175,9 +175,6 @@ def test_refuses_mrdib_without_modalities(description, monkeypatch):
 def test_load(tmp_path, description, experiment):
     path = tmp_path / 'small.json'
     path.write_text(json.dumps(description))
-    compiled = load_experiment(path, compile=True)
-    assert all(setting['fit']['compile'] for c in compiled.cells for setting in c.settings)
-    assert not any('compile' in setting['fit'] for c in experiment.cells for setting in c.settings)
     loaded = load_experiment(path)
     assert loaded.name == 'small' and loaded.cells == experiment.cells
     path.write_text('[1]')

@@ -18,8 +18,8 @@ from mrdib_pyg.training.experiment.worker import Task, execute, run_job
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def go(experiment, out, runner):
-    return run_experiment(experiment, out, progress=False, runner=runner)
+def go(experiment, out, runner, **kwargs):
+    return run_experiment(experiment, out, progress=False, runner=runner, **kwargs)
 
 
 def groups(jobs):
@@ -199,6 +199,14 @@ def test_two_processes_at_once(experiment, tmp_path, runner):
 
     assert go(experiment, tmp_path, second) == []
     assert len(errors) == 1 and len(runner.jobs) == 44
+
+
+def test_compile_is_how_a_run_is_done(experiment, tmp_path, runner):
+    """As the device, it is told to the run and is no part of what names it."""
+    assert go(experiment, tmp_path, runner, compile=True) == []
+    assert all(job['fit']['compile'] for job in runner.jobs)
+    count = len(runner.jobs)
+    assert go(experiment, tmp_path, runner) == [] and len(runner.jobs) == count
 
 
 def test_torn_record(experiment, tmp_path, runner):
