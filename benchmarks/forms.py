@@ -110,3 +110,15 @@ def _check_each(value: Any, form: Each, place: str) -> None:
         if form.keys is not None and not isinstance(key, form.keys):
             raise ValueError(f'{place}: the key {key!r} is no {form.keys.__name__}')
         check(entry, form.form, f'{place}[{key!r}]')
+
+
+#: What several kinds of files have.
+MACHINE: dict[str, Any] = {
+    'system': text,
+    'processor': text,
+    'cores': positive,
+    'threads': positive,
+    'cuda': Or((None, text)),
+}
+VERSIONS = Each(text, keys=str, at_least=3)
+METRICS = Each(not_negative, keys=str, at_least=1)

@@ -9,7 +9,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.forms import Each, Maybe, Or, check, not_negative, number, positive, scalar, text
+from benchmarks.forms import (
+    MACHINE,
+    VERSIONS,
+    Each,
+    Maybe,
+    Or,
+    check,
+    not_negative,
+    number,
+    positive,
+    scalar,
+    text,
+)
+from benchmarks.quality.forms import COLD, MISSING, NAMED, PLANTED
 
 VERSION = 'mrdib_pyg benchmark 1'
 
@@ -29,14 +42,6 @@ _TIME: dict[str, Any] = {
     'wall': not_negative,
     'runs': positive,
 }
-MACHINE: dict[str, Any] = {
-    'system': text,
-    'processor': text,
-    'cores': positive,
-    'threads': positive,
-    'cuda': Or((None, text)),
-}
-VERSIONS = Each(text, keys=str, at_least=3)
 ACCELERATOR: dict[str, Any] = {
     'name': text,
     'compute_capability': text,
@@ -80,7 +85,6 @@ SPEED: dict[str, Any] = {
     'machine': {**MACHINE, 'architecture': text, 'accelerator': Or((None, ACCELERATOR))},
 }
 
-METRICS = Each(not_negative, keys=str, at_least=1)
 _GAIN: dict[str, Any] = {key: Or((None, number)) for key in ('gain', 'low', 'high')}
 _GAINS = Each(
     Each({**_GAIN, 'best_of_others': text, 'differences': Each(number, at_least=1)}, keys=str),
@@ -125,97 +129,6 @@ EXPERIMENT: dict[str, Any] = {
     'versions': Each(VERSIONS, at_least=1),
     'machines': Each(MACHINE, at_least=1),
 }
-_RUN: dict[str, Any] = {'data_hash': text, 'best_epoch': positive, 'val': METRICS, 'test': METRICS}
-#: ``benchmarks.quality.planted``.
-PLANTED: dict[str, Any] = {
-    'dataset': {'planted'},
-    'noise': positive,
-    'seeds': Each(not_negative, at_least=1),
-    'models': Each(
-        {
-            'settings': Each(scalar, keys=str),
-            'variants': Each(
-                {
-                    'mrdib': Maybe(Each(scalar, keys=str)),
-                    'weights': Maybe(Each(not_negative, keys=str)),
-                    'runs': Each(_RUN, at_least=1),
-                },
-                keys=str,
-                at_least=2,
-            ),
-        },
-        keys=str,
-        at_least=1,
-    ),
-    'versions': VERSIONS,
-    'machine': MACHINE,
-}
-ESTIMATE: dict[str, Any] = {'value': number, 'low': number, 'high': number}
-_TRIPLES = Each(Each(number, at_least=3), keys=str, at_least=4)
-#: ``benchmarks.quality.pid_truth``.
-PID_TRUTH: dict[str, Any] = {
-    'benchmark': {'pid_truth'},
-    'seed': not_negative,
-    'epochs': positive,
-    'cases': Each(
-        {
-            'case': text,
-            'seed': not_negative,
-            'num_edges': positive,
-            'bias': not_negative,
-            'truth': Each(number, keys=str, at_least=4),
-            'truth_error': not_negative,
-            'estimator': _TRIPLES,
-            'trained': Each({'noise': positive, 'model': text, 'atoms': _TRIPLES}),
-        },
-        at_least=1,
-    ),
-    'versions': VERSIONS,
-    'machine': MACHINE,
-}
-#: ``benchmarks.quality.pid_training``.
-PID_TRAINING: dict[str, Any] = {
-    'benchmark': {'pid_training'},
-    'bottleneck': positive,
-    'runs': Each(
-        Each(
-            {
-                'variant': text,
-                'seed': not_negative,
-                'seconds': positive,
-                'best_epoch': positive,
-                'test': METRICS,
-                'shared': Each(number, keys=str, at_least=5),
-                'code_rms': Each(not_negative, at_least=2),
-                'pid': {
-                    'redundant': ESTIMATE,
-                    'unique': Each(ESTIMATE, keys=str, at_least=2),
-                    'synergistic': ESTIMATE,
-                    'synergistic_scores': ESTIMATE,
-                    'total': ESTIMATE,
-                },
-                'informations': Each(ESTIMATE, keys=str, at_least=4),
-            }
-        ),
-        keys=str,
-        at_least=1,
-    ),
-    'versions': VERSIONS,
-    'machine': MACHINE,
-}
-#: ``benchmarks.quality.pid_time``.
-PID_TIME: dict[str, Any] = {
-    'benchmark': {'pid_time'},
-    'dataset': text,
-    'model': text,
-    'num_edges': positive,
-    'num_users': positive,
-    'seconds': Each({'wall': positive, 'cpu': positive}, keys=str, at_least=1),
-    'before_bytes': positive,
-    'peak_bytes': positive,
-    'versions': VERSIONS,
-    'machine': MACHINE,
-}
 _COUNTS: dict[str, Any] = {
     'inputs': positive,
     'loaded': not_negative,
@@ -253,104 +166,12 @@ FUZZ: dict[str, Any] = {
     'versions': VERSIONS,
     'machine': MACHINE,
 }
-#: ``benchmarks.quality.term_gradients``.
-TERM_GRADIENTS: dict[str, Any] = {
-    'benchmark': {'term_gradients'},
-    'settings': {'experiment': text, 'epochs': positive, 'batches': positive, 'seed': not_negative},
-    'data_hash': text,
-    'models': Each(
-        {
-            'weights': Each(not_negative, keys=str, at_least=1),
-            'measured': Each(number, keys=str, at_least=1),
-            'seconds': positive,
-        },
-        keys=str,
-        at_least=1,
-    ),
-    'versions': VERSIONS,
-    'machine': MACHINE,
-}
-_NAMED = {
-    'term_gradients': TERM_GRADIENTS,
-    'pid_truth': PID_TRUTH,
-    'pid_training': PID_TRAINING,
-    'pid_time': PID_TIME,
-    'fuzz': FUZZ,
-}
-_TRAINED: dict[str, Any] = {
-    'model': Maybe(text),
-    'settings': Maybe(Each(scalar, keys=str)),
-    'epochs': positive,
-    'lr': Maybe(positive),
-}
-_VARIANT: dict[str, Any] = {
-    'fill': Maybe(bool),
-    'mrdib': Maybe(Each(scalar, keys=str)),
-    'weights': Maybe(Each(not_negative, keys=str)),
-    'modality_dropout': Maybe(positive),
-}
-_HEAD: dict[str, Any] = {
-    'dataset': text,
-    'data_hash': text,
-    'variants': Each(_VARIANT, keys=str, at_least=2),
-    'versions': VERSIONS,
-    'machine': MACHINE,
-    'complete': bool,
-}
-#: ``benchmarks.quality.missing_modalities``.
-MISSING: dict[str, Any] = {
-    **_HEAD,
-    'settings': {
-        'modality': text,
-        'ratios': Each(not_negative, at_least=1),
-        'seeds': Each(not_negative, at_least=1),
-        'k': positive,
-        'models': Each(_TRAINED, keys=str, at_least=1),
-    },
-    'runs': Each(
-        {
-            'model': text,
-            'variant': text,
-            'ratio': not_negative,
-            'seed': not_negative,
-            'best_epoch': positive,
-            'val': METRICS,
-            'test': METRICS,
-            'test_without': Maybe(METRICS),
-        },
-        at_least=1,
-    ),
-}
-#: ``benchmarks.quality.cold_items``.
-COLD: dict[str, Any] = {
-    **_HEAD,
-    'settings': {
-        'ratio': positive,
-        'user_ratio': positive,
-        'seeds': Each(not_negative, at_least=1),
-        'k': positive,
-        'models': Each(_TRAINED, keys=str, at_least=1),
-        'user_models': Each(text),
-    },
-    'runs': Each(
-        {
-            'task': {'items', 'users'},
-            'method': text,
-            'variant': str,
-            'seed': not_negative,
-            'num_candidates': positive,
-            'val': METRICS,
-            'test': METRICS,
-        },
-        at_least=1,
-    ),
-}
 
 
 def validate(value: Any) -> str:
     r"""Checks what a result file holds and returns its kind: ``'speed'``,
-    ``'experiment'``, ``'planted'``, ``'pid_truth'``, ``'pid_training'``, ``'pid_time'``,
-    ``'fuzz'``, ``'missing'`` or ``'cold'``.
+    ``'experiment'``, ``'planted'``, ``'fuzz'``, ``'missing'``, ``'cold'`` or one of
+    :obj:`~benchmarks.quality.forms.NAMED`.
 
     Raises:
         ValueError: If it has another form, with the place.
@@ -362,10 +183,12 @@ def validate(value: Any) -> str:
         _check_rows(value)
         return 'speed'
     kind = value.get('benchmark')
-    if isinstance(kind, str) and kind in _NAMED:
-        check(value, _NAMED[kind], 'result')
-        if kind == 'fuzz':
-            _check_counts(value)
+    if kind == 'fuzz':
+        check(value, FUZZ, 'result')
+        _check_counts(value)
+        return kind
+    if isinstance(kind, str) and kind in NAMED:
+        check(value, NAMED[kind], 'result')
         return kind
     if 'mean_gains' in value:
         check(value, EXPERIMENT, 'result')

@@ -104,9 +104,7 @@ def _memory(part: Part, graph: Graph, size: tuple[int, int, int]) -> None:
     part.write()
 
 
-def measure_memory(
-    method: str, size: tuple[int, int, int], device: str = 'cpu'
-) -> dict[str, Any]:
+def measure_memory(method: str, size: tuple[int, int, int], device: str = 'cpu') -> dict[str, Any]:
     r"""The peak memory of one call; on CPU for a process of its own."""
     user, item, seen = _inputs(random_graph(*size, 'power law'), device)
     fn = masked_topk if method == 'masked_topk' else dense_topk

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from mrdib_pyg.ops.topk import stable_topk
 
-# Similarities that one chunk of rows may hold: 32 MiB.
-_MAX_SCORES = 2**23
+# Similarities that one chunk of rows may hold: 32 MiB in float32 on CPU, 256 MiB elsewhere.
+_MAX_SCORES, _MAX_SCORES_ACCELERATOR = 2**23, 2**26
 
 
 @torch.no_grad()
@@ -71,7 +71,8 @@ def knn_graph(
 
     count = present.numel()
     k = min(k, count)
-    chunk_size = min(chunk_size or max(_MAX_SCORES // max(count, 1), 1), max(count, 1))
+    budget = _MAX_SCORES if x.device.type == 'cpu' else _MAX_SCORES_ACCELERATOR
+    chunk_size = min(chunk_size or max(budget // max(count, 1), 1), max(count, 1))
     value = x.new_empty(count, k)
     index = torch.empty(count, k, dtype=torch.long, device=x.device)
     buffer = x.new_empty(chunk_size, count)

@@ -90,18 +90,20 @@ def topk_of_padded(
     index = torch.empty(num_users, k, dtype=torch.long, device=user.device)
     num_columns = item.size(0)
     buffer = user.new_empty(chunk_size, num_columns)
+    place = row * num_columns + col
     for i, start in enumerate(starts):
         users = user[start : start + chunk_size]
         scores = buffer[: users.size(0)]
         torch.mm(users, item.t(), out=scores)
         part = slice(bounds[i], bounds[i + 1])
         scores[:, num_items:] = -torch.inf  # those that fill the last block up
-        scores.view(-1)[(row[part] - start) * num_columns + col[part]] = -torch.inf
+        scores.view(-1)[place[part] - start * num_columns] = -torch.inf
         out = slice(start, start + users.size(0))
         value[out], index[out] = stable_topk(scores, k)
-        if bool(value[out, 0].isnan().any()):
-            first = start + int(value[out, 0].isnan().nonzero()[0])
-            raise ValueError(f"the scores of row {first} of 'user' hold NaN; check the embeddings")
+    is_nan = value[:, 0].isnan()
+    if bool(is_nan.any()):
+        first = int(is_nan.nonzero()[0])
+        raise ValueError(f"the scores of row {first} of 'user' hold NaN; check the embeddings")
     index.masked_fill_(value == -torch.inf, -1)
     return value, index
 
@@ -114,10 +116,13 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     value, index = _topk(scores, min(k + 1, scores.size(1)))
     # Ties are rare: only the rows that have one, the (k+1)-th place included, are looked at again.
+    # Until then, few operations: on a GPU each takes longer to launch than to run.
     tied = (value[:, :-1] == value[:, 1:]) & (value[:, :-1] != -torch.inf)
+    value, index = value[:, :k], index[:, :k]
+    if not bool(tied.any()):
+        return value, index
     # A row that holds NaN, which comes first, is left as it is: nothing is above or equal to it.
     rows = (tied.any(dim=1) & ~value[:, 0].isnan()).nonzero().view(-1)
-    value, index = value[:, :k], index[:, :k]
     if rows.numel() > 0:
         shared = rows[tied[rows, k - 1]] if tied.size(1) == k else rows[:0]
         if shared.numel() > 0:

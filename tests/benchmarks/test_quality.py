@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 
 from benchmarks import schema
-from benchmarks.quality import pid_time, pid_training, pid_truth, planted, term_gradients
+from benchmarks.quality import (
+    pid_time,
+    pid_training,
+    pid_truth,
+    planted,
+    popularity,
+    term_gradients,
+)
 from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import VBPR, Triplets
@@ -25,8 +33,9 @@ def test_readme_shows_the_committed_results():
         kind = schema.validate(summary)
         if kind in of_pid:
             assert of_pid[kind].table(summary) in pid
-        elif kind == 'term_gradients':
-            assert term_gradients.table(summary) in results
+        elif kind in ('term_gradients', 'popularity'):
+            module = {'term_gradients': term_gradients, 'popularity': popularity}[kind]
+            assert module.table(summary) in results
         elif kind == 'planted':  # the others are in pages of their own
             assert planted.table(summary) in readme
             shown += 1
@@ -142,3 +151,25 @@ def test_pulls_are_measured_model_by_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [*argv, '--batches', '3'])
     with pytest.raises(SystemExit, match='other settings'):
         term_gradients.main()
+
+
+def test_popularity(tmp_path, monkeypatch):
+    """Three users: the second and the third have not seen the item that all others like best."""
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = 3, 4
+    data['user', 'rates', 'item'].edge_index = torch.tensor([[0, 0, 1, 2], [1, 2, 1, 3]])
+    held_out = torch.tensor([[0, 1, 2], [3, 0, 1]])
+    data['user', 'test', 'item'].edge_label_index = held_out
+    # By popularity 1, 2, 3, 0: of the first user's 3 and 0 he has 3, of 2, 3, 0 the second has the
+    # last, and of 1, 2, 0 the third the first.
+    monkeypatch.setattr(popularity, 'K', (1, 3))
+    found = popularity.measure(data)
+    assert found['test']['recall@1'] == pytest.approx(2 / 3)
+    assert found['test']['recall@3'] == 1.0
+    path = tmp_path / 'popularity.json'
+    monkeypatch.setattr(popularity, 'load_dataset', lambda name: data)
+    monkeypatch.setattr(sys, 'argv', ['', 'data/small', '--json', str(path)])
+    popularity.main()
+    summary = schema.load(path)
+    assert schema.validate(summary) == 'popularity'
+    assert '| small | 0.6667 | 1.0000 |' in popularity.table(summary)
