@@ -195,7 +195,9 @@ COLD: dict[str, Any] = {
 POPULARITY: dict[str, Any] = {
     'benchmark': {'popularity'},
     'k': Each(positive, at_least=1),
-    'datasets': Each({'data_hash': text, 'test': METRICS}, keys=str, at_least=1),
+    'datasets': Each(
+        {'data_hash': text, 'test': METRICS, 'share_of_test_edges': METRICS}, keys=str, at_least=1
+    ),
     'versions': VERSIONS,
     'machine': MACHINE,
 }

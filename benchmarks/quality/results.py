@@ -37,10 +37,17 @@ def of_experiment(summary: dict[str, Any]) -> str:
     return '\n'.join(f'#{line}' if line.startswith('##') else line for line in lines)
 
 
-def overview(summary: dict[str, Any], metric: str = 'recall@20', more: str = 'ndcg@20') -> str:
-    """A row for each model of an experiment: a metric of all variants, and the gains of MRdIB."""
+def overview(
+    summary: dict[str, Any],
+    floors: dict[str, Any],
+    metric: str = 'recall@20',
+    more: str = 'ndcg@20',
+) -> str:
+    """A row for each model of an experiment: a metric of all variants, and the gains of MRdIB; and
+    one for what ranking by popularity reaches on each data set.
+    """
     rows = []
-    for of_dataset in summary['datasets'].values():
+    for dataset, of_dataset in summary['datasets'].items():
         for model, of_model in of_dataset['models'].items():
             cells = [model]
             for name in VARIANTS:
@@ -49,6 +56,10 @@ def overview(summary: dict[str, Any], metric: str = 'recall@20', more: str = 'nd
             gains = of_model['gains'].get('mrdib', {})
             cells += [gain_cell(gains[x]) if x in gains else '' for x in (metric, more)]
             rows.append(cells)
+        floor = floors[dataset]
+        if floor['data_hash'] != of_dataset['data_hash']:
+            raise ValueError(f"popularity was measured on other data than those of '{dataset}'")
+        rows.append(['(popularity)', f'{floor["test"][metric]:.4f}', '', '', '', '', ''])
     head = [f'{metric} of', *VARIANTS.values(), f'gain in {metric}, %', f'gain in {more}, %']
     return make_table(head, rows)
 
@@ -98,10 +109,10 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
 
 def readme_tables(results: Path = RESULTS) -> dict[str, str]:
     """The overviews in the README by the names of their marks."""
-    out = {}
+    out, floors = {}, schema.load(results / 'popularity.json')['datasets']
     for name in ('tiktok', 'amazon-baby'):
         path = results / 'experiments' / name / 'summary.json'
-        out[f'experiment-{name}'] = overview(json.loads(path.read_text()))
+        out[f'experiment-{name}'] = overview(json.loads(path.read_text()), floors)
     return out
 
 

@@ -166,6 +166,7 @@ def test_popularity(tmp_path, monkeypatch):
     found = popularity.measure(data)
     assert found['test']['recall@1'] == pytest.approx(2 / 3)
     assert found['test']['recall@3'] == 1.0
+    assert found['share_of_test_edges'] == pytest.approx({'1': 1 / 3, '3': 2 / 3})
     path = tmp_path / 'popularity.json'
     monkeypatch.setattr(popularity, 'load_dataset', lambda name: data)
     monkeypatch.setattr(sys, 'argv', ['', 'data/small', '--json', str(path)])

@@ -1,5 +1,7 @@
 """The page of results shows what is committed."""
 
+import pytest
+
 from benchmarks.quality import results
 
 
@@ -43,8 +45,14 @@ def test_the_overview_has_a_row_for_each_model():
         },
         'lightgcn': {'variants': {'plain': variant(0.2)}, 'gains': {}},
     }
-    lines = results.overview({'datasets': {'d': {'models': models}}}).splitlines()
+    summary = {'datasets': {'d': {'data_hash': 'a', 'models': models}}}
+    floors = {'d': {'data_hash': 'a', 'test': {'recall@20': 0.05}}}
+    lines = results.overview(summary, floors).splitlines()
     assert lines[0].count('|') == lines[2].count('|') == lines[3].count('|') == 8
     assert lines[2].startswith('| bm3 | 0.1000 | 0.2000 ± 0.1414 |  | 0.5000 ± 0.1414 |')
     assert lines[2].endswith('| +25.0 [-12.5, +50.0] | +25.0 [-12.5, +50.0] |')
     assert lines[3] == '| lightgcn | 0.2000 |  |  |  |  |  |'
+    assert lines[4] == '| (popularity) | 0.0500 |  |  |  |  |  |'
+    floors['d']['data_hash'] = 'b'
+    with pytest.raises(ValueError, match="other data than those of 'd'"):
+        results.overview(summary, floors)
