@@ -46,11 +46,11 @@ def train_edges(data: HeteroData) -> Tensor:
             f'data{list(TRAIN)}.edge_index is missing: it holds the training edges, '
             f'and users without any are not evaluated'
         )
-    return data[TRAIN].edge_index
+    return data[TRAIN].edge_index.long()  # products of ids may exceed 32 bits
 
 
 def labels(data: HeteroData, split: str, node_type: str = 'item') -> Tensor:
-    """Returns the held-out edges of ``split`` as they are stored, after checking them."""
+    """Returns the held-out edges of ``split`` in the order they are stored, after checking them."""
     splits = [
         edge_type[1]
         for edge_type in data.edge_types
@@ -75,7 +75,7 @@ def labels(data: HeteroData, split: str, node_type: str = 'item') -> Tensor:
                 f'{name} holds {kind} id {low if low < 0 else high}, but ids must lie in '
                 f"0..{size - 1}: check data['{kind}'].num_nodes or the edges"
             )
-    return edge_label_index
+    return edge_label_index.long()
 
 
 def has_train_edge(data: HeteroData, user: Tensor) -> Tensor:

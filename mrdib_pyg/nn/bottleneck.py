@@ -224,9 +224,10 @@ def product_of_experts(
                 f'{list(shape)}, {list(posterior.mu.shape)} and '
                 f'{None if mask is None else list(mask.shape)})'
             )
-        mu, precision = posterior.mu.to(wide), torch.ones_like(total)
+        # A code without a spread is what it is, noise of a control included.
+        mu, precision = posterior.z.to(wide), torch.ones_like(total)
         if posterior.logstd is not None:
-            precision = (-2 * posterior.logstd.to(wide)).exp()
+            mu, precision = posterior.mu.to(wide), (-2 * posterior.logstd.to(wide)).exp()
         if mask is not None:  # whatever stands in the rows without the modality
             mask = mask.bool().unsqueeze(-1)
             mu, precision = mu.where(mask, 0.0), precision.where(mask, 0.0)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrdib_pyg.nn.bottleneck import VariationalBottleneck
+from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck
 from mrdib_pyg.nn.codes import (
     Codes,
     Mask,
@@ -74,8 +74,8 @@ class MRdIB(nn.Module):
             :obj:`"early"` and :obj:`"complete"`. (default: :obj:`None`)
         hidden_channels (int, optional): The width of the critics. (default: :obj:`64`)
         user_codes (bool, optional): If set to :obj:`False`, the critics between user codes are
-            left out: for models in which only items have a representation per modality.
-            (default: :obj:`True`)
+            left out: for models in which only items have a representation per modality, or users
+            and items share one id space; there they have no use. (default: :obj:`True`)
         num_critic_rows (int, optional): In training at most so many rows of the batch, drawn anew
             in every call, pass an estimator, whose cost is proportional to them. :obj:`None` takes
             all, and the Gaussian estimator, whose bias falls with their
@@ -239,13 +239,19 @@ class MRdIB(nn.Module):
             PIDTerms: Scalars in nats; nothing is remembered between calls.
 
         Raises:
-            ValueError: If users have neither codes nor a :obj:`user_embedding`, modalities are
-                of different forms, index tensors differ in shape, a mask has another length, or
-                names are not those of :obj:`channels`.
+            ValueError: If users have neither codes nor a :obj:`user_embedding`, :obj:`fused` has
+                passed no bottleneck though there is one for it, modalities are of different forms,
+                index tensors differ in shape, a mask has another length, or names are not those of
+                :obj:`channels`.
             TypeError: If a mask is not boolean.
             IndexError: If an index lies beyond the rows of the codes.
         """
         self._check_names(codes)
+        if self.fused_bottleneck is not None and not _is_encoded(fused):
+            raise ValueError(
+                f"'fused' must be what encode_fused() returns where 'bottleneck' is "
+                f"'{self.bottleneck}': its rate is part of the loss"
+            )
         triplet = (src_index, dst_pos_index, dst_neg_index)
         sides = make_all_sides(codes, user_embedding, present, triplet)
         zero = next(iter(sides.values())).item.mu.new_zeros(())
@@ -324,6 +330,14 @@ class MRdIB(nn.Module):
 
 def _key(name: str) -> str:
     return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has
+
+
+def _is_encoded(fused: None | Codes | Rows) -> bool:
+    parts = [fused] if isinstance(fused, (Posterior, Tensor)) else list(fused or [])
+    found = [part for part in parts if part is not None]
+    return len(found) > 0 and all(
+        isinstance(part, Posterior) and part.logstd is not None for part in found
+    )
 
 
 def _scored(

@@ -119,6 +119,7 @@ def _interests(
         keep = (profile != 0).any(dim=1)
         rows, profile = rows[keep], profile[keep]
         scores = profile @ x.t()
+        largest = scores.abs().amax(dim=1)
         if mask is not None:
             scores[:, ~mask] = -torch.inf
         if is_exact:
@@ -126,7 +127,7 @@ def _interests(
         else:
             value, index = torch.topk(scores, min(k + 1, num_present), dim=1)
             if num_present > k:
-                sure = value[:, k - 1] - value[:, k] > _TOLERANCE * scores.abs().amax(dim=1)
+                sure = value[:, k - 1] - value[:, k] > _TOLERANCE * largest
                 unsure.append(rows[~sure])
                 rows, index = rows[sure], index[sure, :k]
         codes.append((rows.unsqueeze(1) * num_items + index).view(-1))

@@ -15,6 +15,9 @@ class PruneEdges(BaseTransform):
     Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_. See
     :func:`~mrdib_pyg.ops.prune_edges`.
 
+    The edges that are left are sorted and without repeats; of a repeated edge the attributes of its
+    first entry are kept.
+
     Args:
         ratio (float, optional): The ratio of edges to drop. (default: :obj:`0.8`)
         seed (int, optional): Seeds each draw, so that all are the same; by default each is
@@ -28,7 +31,7 @@ class PruneEdges(BaseTransform):
         self.seed = seed
 
     def forward(self, data: HeteroData) -> HeteroData:
-        edge_index = train_edges(data)
+        edge_index, perm = _sorted(data)
         generator = None
         if self.seed is not None:
             generator = torch.Generator(edge_index.device).manual_seed(self.seed)
@@ -37,9 +40,20 @@ class PruneEdges(BaseTransform):
         store = data[EDGE]
         for key, value in list(store.items()):
             if key != 'edge_index' and isinstance(value, Tensor) and store.is_edge_attr(key):
-                store[key] = value[kept]
+                store[key] = value[perm[kept]]
         store.edge_index = edge_index[:, kept]
         return data
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(ratio={self.ratio}, seed={self.seed})'
+
+
+def _sorted(data: HeteroData) -> tuple[Tensor, Tensor]:
+    # The training edges, sorted and without repeats, and where each first stands in the data.
+    edge_index = train_edges(data)
+    num_items = int(data['item'].num_nodes)
+    given = data[EDGE].edge_index.long()
+    code = given[0] * num_items + given[1]
+    order = code.argsort(stable=True)
+    place = torch.searchsorted(code[order], edge_index[0].long() * num_items + edge_index[1])
+    return edge_index, order[place]

@@ -229,6 +229,21 @@ def test_items_never_seen_in_training_are_candidates():
     assert evaluate(model, data, k=(1, 2)).items() >= {'recall@1': 0.0, 'recall@2': 1.0}.items()
 
 
+def test_ids_of_32_bits():
+    """Also where the number of a pair has more."""
+    data = random_data(seed=1)
+    model = integer_model(data, seed=1)
+    expected = evaluate(model, data, 'test', k=(1, 10))
+    for edge_type in data.edge_types:
+        for name, index in list(data[edge_type].items()):
+            data[edge_type][name] = index.int()
+    assert evaluate(model, data, 'test', k=(1, 10), mask='train+val') is not None
+    assert evaluate(model, data, 'test', k=(1, 10)) == expected
+    large = make_data(70_000, 70_000, [(69_999, 0)], [(69_999, 69_998)])
+    large['user', 'val', 'item'].edge_label_index = torch.tensor([[69_999], [69_998]]).int()
+    assert held_out_edges(large).tolist() == [[69_999], [69_998]]
+
+
 @pytest.mark.parametrize('batch_size', [1, 7, 45, 1000])
 def test_batch_size_does_not_matter(batch_size):
     data = random_data(seed=1)

@@ -438,9 +438,22 @@ def test_complete_adds_both_rates():
     x, triplet = make_pairs(), make_triplet()
     codes, fused = mrdib(x), mrdib.encode_fused(x['image'])
     total = mrdib.loss(codes, *triplet, fused=fused).bottleneck
+    mrdib.fused_bottleneck = None
     late = mrdib.loss(codes, *triplet).bottleneck
     rows = torch.cat([fused[0].kl()[triplet[0]], fused[1].kl()[torch.cat(triplet[1:])]])
     torch.testing.assert_close(total, late + rows.mean())
+
+
+@pytest.mark.parametrize('bottleneck', ['early', 'complete'])
+def test_a_fusion_that_passed_no_bottleneck_is_refused(bottleneck):
+    """Its rate would be lost in silence."""
+    mrdib = MRdIB(CHANNELS, bottleneck=bottleneck, fused_channels=6)
+    x, triplet = make_pairs(), make_triplet()
+    codes, fused = mrdib(x), mrdib.encode_fused(x['image'])
+    for given in (None, x['image'], (fused[0].z, fused[1])):
+        with pytest.raises(ValueError, match=r"'fused' must be what encode_fused\(\) returns"):
+            mrdib.loss(codes, *triplet, fused=given)
+    mrdib.loss(codes, *triplet, fused=fused)
 
 
 def test_late_leaves_the_fusion_alone():

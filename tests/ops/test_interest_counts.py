@@ -1,8 +1,12 @@
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mrdib_pyg.ops import interest_counts
+
+module = importlib.import_module('mrdib_pyg.ops.interest_counts')
 
 IMAGE = torch.tensor([[1.0, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
 TEXT = torch.tensor([[1.0, 0.2], [2, 1], [-0.1, 1], [1, -1]])
@@ -84,6 +88,19 @@ def test_users_without_items_or_modality():
     assert pairs.shape == (2, 0)
     none = [torch.zeros(4, dtype=torch.bool)]
     assert interest_counts(EDGES, [IMAGE], 2, num_users=3, masks=none)[0].shape == (2, 0)
+
+
+def test_a_missing_item_makes_nobody_unsure(monkeypatch):
+    """Only users whose last place is a matter of rounding are looked at again."""
+    generator = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(50, 8, generator=generator), torch.ones(50, dtype=torch.bool)
+    mask[3] = False
+    edges = (torch.rand(40, 50, generator=generator) < 0.2).nonzero().t()
+    sizes = []
+    find = module._interests
+    monkeypatch.setattr(module, '_interests', lambda *a: sizes.append(len(a[0])) or find(*a))
+    interest_counts(edges, [x], 5, num_users=40, masks=[mask])
+    assert sizes[0] == 40 and sum(sizes[1:]) < 10
 
 
 def test_order_of_edges_is_irrelevant():

@@ -35,6 +35,22 @@ def test_attributes_of_edges_stay_with_them():
     assert torch.equal(store.time, store.edge_index[0] * 20 + store.edge_index[1])
 
 
+def test_attributes_of_edges_in_any_order_stay_with_them():
+    """Also of repeated ones, of which those of the first are kept."""
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = 3, 4
+    data[EDGE].edge_index = torch.tensor([[2, 0, 1, 0, 0], [3, 1, 0, 0, 1]])
+    data[EDGE].time = torch.tensor([23, 1, 10, 0, 99])
+    store = PruneEdges(0.0)(data)[EDGE]
+    assert store.edge_index.tolist() == [[0, 0, 1, 2], [0, 1, 0, 3]]
+    assert store.time.tolist() == [0, 1, 10, 23]
+    data = make_data()
+    data[EDGE].edge_index = data[EDGE].edge_index[:, torch.randperm(data[EDGE].num_edges)]
+    data[EDGE].time = data[EDGE].edge_index[0] * 20 + data[EDGE].edge_index[1]
+    store = PruneEdges(0.3)(data)[EDGE]
+    assert torch.equal(store.time, store.edge_index[0] * 20 + store.edge_index[1])
+
+
 def test_repr_and_errors():
     assert repr(PruneEdges(0.9)) == 'PruneEdges(ratio=0.9, seed=None)'
     with pytest.raises(ValueError, match=r"'ratio' must lie in \[0, 1\) \(got 1\)"):

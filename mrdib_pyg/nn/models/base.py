@@ -1,4 +1,5 @@
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,11 +77,16 @@ class Recommender(ColdStart):
             raise ValueError(f"'channels' must be positive (got {channels})")
         self.channels = channels
         self.feature_scaling = feature_scaling
-        self.num_users = int(data['user'].num_nodes)
-        self.num_items = int(data['item'].num_nodes)
-        edge_index = data[EDGE].edge_index if EDGE in data.edge_types else None
-        if edge_index is None or edge_index.numel() == 0:
+        self.num_users, self.num_items = _num_nodes(data, 'user'), _num_nodes(data, 'item')
+        store = data[EDGE] if EDGE in data.edge_types else {}
+        if 'edge_index' not in store and 'adj_t' in store:
+            raise ValueError(
+                f"data{list(EDGE)} has an 'adj_t' but no 'edge_index', which is what models read; "
+                f'leave out ToSparseTensor'
+            )
+        if 'edge_index' not in store or store['edge_index'].numel() == 0:
             raise ValueError(f"'data' has no training edge {EDGE}; nothing can be learned from it")
+        edge_index = store['edge_index']
         edge_index = coalesce(edge_index)  # a repeated edge would weigh twice
         self.register_buffer('train_edge_index', edge_index, persistent=False)
         self.adj = NormalizedAdjacency(edge_index, num_nodes=(self.num_users, self.num_items))
@@ -350,3 +356,12 @@ def _sum(terms: list[Tensor]) -> Tensor:
     for term in terms[1:]:
         out = out + term
     return out
+
+
+def _num_nodes(data: HeteroData, name: str) -> int:
+    with warnings.catch_warnings():  # that the number cannot be inferred, which is an error here
+        warnings.simplefilter('ignore')
+        size = data[name].num_nodes if name in data.node_types else None
+    if size is None:
+        raise ValueError(f"data['{name}'].num_nodes is not set: set it to the number of {name}s")
+    return int(size)

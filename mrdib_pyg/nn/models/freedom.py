@@ -119,9 +119,11 @@ class FREEDOM(Recommender):
         if slot == 'graph':
             for m in self.modalities:
                 knn = ItemKNN(k, m, form='binary')
-                setattr(self, f'item_adj_{m}', weighted_graph(data, f'{m}_knn', knn))
+                graph = weighted_graph(data, f'{m}_knn', knn, is_mean=True)
+                setattr(self, f'item_adj_{m}', graph)
         else:
-            self.item_adj = weighted_graph(data, 'union', ItemGraphUnion(self.modality_weights, k))
+            union = ItemGraphUnion(self.modality_weights, k)
+            self.item_adj = weighted_graph(data, 'union', union, is_mean=True)
         self.pruned_adj: NormalizedAdjacency | None = None
 
         self.user_emb = nn.Embedding(self.num_users, channels)

@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
@@ -31,13 +32,23 @@ def make_layer(
         ValueError: If the layer was made for other modalities or widths, or a setting is unknown.
     """
     if isinstance(mrdib, Mapping):
-        settings: dict[str, Any] = {**mrdib, 'channels': channels}
+        settings = dict(mrdib)
         control = settings.pop('control', None)
-        if control is None:
-            return MRdIB(**{**settings, 'user_codes': user_codes, 'fused_channels': fused_channels})
-        if control not in CONTROLS:
+        if control is not None and control not in CONTROLS:
             raise ValueError(f"'control' must be one of {list(CONTROLS)} (got {control!r})")
-        return CONTROLS[control](**settings)
+        make: Callable[..., Layer] = MRdIB if control is None else CONTROLS[control]
+        known = list(inspect.signature(make).parameters)
+        for name in settings:
+            if name not in known:
+                raise ValueError(
+                    f"'mrdib' has an unknown setting {name!r}; "
+                    f'{"MRdIB" if control is None else f"the control {control!r}"} has '
+                    f'{[name for name in known if name != "channels"]}'
+                )
+        if control is None:
+            settings['user_codes'] = user_codes and settings.get('user_codes', True)
+            settings['fused_channels'] = fused_channels
+        return make(**{**settings, 'channels': channels})
 
     if mrdib.channels != channels:
         raise ValueError(

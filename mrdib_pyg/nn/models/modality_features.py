@@ -74,8 +74,8 @@ class ModalityFeatures(nn.Module):
             self.register_buffer(f'x_{name}', x, persistent=False)
 
         # Where nothing is missing no mask is applied at all.
-        self.has_missing = not all(bool(mask.all()) for mask in masks.values())
-        if self.has_missing:
+        self.is_incomplete = not all(bool(mask.all()) for mask in masks.values())
+        if self.is_incomplete:
             user, item = edge_index
             for name, has in masks.items():
                 user_has = has.new_zeros(int(data['user'].num_nodes))
@@ -113,7 +113,7 @@ class ModalityFeatures(nn.Module):
 
     def mask(self, name: str) -> Tensor:
         r"""Returns which items have a modality in the data, ``[num_items]``."""
-        if self.has_missing:
+        if self.is_incomplete:
             return getattr(self, f'has_{name}')
         x = getattr(self, f'x_{name}')
         return torch.ones(x.size(0), dtype=torch.bool, device=x.device)
@@ -133,7 +133,7 @@ class ModalityFeatures(nn.Module):
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
         item has every modality.
         """
-        if not self.has_missing and not self.is_dropping:
+        if not self.is_incomplete and not self.is_dropping:
             return None
         out: dict[str, Pair] = {}
         for name in self.names:

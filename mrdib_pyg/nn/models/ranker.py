@@ -29,7 +29,8 @@ class Ranker(nn.Module):
     @torch.no_grad()
     def embed(self) -> Embeddings:
         r"""Returns the embeddings of all users and items in evaluation mode. A model in evaluation
-        mode keeps them until a parameter changes or ``train()`` or ``eval()`` is called.
+        mode keeps them until a parameter changes or ``train()`` or ``eval()`` is called. A change
+        in place by way of ``param.data`` leaves no trace: call :meth:`forget` after one.
         """
         if self.training:
             self.eval()
@@ -39,8 +40,13 @@ class Ranker(nn.Module):
                 self.train()
         if self._may_change:
             return _freeze(self())
-        # Versions tell of changes in place, such as those of a loaded state.
-        key = tuple(n for t in (*self.parameters(), *self.buffers()) for n in (id(t), t._version))
+        # Versions tell of changes in place, such as those of a loaded state, and addresses of
+        # tensors that were put in the place of others (`param.data = ...`).
+        key = tuple(
+            n
+            for t in (*self.parameters(), *self.buffers())
+            for n in (id(t), t._version, t.data_ptr())
+        )
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, _freeze(self()))
         return self._cache[1]
@@ -65,8 +71,18 @@ class Ranker(nn.Module):
 
     @torch.no_grad()
     def predict(self, edge_label_index: Tensor) -> Tensor:
-        r"""Returns the scores of pairs of a user and an item, ``[2, n]`` to ``[n]``."""
+        r"""Returns the scores of pairs of a user and an item, ``[2, n]`` to ``[n]``.
+
+        Raises:
+            IndexError: If a user or an item does not exist.
+        """
         user, item = self.embed()[:2]
+        for name, row, size in zip(('user', 'item'), edge_label_index, (len(user), len(item))):
+            if row.numel() > 0 and not 0 <= int(row.min()) <= int(row.max()) < size:
+                raise IndexError(
+                    f"the {name}s of 'edge_label_index' must lie in [0, {size}) (got "
+                    f'{int(row.min())} to {int(row.max())})'
+                )
         return (user[edge_label_index[0]] * item[edge_label_index[1]]).sum(dim=-1)
 
     @torch.no_grad()
@@ -84,6 +100,7 @@ class Ranker(nn.Module):
 
         Raises:
             ValueError: If :obj:`k` exceeds the number of items.
+            TypeError: If ids are no integers.
             IndexError: If a user does not exist.
         """
         emb = self.embed()
@@ -91,6 +108,10 @@ class Ranker(nn.Module):
         if user is None:
             user = torch.arange(self.num_users, device=device)
         user = torch.as_tensor(user, device=device).reshape(-1)
+        if user.numel() == 0:  # of an empty list, which is one of floats
+            user = user.long()
+        elif user.is_floating_point() or user.dtype == torch.bool:
+            raise TypeError(f"'user' must hold integer ids (got {user.dtype})")
         if user.numel() > 0 and not 0 <= int(user.min()) <= int(user.max()) < self.num_users:
             raise IndexError(
                 f"'user' must lie in [0, {self.num_users}) (got {int(user.min())} to "

@@ -49,6 +49,14 @@ def test_worked_example(slot, mrdib):
     close(terms['content'], 0.6939 + 0.8381)
 
 
+def test_graphs_of_another_form_are_told_of(recwarn):
+    data = toy(image=IMAGE, text=TEXT)
+    FREEDOM(ItemKNN(2, form='binary')(copy.copy(data)), channels=2, k=2)
+    assert len(recwarn) == 0
+    with pytest.warns(UserWarning, match="text_knn.*do not sum to one.*'binary'"):
+        FREEDOM(ItemKNN(2)(copy.copy(data)), channels=2, k=2)
+
+
 @pytest.mark.parametrize('trainable', [False, True])
 def test_content_of_each_modality(trainable):
     for m, expected in (('image', 0.6939), ('text', 0.8381)):

@@ -108,6 +108,14 @@ def test_product_of_experts_reads_the_posteriors():
     torch.testing.assert_close(plain().item, product_of_experts(x).mu)
 
 
+def test_product_of_experts_reads_the_noise_of_the_control():
+    settings = {'fusion': 'product_of_experts', 'id_channel': False}
+    model = make(**settings, mrdib={'control': 'noise', 'noise_scale': 0.5})
+    expected = model.eval()().item
+    assert torch.equal(model().item, expected)
+    assert (model.train()().item - expected).abs().max() > 0.01
+
+
 def test_users_of_the_mlp_are_summed():
     model = make(fusion='mlp', id_channel=False)
     codes = model.modality_embeddings()
