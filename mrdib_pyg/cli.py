@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mrdib_pyg import __version__
 from mrdib_pyg.commands import COMMANDS
 from mrdib_pyg.commands.arguments import (
     EXIT_DONE,
@@ -27,14 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         int: 0 if done, 2 for wrong input or usage, 1 if it failed while running.
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    options = _options(parser, args)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             args.run(args)
             sys.stdout.flush()
     except (Usage, ValueError, FileNotFoundError, NotADirectoryError) as e:
-        return _fail(e, EXIT_WRONG, args.debug)
+        return _fail(e, EXIT_WRONG, args.debug, options)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'\nmrdib: stopped{advice.get(args.command, "")}', file=sys.stderr)
         return EXIT_FAILED
     except Exception as e:
-        return _fail(e, EXIT_FAILED, args.debug)
+        return _fail(e, EXIT_FAILED, args.debug, options)
     return EXIT_DONE
 
 
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='`mrdib COMMAND --help` tells more. Exit codes: 0 done, 2 wrong input or usage, '
         '1 failed while running.',
     )
+    out.add_argument('--version', action='version', version=f'mrdib_pyg {__version__}')
     subparsers = out.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
     def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Parser]:
@@ -83,12 +87,39 @@ def _show_warning(message: Any, category: Any, filename: str, lineno: int, *args
     print('warning:', ' '.join(str(message).split()), file=sys.stderr)
 
 
-def _fail(error: Exception, code: int, debug: bool) -> int:
+def _fail(error: Exception, code: int, debug: bool, options: dict[str, str]) -> int:
     if debug:
         traceback.print_exc()
     reason = ' '.join(str(error).split()) or type(error).__name__
-    print(f'mrdib: {reason}', file=sys.stderr)
+    print(f'mrdib: {_with_options(reason, options)}', file=sys.stderr)
     return code
+
+
+def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, str]:
+    r"""Returns the options of the command that was given, by the names of their values."""
+    out: dict[str, str] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            chosen = action.choices.get(getattr(args, action.dest, None))
+            out |= {} if chosen is None else _options(chosen, args)
+        elif action.option_strings:
+            out[action.dest] = action.option_strings[-1]
+    return out
+
+
+def _with_options(reason: str, options: dict[str, str]) -> str:
+    r"""Returns a message with the options of a command in place of arguments in Python."""
+    for name, option in options.items():
+        if '_' in name:  # a word that no data have by accident
+            reason = reason.replace(f"'{name}'", option)
+        elif reason.startswith(f"'{name}' "):
+            reason = reason.replace(f"'{name}'", option, 1)
+    if 'no_quotes' in options:
+        reason = reason.replace('pass quote=False', 'add --no-quotes')
+        reason = reason.replace("that as 'sep'", 'that to --sep').replace(
+            "pass 'sep'", 'pass --sep'
+        )
+    return reason
 
 
 if __name__ == '__main__':

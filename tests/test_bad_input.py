@@ -155,14 +155,14 @@ TRAIN = {
     'MRdIB and control': (['--mrdib', '--control', 'l2'], 'exclude each other'),
     'redundancy alone': (['--redundancy', 'mine'], 'add --mrdib'),
     'noise alone': (['--noise-scale', '1'], 'add --control noise'),
-    'noise negative': (['--control', 'noise', '--noise-scale', '-1'], "'noise_scale' must not"),
-    'epochs': (['--epochs', '0'], "'epochs' must be at least 1"),
-    'batch size': (['--batch-size', '0'], "'batch_size' must be at least 1"),
-    'learning rate': (['--lr', '-1'], "'lr' must be positive"),
-    'learning rate NaN': (['--lr', 'nan'], "'lr' must be positive"),
-    'patience': (['--patience', '-1'], "'patience' must not be negative"),
-    'seed': (['--seed', '-1'], "'seed' must lie in"),
-    'monitor': (['--monitor', 'loss'], "'monitor' must be one of recall"),
+    'noise negative': (['--control', 'noise', '--noise-scale', '-1'], '--noise-scale must not'),
+    'epochs': (['--epochs', '0'], '--epochs must be at least 1'),
+    'batch size': (['--batch-size', '0'], '--batch-size must be at least 1'),
+    'learning rate': (['--lr', '-1'], '--lr must be positive'),
+    'learning rate NaN': (['--lr', 'nan'], '--lr must be positive'),
+    'patience': (['--patience', '-1'], '--patience must not be negative'),
+    'seed': (['--seed', '-1'], '--seed must lie in'),
+    'monitor': (['--monitor', 'loss'], '--monitor must be one of recall'),
     'monitor beyond the catalogue': (['--monitor', 'recall@7'], 'there are 6 items to rank'),
     'device': (['--device', 'abacus'], '--device must be cpu'),
     'device that is not there': (['--device', 'cuda:99'], 'sees no such device'),
@@ -325,14 +325,14 @@ def test_refused_run(capsys, copy, monkeypatch, command, case):
 
 USE = {
     'k beyond the catalogue': (['evaluate', '--k', '5,7'], 'number of items (6), got 7'),
-    'k of zero': (['evaluate', '--k', '0'], "'k' must lie between 1"),
+    'k of zero': (['evaluate', '--k', '0'], '--k must lie between 1'),
     'k not an integer': (['evaluate', '--k', '5,x'], "'x' is not an integer"),
     'k of nothing': (['evaluate', '--k', ','], 'names nothing'),
     'mask of validation': (['evaluate', '--split', 'val', '--mask', 'train+val'], "mask='train'"),
     'other data set': (['evaluate', '--dataset', 'nowhere'], "no data set named 'nowhere'"),
-    'n beyond the catalogue': (['recommend', '--k', '7'], "'k'"),
-    'n of zero': (['recommend', '--k', '0'], "'k'"),
-    'n negative': (['recommend', '--k', '-2'], "'k'"),
+    'n beyond the catalogue': (['recommend', '--k', '7'], '--k must be between'),
+    'n of zero': (['recommend', '--k', '0'], '--k must be between'),
+    'n negative': (['recommend', '--k', '-2'], '--k must be between'),
     'user beyond': (['recommend', '--users', '0,4'], 'ids from 0 to 3 (got 4)'),
     'user negative': (['recommend', '--users', '0,-1'], 'ids from 0 to 3 (got -1)'),
     'user giant': (['recommend', '--users', '9' * 30], 'ids from 0 to 3'),
@@ -448,7 +448,7 @@ def test_fine(capsys, tmp_path, case, options):
     argv = ['train', '--dataset', tmp_path / 'toy', '--out', tmp_path / 'run', *QUICK, *options]
     assert main([*map(str, argv), '--json']) == 0
     out, err = capsys.readouterr()
-    assert err == ''
+    assert err == '' or (case == 'no held-out edges' and 'no validation edges' in err)
     terms = json.loads(out)['terms']
     if case == 'one modality' and '--mrdib' in options:
         assert terms['redundant'] == 0.0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mrdib_pyg import __version__
 from mrdib_pyg.cli import main
 from mrdib_pyg.commands import COMMANDS
 from mrdib_pyg.commands.run_folder import absolute
@@ -66,6 +67,18 @@ def test_help(capsys, command):
         for line in out.splitlines():
             if line.startswith('  --') and len(line.split()) <= 2:
                 raise AssertionError(f'no help for {line}')
+
+
+def test_version(capsys):
+    assert call(['--version']) == 0
+    assert capsys.readouterr().out == f'mrdib_pyg {__version__}\n'
+
+
+def test_models_go_by_the_names_of_their_classes_too(capsys, tmp_path, dataset, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ['train', '--dataset', dataset, '--model', 'MultimodalLightGCN', *TRAIN]
+    assert call(argv) == 0
+    assert Path('runs/small-multimodal_lightgcn/results.json').is_file()
 
 
 def test_help_does_not_import_torch():
@@ -462,7 +475,7 @@ def test_process(tmp_path, dataset):
     json.loads(out.stdout)
     out = process('recommend', tmp_path / 'run', '--k', '51', cwd=tmp_path)
     assert (out.returncode, out.stdout) == (2, '')
-    assert len(out.stderr.splitlines()) == 1 and "'k'" in out.stderr
+    assert len(out.stderr.splitlines()) == 1 and '--k must' in out.stderr
     assert [p.name for p in tmp_path.iterdir()] == ['run']
 
 

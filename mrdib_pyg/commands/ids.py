@@ -22,7 +22,8 @@ def read_ids(option: str, text: str, ids: Any, size: int) -> list[int]:
     if os.path.isfile(text):  # unlike Path.is_file, takes a text too long for a name
         return read_id_file(option, text, ids, size)
     try:
-        return _indices(option, text.split(','), ids, size)
+        parts = [text] if ids is not None and text in ids else text.split(',')
+        return _indices(option, parts, ids, size)
     except Usage as e:
         if ',' in text or (ids is None and text.isdecimal()):
             raise
@@ -63,5 +64,9 @@ def _indices(option: str, parts: list[str], ids: Any, size: int) -> list[int]:
         raise Usage(f'{option} names nothing; pass ids separated by commas')
     for name in names:
         if name not in ids:
-            raise Usage(f"{option}: there is no '{name[:60]}' in the data, whose ids are its own")
+            some = ' and '.join(f"'{known[:60]}'" for known in ids.ids[:2])
+            hint = '; ids that hold commas can be in a file, one a line' if len(parts) > 1 else ''
+            raise Usage(
+                f"{option}: there is no '{name[:60]}' in the data (ids are {some}...){hint}"
+            )
     return [ids.index(name) for name in names]

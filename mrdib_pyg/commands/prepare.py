@@ -1,6 +1,7 @@
 """``mrdib prepare``: from raw data to a folder."""
 
 import argparse
+import sys
 from typing import Any
 
 from mrdib_pyg.commands.arguments import Add, CommandFormatter, Usage, number, pairs
@@ -19,7 +20,9 @@ def add_arguments(add: Add) -> None:
         epilog='`mrdib prepare amazon --help` and `mrdib prepare table --help` tell more, and '
         'docs/DATA.md.',
     )
-    sources: Any = p.add_subparsers(dest='source', required=True, metavar='SOURCE')
+    sources: Any = p.add_subparsers(
+        dest='source', required=True, metavar='SOURCE', prog='mrdib prepare'
+    )
     _add_amazon(sources)
     _add_table(sources)
 
@@ -75,6 +78,10 @@ def _add_table(sources: Any) -> None:
     p.add_argument('--item', metavar='COLUMN', required=True, help='the column of item ids')
     p.add_argument('--rating', metavar='COLUMN', help='the column of ratings')
     p.add_argument('--time', metavar='COLUMN', help='the column of times: numbers or dates')
+    p.add_argument(
+        '--time-format', metavar='FORMAT',
+        help="the form of dates that are not of ISO 8601, such as '%%d/%%m/%%Y'",
+    )  # fmt: skip
     p.add_argument('--weight', metavar='COLUMN', help='the column of weights')
     p.add_argument('--sep', metavar='CHAR', help='what separates the fields (by the name of FILE)')
     p.add_argument('--no-quotes', action='store_true', help='double quotes are plain text')
@@ -149,6 +156,8 @@ def run(args: argparse.Namespace) -> None:
             raise Usage('--min-rating needs the column of ratings: add --rating COLUMN')
         if args.split != 'random' and args.time is None:
             raise Usage(f'--split {args.split} needs the column of times: add --time COLUMN')
+        if args.time_format is not None and args.time is None:
+            raise Usage('--time-format is that of the column of times: add --time COLUMN')
         if args.item_id is not None and args.items is None:
             raise Usage('--item-id is a column of the table of items: add --items FILE')
         if args.item_order is not None and not args.features:
@@ -162,10 +171,17 @@ def run(args: argparse.Namespace) -> None:
         text = [name.strip() for name in (args.text or '').split(',') if name.strip()]
         report = prepare_table(
             args.table, args.out, user=args.user, item=args.item, rating=args.rating,
-            time=args.time, weight=args.weight, sep='\t' if args.sep == '\\t' else args.sep,
+            time=args.time, time_format=args.time_format, weight=args.weight,
+            sep='\t' if args.sep == '\\t' else args.sep,
             quote=not args.no_quotes, features=pairs('--features', args.features, _path),
             item_order=args.item_order, text=text, items=args.items, item_id=args.item_id, **common,
         )  # fmt: skip
+    if report.split.get('validation') == 0:
+        print(
+            'warning: no interaction is for validation, by which a training selects: users have '
+            'too few for this split',
+            file=sys.stderr,
+        )
     print(report.to_json() if args.json else f'{report}\nwrote {args.out}')
 
 

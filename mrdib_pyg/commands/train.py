@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +92,24 @@ def run(args: argparse.Namespace) -> None:
     weights = pairs('--weights', args.weights, number)
     settings = pairs('--set', args.set, value)
     mrdib = _mrdib(args, weights)
-    out = new_run_folder(
-        args.out or f'runs/{Path(args.dataset).expanduser().resolve().name}-{args.model}',
-        args.resume,
-    )
 
     from mrdib_pyg.datasets import load_dataset
     from mrdib_pyg.nn.models import MODELS
     from mrdib_pyg.training import keep_freed_memory, run
 
-    if args.model not in MODELS:
+    # By the name of its class, too, which messages and papers use.
+    names = {name.replace('_', ''): name for name in MODELS}
+    model = names.get(args.model.replace('_', '').lower())
+    if model is None:
         raise Usage(f"there is no model '{args.model}'; known are {', '.join(sorted(MODELS))}")
+    out = new_run_folder(
+        args.out or f'runs/{Path(args.dataset).expanduser().resolve().name}-{model}',
+        args.resume,
+    )
     keep_freed_memory()
     results = run(
         load_dataset(args.dataset),
-        args.model,
+        model,
         settings=settings,
         mrdib=mrdib,
         seed=args.seed,
@@ -124,6 +128,12 @@ def run(args: argparse.Namespace) -> None:
         resume=args.resume,
         progress=not args.quiet,
     )
+    if 'val' not in results:
+        print(
+            'warning: there are no validation edges to select by: the parameters of the last '
+            'epoch are kept',
+            file=sys.stderr,
+        )
     if args.json:
         print(json.dumps(results))
         return

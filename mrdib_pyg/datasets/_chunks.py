@@ -130,6 +130,8 @@ class Chunks:
                 ) from e
             except (pd.errors.ParserError, UnicodeDecodeError) as e:
                 hint = ' or pass quote=False' if self.quote else ''
+                if isinstance(e, UnicodeDecodeError):
+                    hint = ', or convert it to UTF-8, e.g. by `iconv -f latin1 -t utf8`'
                 raise ValueError(
                     f'{self.name} cannot be read as UTF-8 text with the separator {self.sep!r}, '
                     f'after {self.num_rows} rows: {_first_line(e)}. Please mend it{hint}'
@@ -150,7 +152,13 @@ class Chunks:
             if names.count(name) != 1:
                 what = 'has no column' if name not in names else 'has more than one column'
                 shown = ', '.join(names[:20])
-                raise ValueError(f'{self.name} {what} {name!r}; its columns are {shown[:500]}')
+                others = [sep for sep in ';\t,|' if len(names) == 1 and sep in names[0]]
+                hint = (
+                    f"; is it separated by {others[0]!r}? Then pass that as 'sep'" if others else ''
+                )
+                raise ValueError(
+                    f'{self.name} {what} {name!r}; its columns are {shown[:500]}{hint}'
+                )
 
     def _blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         rest = b''

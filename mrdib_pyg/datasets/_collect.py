@@ -1,11 +1,12 @@
 """From rows in pieces to arrays of indices: ids are numbered, faulty rows counted, left out."""
 
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mrdib_pyg.datasets._chunks import Chunks
+from mrdib_pyg.datasets._columns import present_in, to_numbers
+from mrdib_pyg.datasets._time_reader import TimeReader
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Columns(NamedTuple):
     weight: str | None = None
     text: tuple[str, ...] = ()
     min_rating: float | None = None
+    time_format: str | None = None
 
     def names(self) -> list[str]:
         found = (self.user, self.item, self.rating, self.time, self.weight, *self.text)
@@ -55,21 +57,22 @@ def collect(chunks: Chunks, columns: Columns, report: PrepareReport) -> Rows:
         name: [] for name in ('user', 'item', 'rating', 'time', 'weight')
     }
     text: dict[str, str] = {}
-    dates: bool | None = None
+    times = TimeReader(columns.time_format)
     for frame in chunks:
         keep = np.ones(len(frame), dtype=bool)
         values: dict[str, np.ndarray] = {}
         for kind in ('user', 'item'):
             name = getattr(columns, kind)
-            present = _present(frame[name])
-            report.drop(f'without a {kind} id ({name})', int((keep & ~present).sum()))
+            present = present_in(frame[name])
+            article = 'an' if kind == 'item' else 'a'
+            report.drop(f'without {article} {kind} id ({name})', int((keep & ~present).sum()))
             keep &= present
         for kind in ('rating', 'time', 'weight'):
             name = getattr(columns, kind)
             if name is None:
                 continue
             if kind == 'time':
-                values[kind], dates = to_time(frame[name], dates)
+                values[kind] = times.read(frame[name])
             else:
                 values[kind] = to_numbers(frame[name])
             finite = np.isfinite(values[kind]) if values[kind].dtype.kind == 'f' else keep
@@ -102,12 +105,23 @@ def collect(chunks: Chunks, columns: Columns, report: PrepareReport) -> Rows:
         arrays = parts.pop(kind)
         return np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
 
-    user, item = join('user'), join('item')
+    user, item, time = join('user'), join('item'), join('time')
+    if time is not None and time.size > 0:
+        report.times = {
+            name: _stamp(value, bool(times.is_date))
+            for name, value in (('first', time.min()), ('last', time.max()))
+        }
     assert user is not None and item is not None
     return Rows(
-        user, item, join('rating'), join('time'), join('weight'),
+        user, item, join('rating'), time, join('weight'),
         list(user_codes), list(item_codes), text,
     )  # fmt: skip
+
+
+def _stamp(value: np.number, is_date: bool) -> str | float:
+    if not is_date:
+        return float(value) if value.dtype.kind == 'f' else int(value)
+    return str(np.datetime64(int(value), 's')).replace('T', ' ')
 
 
 def as_id(value: Any) -> str:
@@ -118,77 +132,6 @@ def as_id(value: Any) -> str:
         return str(int(value))
     # A half of a surrogate pair could not be written.
     return str(value).encode('utf-8', 'replace').decode('utf-8')
-
-
-def to_numbers(column: 'pd.Series') -> np.ndarray:
-    r"""Returns ``float64``, NaN for what is no number."""
-    import pandas as pd
-
-    if column.dtype.kind == 'c':
-        column = column.astype(str)
-    with np.errstate(all='ignore'):
-        numbers = pd.to_numeric(column, errors='coerce')
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def to_time(column: 'pd.Series', dates: bool | None) -> tuple[np.ndarray, bool]:
-    r"""Returns numbers as they are, ``int64`` where all are whole, and dates as seconds since 1970
-    in UTC; NaN for what is neither.
-
-    Raises:
-        ValueError: If dates are written in more than one way, or with the day first.
-    """
-    import pandas as pd
-
-    if column.dtype.kind in 'iu' and isinstance(column.dtype, np.dtype):
-        if column.dtype != np.uint64:
-            return column.to_numpy(dtype=np.int64), False
-    if dates is None:
-        dates = column.dtype.kind == 'M'
-        if not dates and column.dtype.kind not in 'iufb':
-            filled = column[_present(column)]
-            dates = bool(np.isnan(to_numbers(filled)).mean() > 0.5) if len(filled) else False
-    if not dates:
-        return to_numbers(column), False
-    time = _parse_dates(column)
-    seconds = (time - pd.Timestamp(0, tz='UTC')).dt.total_seconds()
-    return seconds.to_numpy(dtype=np.float64, na_value=np.nan), True
-
-
-def _parse_dates(column: 'pd.Series') -> 'pd.Series':
-    import pandas as pd
-
-    if column.dtype.kind == 'M':
-        return pd.to_datetime(column, errors='coerce', utc=True)
-    # Of ISO 8601 all forms may be mixed, with and without a time or a fraction; for others pandas
-    # takes the form of the first value.
-    present = _present(column)
-    column = column.astype(str)
-    time = pd.to_datetime(column, errors='coerce', utc=True, format='ISO8601')
-    other = time.isna().to_numpy() & present
-    if other.any():
-        with warnings.catch_warnings():  # that it finds no single form
-            warnings.simplefilter('ignore', UserWarning)
-            time[other] = pd.to_datetime(column[other], errors='coerce', utc=True)
-            other &= time.isna().to_numpy()
-            rest = pd.to_datetime(
-                column[other], errors='coerce', utc=True, format='mixed', dayfirst=True
-            )
-        if rest.notna().any():
-            example = column[other][rest.notna()].iloc[0]
-            raise ValueError(
-                f'the dates in column {column.name!r} are written in several ways, or with the day '
-                f"before the month (such as '{example[:40]}'); write them as 2024-12-31 or as "
-                f'seconds'
-            )
-    return time
-
-
-def _present(column: 'pd.Series') -> np.ndarray:
-    present = column.notna().to_numpy(dtype=bool)
-    if column.dtype.kind not in 'iufbM':
-        present = present & (column != '').to_numpy(dtype=bool, na_value=False)
-    return present
 
 
 def _number_ids(column: 'pd.Series', codes: dict[str, int]) -> np.ndarray:

@@ -71,6 +71,10 @@ def read_order(source: Any) -> list[str]:
     return [line.removesuffix('\r') for line in lines]
 
 
+class _Unfit(ValueError):
+    r"""Features that can be read, but not be given to the items."""
+
+
 def _from_npz(
     path: Path, item_ids: Sequence[str], order: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -80,10 +84,12 @@ def _from_npz(
             if len(vectors) == 1 and order is not None:
                 return _by_order(f"'{path}'", vectors[next(iter(vectors))], item_ids, order)
             return _by_id(f"'{path}'", vectors, item_ids)
+    except _Unfit:
+        raise
     except (*UNREADABLE, OSError, RuntimeError, zlib.error) as e:
         raise ValueError(
             f"'{path}' is no complete .npz archive of arrays named by item ids ({e}). Please write "
-            f'it again with `numpy.savez`'
+            f'it again with `numpy.savez(file, **vectors)`, of a dictionary from ids to vectors'
         ) from e
 
 
@@ -169,20 +175,21 @@ def _by_id(
     found = [i for i, raw in enumerate(item_ids) if raw in vectors]
     if len(found) == 0:
         some = ', '.join(repr(key) for _, key in zip(range(3), vectors))
-        raise ValueError(
+        raise _Unfit(
             f'{where} has a vector for none of the items. Its keys need to be item ids such as '
-            f'{item_ids[0]!r} (got {some or "none"})'
+            f'{item_ids[0]!r} (got {some or "none"}): write `numpy.savez(file, **vectors)`, of a '
+            f'dictionary from ids to vectors, or an .npy file in the order of a list of ids'
         )
     x = mask = None
     for i in found:
         vector = _real(where, as_array(vectors[item_ids[i]])).reshape(-1)
         if x is None or mask is None:
             if vector.size == 0:
-                raise ValueError(f'{where} has an empty vector for the item {item_ids[i]!r}')
+                raise _Unfit(f'{where} has an empty vector for the item {item_ids[i]!r}')
             x = np.zeros((len(item_ids), vector.size), dtype=np.float32)
             mask = np.zeros(len(item_ids), dtype=bool)
         elif vector.size != x.shape[1]:
-            raise ValueError(
+            raise _Unfit(
                 f'{where} has {vector.size} numbers for the item {item_ids[i]!r}, but '
                 f'{x.shape[1]} for {item_ids[found[0]]!r}: expected as many for each'
             )
@@ -199,18 +206,19 @@ def _by_order(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     array = _real(where, array)
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f'{where} has the shape {list(array.shape)}, expected [rows, F]')
+        raise _Unfit(f'{where} has the shape {list(array.shape)}, expected [rows, F]')
     if order is None:
         places = {str(row): row for row in range(len(array))}
         wrong = next((raw for raw in item_ids if raw not in places), None)
         if wrong is not None:
-            raise ValueError(
+            raise _Unfit(
                 f'{where} has {len(array)} rows and no ids, so item ids need to be the numbers of '
-                f"its rows, from 0 (got {wrong!r}). Please pass the ids of the rows as 'item_order'"
+                f'its rows, from 0 (got {wrong!r}{_of_floats(wrong)}). Please pass the ids of the '
+                f"rows as 'item_order'"
             )
     else:
         if len(order) != len(array):
-            raise ValueError(
+            raise _Unfit(
                 f"{where} has {len(array)} rows, but 'item_order' names {len(order)} items"
             )
         places = {}
@@ -218,7 +226,7 @@ def _by_order(
             places.setdefault(raw, row)
     mask = np.array([raw in places for raw in item_ids])
     if not mask.any():
-        raise ValueError(
+        raise _Unfit(
             f"{where} has a row for none of the items: 'item_order' needs to hold item ids such as "
             f'{item_ids[0]!r} (got {list(places)[:3]})'
         )
@@ -227,6 +235,12 @@ def _by_order(
     with np.errstate(over='ignore'):
         x[mask] = array[rows]
     return _finite(x, mask, {'rows are of items that are not kept': len(array) - int(mask.sum())})
+
+
+def _of_floats(raw: str) -> str:
+    if not raw.removesuffix('.0').isdecimal():
+        return ''
+    return ', as ids are read where some are empty: write them as whole numbers' * ('.' in raw)
 
 
 def _real(where: str, array: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ class PrepareReport:
         split (Dict[str, int]): The interactions of each split.
         modalities (Dict[str, Dict[str, Any]]): For each modality its width, the items that have it,
             and what was left out, by the reason.
+        times (Dict[str, Any]): The first and the last time of the rows that were read: dates in
+            UTC, or numbers as they are.
         notes (Dict[str, int]): What else is worth knowing, counted.
     """
 
@@ -32,6 +34,7 @@ class PrepareReport:
         self.kept: dict[str, int] = {}
         self.split: dict[str, int] = {}
         self.modalities: dict[str, dict[str, Any]] = {}
+        self.times: dict[str, Any] = {}
         self.notes: dict[str, int] = {}
 
     def drop(self, reason: str, count: int) -> None:
@@ -54,6 +57,7 @@ class PrepareReport:
             'kept': self.kept,
             'split': self.split,
             'modalities': self.modalities,
+            'times': self.times,
             'notes': self.notes,
         }
 
@@ -74,6 +78,7 @@ class PrepareReport:
             out.num_rows = value['rows']
             for name in ('dropped', 'kept', 'split', 'modalities', 'notes'):
                 setattr(out, name, dict(value[name]))
+            out.times = dict(value.get('times', {}))  # reports of older versions have none
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return out
@@ -87,6 +92,8 @@ class PrepareReport:
                 f'{kept["interactions"]:>13,} interactions of {kept["users"]:,} users with '
                 f'{kept["items"]:,} items'
             )
+        if self.times:
+            lines.append(f'times: {self.times["first"]} to {self.times["last"]}')
         if self.split:
             lines.append('split: ' + ', '.join(f'{n:,} {name}' for name, n in self.split.items()))
         for name, entry in self.modalities.items():

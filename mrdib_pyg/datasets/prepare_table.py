@@ -24,6 +24,7 @@ def prepare_table(
     item: str,
     rating: str | None = None,
     time: str | None = None,
+    time_format: str | None = None,
     weight: str | None = None,
     min_rating: float | None = None,
     k_core: int = 1,
@@ -63,6 +64,10 @@ def prepare_table(
         rating (str, optional): The column of ratings. (default: :obj:`None`)
         time (str, optional): The column of times: numbers in any unit, or dates, which become
             seconds since 1970. (default: :obj:`None`)
+        time_format (str, optional): The form of these dates in the letters of ``strftime``, such
+            as ``'%d/%m/%Y %H:%M'``; rows of another form are left out. Without it, dates may be
+            of ISO 8601 or of one other form in which the day and the month are not both numbers.
+            (default: :obj:`None`)
         weight (str, optional): The column of weights, such as counts of plays; those of repeated
             pairs are added up. Kept in the table; no model of this package reads it.
             (default: :obj:`None`)
@@ -134,9 +139,13 @@ def prepare_table(
         raise ValueError("'items' is only read for texts: please name their columns as 'text'")
     settings = Settings(k_core, split, seed, tuple(ratios), fill)  # type: ignore[arg-type]
     settings.check(has_time=time is not None)
-    columns = Columns(user, item, rating, time, weight, texts if items is None else (), min_rating)
+    names = texts if items is None else ()
+    columns = Columns(user, item, rating, time, weight, names, min_rating, time_format)
     if len(set(columns.names())) < len(columns.names()):
         raise ValueError(f'a column has two uses: {columns.names()}')
+
+    if time_format is not None and time is None:
+        raise ValueError(f"'time_format' {time_format!r} needs the column of times as 'time'")
 
     source = 'a data frame' if hasattr(table, 'columns') else os.fspath(table)
     described: dict[str, Any] = {
@@ -155,6 +164,8 @@ def prepare_table(
         if items is not None:
             described['item_id'] = item_id or item
             inputs['items'] = items
+    if time_format is not None:
+        described['time_format'] = time_format
     report = PrepareReport(source, described)
     read = [*columns.names(), *texts, item_id or item]
     before = find_prepared(

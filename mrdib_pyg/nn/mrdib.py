@@ -74,8 +74,9 @@ class MRdIB(nn.Module):
             :obj:`"early"` and :obj:`"complete"`. (default: :obj:`None`)
         hidden_channels (int, optional): The width of the critics. (default: :obj:`64`)
         user_codes (bool, optional): If set to :obj:`False`, the critics between user codes are
-            left out: for models in which only items have a representation per modality, or users
-            and items share one id space; there they have no use. (default: :obj:`True`)
+            left out: for models in which only items have a representation per modality, whose
+            :meth:`loss` then takes a :obj:`user_embedding`; and where users and items share one
+            id space, in which they have no use. (default: :obj:`True`)
         num_critic_rows (int, optional): In training at most so many rows of the batch, drawn anew
             in every call, pass an estimator, whose cost is proportional to them. :obj:`None` takes
             all, and the Gaussian estimator, whose bias falls with their
@@ -181,7 +182,8 @@ class MRdIB(nn.Module):
             sample in training and the mean in evaluation.
 
         Raises:
-            ValueError: If the modalities are not those of :obj:`channels` or a width is wrong.
+            ValueError: If the modalities are not those of :obj:`channels`, a width is wrong, or
+                they differ in their number of rows.
         """
         self._check_names(x)
         for name, rows in x.items():
@@ -190,6 +192,14 @@ class MRdIB(nn.Module):
                 raise ValueError(
                     f"the rows of '{name}' must have the shape [N, {self.channels[name]}] (got "
                     f"{list(item.shape)}); set its width in 'channels'"
+                )
+        items = [rows if isinstance(rows, Tensor) else rows[1] for rows in x.values()]
+        users = [None if isinstance(rows, Tensor) else rows[0] for rows in x.values()]
+        for side in (users, items):
+            sizes = [rows.size(0) for rows in side if rows is not None]
+            if len(set(sizes)) > 1:
+                raise ValueError(
+                    f'the modalities {list(x)} have different numbers of rows: {sizes}'
                 )
         return {name: encode(self._bottleneck(name), rows) for name, rows in x.items()}
 

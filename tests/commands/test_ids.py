@@ -37,8 +37,13 @@ def test_spaces_around_ids_that_have_none(tmp_path):
     for text in ('', ' ', ' , '):
         with pytest.raises(Usage, match='--users names nothing'):
             read_ids('--users', text, ids, 3)
-    with pytest.raises(Usage, match="there is no 'e' in the data, whose ids are its own"):
+    with pytest.raises(
+        Usage, match=r"no 'e' in the data \(ids are 'a' and 'b c'...\); ids that hold"
+    ):
         read_ids('--users', 'a, e', ids, 3)
+    with pytest.raises(Usage, match=r"'b c'...\), and there is no such file"):
+        read_ids('--users', 'e', ids, 3)
+    assert read_ids('--users', 'Zoë, "Z"', IdMap(['a', 'Zoë, "Z"']), 2) == [1]
 
 
 def test_indices(tmp_path):

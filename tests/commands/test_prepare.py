@@ -22,3 +22,46 @@ def test_options_without_what_they_are_of_are_refused(capsys, tmp_path, argv, me
     assert main([*argv, '--out', str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+ONES = 'user,item\na,x\nb,x\nc,y\n'
+
+
+@pytest.mark.parametrize(
+    ('text', 'argv', 'message'),
+    [
+        ('user;item\na;x\n', [], "is it separated by ';'? Then pass that to --sep"),
+        (b'user,item\n\xfcber,x\n', [], 'or convert it to UTF-8'),
+        (ONES, ['--k-core', '9'], 'Please choose a smaller --k-core'),
+        (ONES, ['--k-core', '-1'], '--k-core needs to be at least'),
+        (ONES, ['--time-format', '%d'], '--time-format is that of the column of times'),
+        ('user,item,at\na,x,05/03/2023\n', ['--time', 'at'], "give their form as --time-format, "
+                                                             "such as '%d/%m/%Y'"),
+    ],
+)  # fmt: skip
+def test_messages_name_options(capsys, tmp_path, text, argv, message):
+    table, out = tmp_path / 'table.csv', tmp_path / 'out'
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
+    argv = ['prepare', 'table', str(table), '--user', 'user', '--item', 'item', *argv]
+    assert main([*argv, '--out', str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_parser_of_a_source_has_its_name(capsys):
+    with pytest.raises(SystemExit):
+        main(['prepare', 'table', 'x.csv', '--out', 'x'])
+    assert 'mrdib prepare table: the following' in capsys.readouterr().err
+
+
+def test_data_without_validation_are_told_of(capsys, tmp_path):
+    table, out = tmp_path / 'table.csv', tmp_path / 'out'
+    table.write_text(ONES)
+    argv = ['prepare', 'table', str(table), '--user', 'user', '--item', 'item', '--out', str(out)]
+    assert main(argv) == 0
+    assert 'no interaction is for validation' in capsys.readouterr().err
+    argv = ['train', '--dataset', str(out), '--model', 'LightGCN', '--epochs', '1', '--quiet']
+    assert main([*argv, '--out', str(tmp_path / 'run')]) == 0
+    captured = capsys.readouterr()
+    assert 'there are no validation edges to select by' in captured.err
+    assert 'best epoch 1 of 1' in captured.out

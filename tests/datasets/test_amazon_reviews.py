@@ -242,7 +242,7 @@ def test_duplicates_k_core_and_rating(raw):
     report = prepare(raw)
     assert report.num_rows == len(lines) + 5
     assert report.dropped == {
-        'without a item id (item)': 1,
+        'without an item id (item)': 1,
         'that repeat a pair of user and item': 2,
         'of users or items with fewer than 5 (5-core)': 2,
     }

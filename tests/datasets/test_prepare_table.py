@@ -162,7 +162,7 @@ def test_everything_that_is_dropped_is_counted(tmp_path):
     assert report.num_rows == 15
     assert report.dropped == {
         'without a user id (user)': 1,
-        'without a item id (item)': 2,
+        'without an item id (item)': 2,
         'whose rating (stars) is no number': 2,
         'whose time (at) is no time': 1,
         'with a rating below 2': 1,
@@ -201,12 +201,64 @@ def test_dates_of_mixed_precision(tmp_path):
     assert report.dropped == {'whose time (at) is no time': 1}
 
 
-@pytest.mark.parametrize('at', [['01/01/2024', '31/12/2024'], ['Jan 5 2024', '31.12.2024']])
-def test_dates_with_the_day_first_are_refused(tmp_path, at):
+@pytest.mark.parametrize(
+    ('at', 'message'),
+    [
+        (['01/01/2024', '31/12/2024'], "'01/01/2024', may have the day or the month first.*%d/%m"),
+        (['2024-01-05', '31.12.2024 10:00'], "'31.12.2024 10:00', may have.*'%d.%m.%Y %H:%M'"),
+        (['Jan 5 2024', '31.12.2024'], "'at' are written in several ways.*31.12.2024"),
+        (['3/5/23', '13/5/23'], r"in one that is not known \(such as '3/5/23'\)"),
+        ([20240105, 20241231], r"'at', such as 20240105, are dates by.*'time_format' '%Y%m%d'"),
+        ([20240105.0, None], 'such as 20240105, are dates'),
+    ],
+)
+def test_dates_that_are_not_clear_are_refused(tmp_path, at, message):
     table = pd.DataFrame({'user': 'a', 'item': [0, 1], 'at': at})
-    with pytest.raises(ValueError, match=r"'at' are written in several ways.*31.12.2024"):
+    with pytest.raises(ValueError, match=message):
         prepare_table(table, tmp_path / 'out', **NAMES, time='at')
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('at', 'form'),
+    [
+        (['05/03/2023', '20/03/2023', 'never'], '%d/%m/%Y'),
+        (['03/05/2023', '03/20/2023', ''], '%m/%d/%Y'),
+        ([20230305, 20230320, 0], '%Y%m%d'),
+        ([20230305, 20230320, None], '%Y%m%d'),
+        (['5 Mar 2023', '20 Mar 2023', '-'], None),
+        (['2023/03/05', '2023/03/20', '1'], None),
+    ],
+)
+def test_forms_of_dates(tmp_path, at, form):
+    table = pd.DataFrame({'user': 'a', 'item': range(3), 'at': at})
+    report = prepare_table(table, tmp_path / 'out', **NAMES, time='at', time_format=form)
+    assert read_back(tmp_path / 'out')['timestamp'].tolist() == [1677974400, 1679270400]
+    assert report.dropped == {'whose time (at) is no time': 1}
+    assert report.times == {'first': '2023-03-05 00:00:00', 'last': '2023-03-20 00:00:00'}
+    assert 'times: 2023-03-05 00:00:00 to 2023-03-20 00:00:00' in str(report)
+    assert PrepareReport.load(tmp_path / 'out').times == report.times
+
+
+def test_one_form_of_dates_for_all_pieces(tmp_path, monkeypatch):
+    """What pandas guesses of the first date of a piece may be another form in the next one."""
+    days = pd.date_range('2023-03-20', periods=24, freq='D').strftime('%d/%m/%Y')
+    path = tmp_path / 'table.csv'
+    pd.DataFrame({'user': 'a', 'item': range(24), 'at': days}).to_csv(path, index=False)
+    monkeypatch.setattr('mrdib_pyg.datasets._chunks.ROWS', 5)
+    with pytest.raises(ValueError, match="'20/03/2023', may have the day or the month first"):
+        prepare_table(path, tmp_path / 'out', **NAMES, time='at')
+    prepare_table(path, tmp_path / 'out', **NAMES, time='at', time_format='%d/%m/%Y')
+    found = read_back(tmp_path / 'out')['timestamp']
+    assert found.tolist() == [1679270400 + 86400 * n for n in range(24)]
+    with pytest.raises(ValueError, match="'time_format' '%d' needs the column of times"):
+        prepare_table(path, tmp_path / 'other', **NAMES, time_format='%d')
+
+
+def test_times_that_are_numbers(tmp_path):
+    table = pd.DataFrame({'user': 'a', 'item': range(3), 'at': [7, 5, 6]})
+    report = prepare_table(table, tmp_path / 'out', **NAMES, time='at')
+    assert report.times == {'first': 5, 'last': 7} and 'times: 5 to 7' in str(report)
 
 
 def test_large_ids_of_a_parquet_column_with_nulls(tmp_path):
@@ -544,6 +596,8 @@ def test_refused_features(tmp_path):
     wrong('no text file of ids', np.ones((1, 2)), item_order=csv(tmp_path, b'\xff\xfe', 'o.txt'))
     np.savez(tmp_path / 'object.npz', **{'007': np.array([None])})
     wrong('Python objects', tmp_path / 'object.npz')
+    np.savez(tmp_path / 'pair.npz', ids=np.arange(3), x=np.ones((3, 2)))
+    wrong("^'.*pair.npz' has a vector for none.*savez.file, .*vectors", tmp_path / 'pair.npz')
     wrong('no complete .npz', csv(tmp_path, b'PK\x03\x04', 'f.npz'))
     np.save(tmp_path / 'single.npy', np.ones((3, 2)))
     (tmp_path / 'single.npy').rename(tmp_path / 'single.npz')
@@ -725,3 +779,11 @@ def test_a_large_random_table_against_pandas(tmp_path):
     ids = IdMap.load(tmp_path / 'o', 'item').ids
     assert ids == [str(i) for i in dict.fromkeys(left['item'])]
     assert report.kept['interactions'] == len(left)
+
+
+def test_ids_that_were_read_as_floats_are_told_of(tmp_path):
+    text = 'user,item\na,0\nb,1\n,\n'
+    refuse(
+        tmp_path, r"\(got '0.0', as ids are read where some are empty", features={'a': np.ones((2, 3))},
+        table=csv(tmp_path, text.replace(',0', ',0.0').replace(',1', ',1.0')),
+    )  # fmt: skip

@@ -506,16 +506,20 @@ def test_a_weight_of_zero_leaves_a_term_out():
 def test_deepcopy_state_dict_and_config():
     mrdib = randomized(MRdIB(CHANNELS, 'nwj', 'complete', fused_channels=6, hidden_channels=8))
     x, triplet = make_pairs(), make_triplet()
-    mrdib.loss(mrdib(x), *triplet)  # sets noise level and running statistics
+
+    def loss(layer):
+        return layer.loss(layer(x), *triplet, fused=layer.encode_fused(x['image']))
+
+    loss(mrdib)  # sets noise level and running statistics
     rebuilt = MRdIB(**mrdib.config)
     rebuilt.load_state_dict(mrdib.state_dict())
     for other in (copy.deepcopy(mrdib), rebuilt):
         assert other.config == mrdib.config
         torch.manual_seed(5)
-        actual = other.loss(other(x), *triplet)
+        actual = loss(other)
         state = copy.deepcopy(mrdib.state_dict())
         torch.manual_seed(5)
-        expected = mrdib.loss(mrdib(x), *triplet)
+        expected = loss(mrdib)
         mrdib.load_state_dict(state)
         for a, b in zip(actual[:3], expected[:3]):
             assert torch.equal(a, b)
@@ -630,6 +634,15 @@ def test_early_bottleneck_refuses_other_widths():
     mrdib = MRdIB(CHANNELS, bottleneck='early', fused_channels=6)
     with pytest.raises(ValueError, match=r"the rows of 'image' must have the shape \[N, 6\]"):
         mrdib({'image': torch.zeros(3, 7), 'text': torch.zeros(3, 6)})
+
+
+def test_modalities_with_different_numbers_of_rows_are_refused():
+    mrdib = MRdIB(CHANNELS)
+    a, b = torch.randn(5, 6), torch.randn(4, 6)
+    for image, text in ((a, b), ((a, a), (a, b)), ((a, a), (b, a)), ((None, a), (None, b))):
+        with pytest.raises(ValueError, match=r"\['image', 'text'\] have different numbers of rows"):
+            mrdib({'image': image, 'text': text})
+    mrdib({'image': (a, b), 'text': (None, b)})
 
 
 def test_modalities_of_different_forms_are_refused():

@@ -131,7 +131,7 @@ def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch
         ({'settings': {'channels': 'wide'}}, "do not suit the model 'vbpr'"),
         ({'settings': {'channels': 0}}, "'channels' must be positive"),
         ({'settings': {'reg_weight': 'much'}}, "weight 'reg' must be a number"),
-        ({'mrdib': {'strength': 1}}, "do not suit the model 'vbpr'"),
+        ({'mrdib': {'strength': 1}}, r"unknown setting 'strength'; MRdIB has \['redundancy'"),
         ({'mrdib': {'redundancy': 'shannon'}}, "'redundancy' must be one of"),
         ({'seed': -1}, "'seed' must lie in"),
         ({'model': 'multimodal_lightgcn', 'settings': {'id_channel': 'no'}}, 'true or false'),

@@ -85,8 +85,9 @@ class MINE(MutualInformation):
         # Returns the batch's mean over the moving average, which includes it.
         # Kept as a logarithm, because exp f may overflow. Equal weights until the average is
         # 1 / momentum batches long; the weight of the first batch is one.
-        self.num_batches += 1
-        weight = (1 / self.num_batches).clamp(min=self.momentum).to(log_mean.dtype)
+        weight = (1 / (self.num_batches + 1)).clamp(min=self.momentum).to(log_mean.dtype)
         average = torch.logaddexp(torch.log1p(-weight) + self.log_average, weight.log() + log_mean)
-        self.log_average.copy_(average)
+        is_finite = average.isfinite()  # a batch that is not must not stay here for good
+        self.num_batches += is_finite.squeeze()
+        self.log_average.copy_(average.where(is_finite, self.log_average))
         return materialize((log_mean - average).exp()).squeeze()

@@ -13,7 +13,7 @@ class RunningStandardization(nn.Module):
     Mutual information does not change under such a map, but a network reads it only from inputs of
     a common scale, and embeddings start near :math:`\pm 0.02`. Unlike batch normalization, the
     output of a row depends on no other row of the batch, also in training. A column that does not
-    vary, within rounding, becomes zero.
+    vary, within rounding, becomes zero. A batch that is not finite leaves the statistics alone.
 
     Args:
         channels (int): Size of each row.
@@ -49,18 +49,24 @@ class RunningStandardization(nn.Module):
             x (torch.Tensor): The rows, ``[N, channels]``.
         """
         if self.training and x.size(0) > 1:
-            with torch.no_grad():
-                self.num_batches += 1
-                weight = (1 / self.num_batches).clamp(min=self.momentum).to(self.mean.dtype)
-                mean = x.mean(dim=0)
-                # The spread around the running mean: a batch that moved is not cut down.
-                self.mean.lerp_(mean, weight)
-                self.var.lerp_((x - self.mean).square().mean(dim=0), weight)
+            self._update(x)
         # The squares of small codes are no numbers of half precision.
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, var = self.mean.to(dtype), self.var.to(dtype)
         scale = (var + 1e-12).rsqrt().masked_fill(var <= _RELATIVE_VARIANCE * mean.square(), 0.0)
         return ((x.to(dtype) - materialize(mean)) * materialize(scale)).to(x.dtype)
+
+    @torch.no_grad()
+    def _update(self, x: Tensor) -> None:
+        weight = (1 / (self.num_batches + 1)).clamp(min=self.momentum).to(self.mean.dtype)
+        mean = self.mean.lerp(x.mean(dim=0).to(self.mean.dtype), weight)
+        # The spread around the running mean: a batch that moved is not cut down.
+        var = self.var.lerp((x - mean).square().mean(dim=0).to(self.var.dtype), weight)
+        # A batch that overflowed, whose step a training skips, must not stay here for good.
+        is_finite = (mean + var).isfinite().all()
+        self.num_batches += is_finite
+        self.mean.copy_(mean.where(is_finite, self.mean))
+        self.var.copy_(var.where(is_finite, self.var))
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.mean.numel()})'

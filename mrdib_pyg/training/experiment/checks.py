@@ -136,10 +136,18 @@ def weight_values(variant: str, table: Mapping[str, Any]) -> None:
 
 def fit(settings: Mapping[str, Any]) -> None:
     r"""Refuses settings of the training that :func:`fit` does not have, or not in this range."""
-    known = [*FIT, 'compile']
+    known = [*FIT, 'compile', 'modality_dropout']
     known = [name for name in inspect.signature(fit_function).parameters if name in known]
     keys('[fit]', settings, known)
-    numbers = {name: value for name, value in settings.items() if name != 'compile'}
+    numbers = {name: value for name, value in settings.items() if name in FIT}
+    ratio = settings.get('modality_dropout', 0.0)
+    if type(ratio) not in (int, float) or not 0 <= ratio < 1:
+        raise ValueError(f"'fit.modality_dropout' must lie in [0, 1) (got {ratio!r})")
+    if ratio > 0 and settings.get('compile', False):
+        raise ValueError(
+            "'fit.modality_dropout' and 'fit.compile' exclude each other: a compiled step takes "
+            'the same masks each time'
+        )
     if not isinstance(settings.get('compile', False), bool):
         raise ValueError(f"'fit.compile' must be true or false (got {settings['compile']!r})")
     try:

@@ -81,3 +81,16 @@ def test_errors():
         MINE(3, 4, num_derangements=0)
     with pytest.raises(ValueError, match=r"'momentum' must be in \(0, 1\] \(got 0.0\)"):
         MINE(3, 4, momentum=0.0)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace():
+    z1, z2 = torch.randn(2, 32, 4)
+    mine = MINE(4, 4, 8)
+    mine(z1, z2)
+    before = {name: x.clone() for name, x in mine.named_buffers()}
+    bad = z1.clone()
+    bad[0, 0] = float('nan')
+    assert mine(bad, z2).isnan()
+    for name, x in mine.named_buffers():  # but what the other code says of itself
+        assert x.isfinite().all() if 'encoder_2' in name else torch.equal(x, before[name])
+    assert mine(z1, z2).isfinite()

@@ -66,3 +66,18 @@ def test_small_rows_in_half_precision():
     x[:, 1] = 0
     out = module(x)
     assert out.dtype == torch.float16 and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), 1e30])
+def test_a_batch_that_is_not_finite_leaves_the_statistics_alone(value):
+    """Such as one that overflowed under a gradient scaler, whose step is skipped."""
+    first, x = torch.randn(16, 2), torch.randn(16, 2)
+    module, expected = RunningStandardization(2), RunningStandardization(2)
+    for y in (first, x):
+        expected(y)
+    bad = first.clone()
+    bad[3, 1] = value
+    for y in (bad, first, bad, x):
+        module(y)
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(module.get_buffer(name), buffer)

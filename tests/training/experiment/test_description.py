@@ -224,3 +224,16 @@ def test_a_data_set_is_not_called_all(description):
     description['datasets'] = [{'path': 'planted', 'name': 'all'}]
     with pytest.raises(ValueError, match="cannot be called 'all'"):
         Experiment(description)
+
+
+def test_modality_dropout_is_a_setting_of_training(description):
+    description['fit']['modality_dropout'] = 0.3
+    cell = Experiment(description).cells[0]
+    assert cell.settings[0]['fit']['modality_dropout'] == 0.3
+    for value in (1.0, -0.1, 'much', True):
+        description['fit']['modality_dropout'] = value
+        with pytest.raises(ValueError, match=r"'fit.modality_dropout' must lie in \[0, 1\)"):
+            Experiment(description)
+    description['fit'] |= {'modality_dropout': 0.3, 'compile': True}
+    with pytest.raises(ValueError, match='exclude each other'):
+        Experiment(description)
