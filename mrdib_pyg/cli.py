@@ -100,7 +100,7 @@ def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[
     out: dict[str, str] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            chosen = action.choices.get(getattr(args, action.dest, None))
+            chosen = action.choices.get(str(getattr(args, action.dest, '')))
             out |= {} if chosen is None else _options(chosen, args)
         elif action.option_strings:
             out[action.dest] = action.option_strings[-1]
