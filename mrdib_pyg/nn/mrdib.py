@@ -83,6 +83,7 @@ class MRdIB(nn.Module):
             number, always does. (default: :obj:`512`)
 
     Raises:
+        TypeError: If :obj:`channels` is no dictionary.
         ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
             missing.
     """
@@ -98,6 +99,11 @@ class MRdIB(nn.Module):
         num_critic_rows: int | None = 512,
     ) -> None:
         super().__init__()
+        if not isinstance(channels, Mapping):
+            raise TypeError(
+                f"'channels' must map the name of each modality to its width, e.g. {{'image': 64}} "
+                f'(got {channels!r})'
+            )
         if len(channels) == 0:
             raise ValueError("'channels' is empty; name at least one modality, e.g. {'image': 64}")
         if bottleneck not in ('late', 'early', 'complete'):
@@ -182,12 +188,18 @@ class MRdIB(nn.Module):
             sample in training and the mean in evaluation.
 
         Raises:
+            TypeError: If rows are no tensors of floating point numbers by modality.
             ValueError: If the modalities are not those of :obj:`channels`, a width is wrong, or
                 they differ in their number of rows.
         """
         self._check_names(x)
         for name, rows in x.items():
             item = rows if isinstance(rows, Tensor) else rows[1]
+            if not isinstance(item, Tensor) or not item.is_floating_point():
+                raise TypeError(
+                    f"the rows of '{name}' must be a tensor of a floating point type (got "
+                    f'{item.dtype if isinstance(item, Tensor) else type(item).__name__})'
+                )
             if item.dim() != 2 or item.size(1) != self.channels[name]:
                 raise ValueError(
                     f"the rows of '{name}' must have the shape [N, {self.channels[name]}] (got "
@@ -322,6 +334,11 @@ class MRdIB(nn.Module):
         self.user_codes = False
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f'expected a dictionary with an entry for each of the modalities '
+                f'{sorted(self.channels)} (got {type(given).__name__})'
+            )
         if set(given) != set(self.channels):
             raise ValueError(
                 f'expected the modalities {sorted(self.channels)} (got {sorted(given)}); name them '

@@ -636,6 +636,18 @@ def test_early_bottleneck_refuses_other_widths():
         mrdib({'image': torch.zeros(3, 7), 'text': torch.zeros(3, 6)})
 
 
+def test_what_is_no_dictionary_of_tensors_is_refused():
+    with pytest.raises(TypeError, match=r"'channels' must map the name .* \(got \[6, 6\]\)"):
+        MRdIB([6, 6])
+    mrdib, x = MRdIB(CHANNELS), torch.randn(4, 6)
+    with pytest.raises(TypeError, match='expected a dictionary with an entry for each'):
+        mrdib([x, x])
+    with pytest.raises(TypeError, match=r"rows of 'image' must be a tensor .* \(got ndarray\)"):
+        mrdib({'image': (None, x.numpy()), 'text': (None, x)})
+    with pytest.raises(TypeError, match=r"'text' must be a tensor .* \(got torch.int64\)"):
+        mrdib({'image': x, 'text': x.long()})
+
+
 def test_modalities_with_different_numbers_of_rows_are_refused():
     mrdib = MRdIB(CHANNELS)
     a, b = torch.randn(5, 6), torch.randn(4, 6)
