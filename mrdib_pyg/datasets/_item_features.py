@@ -35,6 +35,15 @@ def item_features(
         The features ``float32`` ``[num_items, F]``, zero where there are none, which items have
         them, and counts of what was left out, by the reason.
     """
+    try:
+        return _find(name, source, item_ids, order)
+    except _Unfit as e:
+        raise ValueError(str(e)) from None
+
+
+def _find(
+    name: str, source: Any, item_ids: Sequence[str], order: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.is_file():

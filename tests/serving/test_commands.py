@@ -220,7 +220,7 @@ def test_refusals(capsys, tmp_path, run):
         (['--deny', tmp_path / 'binary'], 'is not a text file of ids'),
         (['--deny', tmp_path], 'is not a text file of ids'),
         (['--deny', tmp_path / 'every'], 'leave none of the 50 items'),
-        (['--k', 51], "'k' must be between 1 and the 50 items"),
+        (['--k', 51], '--k must be between 1 and the 50 items'),
         (['--include-seen', '--exclude', 'all'], '--include-seen and --exclude all exclude each'),
         (['--exclude', 'some'], 'invalid choice'),
         (['--out', tmp_path / 'a.xlsx'], 'are written as .csv, .jsonl'),
