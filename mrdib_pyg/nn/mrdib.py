@@ -245,8 +245,8 @@ class MRdIB(nn.Module):
             dst_pos_index (torch.Tensor): The positive items as rows of the item codes, ``[B]``.
             dst_neg_index (torch.Tensor): The negative items as rows of the item codes, ``[B]``.
             user_embedding (torch.Tensor, optional): The model's own user embedding ``[U, C]``,
-                with which a unimodal decoder scores where users have no code.
-                (default: :obj:`None`)
+                with which a unimodal decoder scores where users have no code. Without it, codes
+                of one tensor are those of users and items in one id space. (default: :obj:`None`)
             fused (Tuple[torch.Tensor, torch.Tensor], optional): The fused users and items whose
                 inner product is the model's score, or the output of :meth:`encode_fused`; yields
                 :obj:`synergistic`. (default: :obj:`None`)
