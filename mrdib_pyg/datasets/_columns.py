@@ -20,6 +20,7 @@ def to_numbers(column: 'pd.Series') -> np.ndarray:
 
 
 def present_in(column: 'pd.Series') -> np.ndarray:
+    r"""Returns which entries there are: neither missing nor, of texts, empty."""
     present = column.notna().to_numpy(dtype=bool)
     if column.dtype.kind not in 'iufbM':
         present = present & (column != '').to_numpy(dtype=bool, na_value=False)

@@ -247,9 +247,9 @@ def _by_order(
 
 
 def _of_floats(raw: str) -> str:
-    if not raw.removesuffix('.0').isdecimal():
+    if not raw.endswith('.0') or not raw[:-2].isdecimal():
         return ''
-    return ', as ids are read where some are empty: write them as whole numbers' * ('.' in raw)
+    return ', as ids are read where some are empty: write them as whole numbers'
 
 
 def _real(where: str, array: np.ndarray) -> np.ndarray:

@@ -29,9 +29,9 @@ class TimeReader:
 
     def __init__(self, format: str | None = None) -> None:
         self.format = format
-        self._is_given = format is not None
         #: Whether times are dates; not known before there is one.
-        self.is_date: bool | None = True if self._is_given else None
+        self.is_date: bool | None = None if format is None else True
+        self._other: str | None = None  # the one form beside those of ISO 8601
 
     def read(self, column: 'pd.Series') -> np.ndarray:
         r"""Returns ``int64`` where all times are whole numbers, else ``float64`` with NaN for what
@@ -42,18 +42,13 @@ class TimeReader:
         """
         import pandas as pd
 
-        if not self._is_given:
-            whole = column.dtype.kind in 'iu' and isinstance(column.dtype, np.dtype)
-            if whole and column.dtype != np.uint64 and self.is_date is not True:
-                out = column.to_numpy(dtype=np.int64)
-                self._check_numbers(column, out)
-                return out
-            if self.is_date is None:
-                self.is_date = self._find_out(column)
-            if not self.is_date:
-                numbers = to_numbers(column)
-                self._check_numbers(column, numbers)
-                return numbers
+        if self.is_date is None:
+            self.is_date = self._find_out(column)
+        if not self.is_date:
+            is_whole = column.dtype.kind in 'iu' and isinstance(column.dtype, np.dtype)
+            if is_whole and column.dtype != np.uint64:
+                return column.to_numpy(dtype=np.int64)
+            return to_numbers(column)
         time = self._parse(column)
         seconds = (time - pd.Timestamp(0, tz='UTC')).dt.total_seconds()
         return seconds.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -64,13 +59,14 @@ class TimeReader:
         filled = column[present_in(column)]
         if len(filled) == 0:
             return None
-        if column.dtype.kind in 'iufb':
-            return False
-        return bool(np.isnan(to_numbers(filled)).mean() > 0.5)
+        numbers = to_numbers(filled)
+        if column.dtype.kind not in 'iufb' and np.isnan(numbers).mean() > 0.5:
+            return True
+        self._check_numbers(column, numbers[np.isfinite(numbers)])
+        return False
 
-    def _check_numbers(self, column: 'pd.Series', numbers: np.ndarray) -> None:
+    def _check_numbers(self, column: 'pd.Series', found: np.ndarray) -> None:
         # The seconds 19000101 to 21001231 are days of 1970 on which nobody has bought anything.
-        found = numbers[np.isfinite(numbers)] if numbers.dtype.kind == 'f' else numbers
         if found.size == 0 or found.min() < 19000101 or found.max() > 21001231:
             return
         month, day = found // 100 % 100, found % 100
@@ -92,15 +88,15 @@ class TimeReader:
             text = [str(int(x)) if ok else str(x) for x, ok in zip(numbers, is_whole)]
             column = pd.Series(text, index=column.index, name=column.name)
         column = column.astype(str)
-        if self._is_given:
+        if self.format is not None:
             return pd.to_datetime(column, errors='coerce', utc=True, format=self.format)
         time = pd.to_datetime(column, errors='coerce', utc=True, format='ISO8601')
         other = time.isna().to_numpy() & present
         if other.any():
-            self.format = self.format or self._guess(column[other])
-            if self.format is not None:
+            self._other = self._other or self._guess(column[other])
+            if self._other is not None:
                 time[other] = pd.to_datetime(
-                    column[other], errors='coerce', utc=True, format=self.format
+                    column[other], errors='coerce', utc=True, format=self._other
                 )
                 other &= time.isna().to_numpy()
             with warnings.catch_warnings():  # that it finds no single form

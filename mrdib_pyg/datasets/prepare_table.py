@@ -135,6 +135,8 @@ def prepare_table(
         raise ValueError("'text' and the features of that name exclude each other: rename these")
     if min_rating is not None and rating is None:
         raise ValueError(f"'min_rating' {min_rating} needs the column of ratings as 'rating'")
+    if time_format is not None and time is None:
+        raise ValueError(f"'time_format' {time_format!r} needs the column of times as 'time'")
     if items is not None and not texts:
         raise ValueError("'items' is only read for texts: please name their columns as 'text'")
     settings = Settings(k_core, split, seed, tuple(ratios), fill)  # type: ignore[arg-type]
@@ -143,9 +145,6 @@ def prepare_table(
     columns = Columns(user, item, rating, time, weight, names, min_rating, time_format)
     if len(set(columns.names())) < len(columns.names()):
         raise ValueError(f'a column has two uses: {columns.names()}')
-
-    if time_format is not None and time is None:
-        raise ValueError(f"'time_format' {time_format!r} needs the column of times as 'time'")
 
     source = 'a data frame' if hasattr(table, 'columns') else os.fspath(table)
     described: dict[str, Any] = {

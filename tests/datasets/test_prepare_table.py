@@ -24,6 +24,7 @@ from mrdib_pyg.datasets import (
     random_split,
 )
 from mrdib_pyg.datasets._text_store import TextStore
+from mrdib_pyg.datasets._time_reader import TimeReader
 from mrdib_pyg.datasets.sentence_text_encoder import MINILM
 
 
@@ -245,7 +246,7 @@ def test_one_form_of_dates_for_all_pieces(tmp_path, monkeypatch):
     days = pd.date_range('2023-03-20', periods=24, freq='D').strftime('%d/%m/%Y')
     path = tmp_path / 'table.csv'
     pd.DataFrame({'user': 'a', 'item': range(24), 'at': days}).to_csv(path, index=False)
-    monkeypatch.setattr('mrdib_pyg.datasets._chunks.ROWS', 5)
+    monkeypatch.setattr(_chunks, 'BLOCK', 64)
     with pytest.raises(ValueError, match="'20/03/2023', may have the day or the month first"):
         prepare_table(path, tmp_path / 'out', **NAMES, time='at')
     prepare_table(path, tmp_path / 'out', **NAMES, time='at', time_format='%d/%m/%Y')
@@ -253,6 +254,19 @@ def test_one_form_of_dates_for_all_pieces(tmp_path, monkeypatch):
     assert found.tolist() == [1679270400 + 86400 * n for n in range(24)]
     with pytest.raises(ValueError, match="'time_format' '%d' needs the column of times"):
         prepare_table(path, tmp_path / 'other', **NAMES, time_format='%d')
+
+
+def test_numbers_of_one_piece_are_not_taken_for_dates(tmp_path, monkeypatch):
+    """What times are is settled by the first of them."""
+    path = tmp_path / 'table.csv'
+    at = [*range(18), 20230301, 20230302]
+    pd.DataFrame({'user': 'a', 'item': range(20), 'at': at}).to_csv(path, index=False)
+    monkeypatch.setattr(_chunks, 'BLOCK', 64)
+    prepare_table(path, tmp_path / 'out', **NAMES, time='at')
+    assert read_back(tmp_path / 'out')['timestamp'].tolist() == at
+    reader = TimeReader()
+    assert reader.read(pd.Series([1, 2])).tolist() == [1, 2] and reader.is_date is False
+    assert np.isnan(reader.read(pd.Series(['2024-01-01', '']))).all()
 
 
 def test_times_that_are_numbers(tmp_path):

@@ -2,9 +2,8 @@ import pytest
 import torch
 from contract import make_data
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch_geometric.transforms import ToSparseTensor
 
-from mrdib_pyg.nn.models import MGCN, VBPR, LightGCN
+from mrdib_pyg.nn.models import LightGCN
 
 
 def make():
@@ -41,34 +40,3 @@ def test_ids_of_users_and_pairs():
     ):
         with pytest.raises(IndexError, match=message):
             model.predict(torch.tensor(pair))
-
-
-def test_data_that_lacks_what_a_model_reads():
-    for name in ('user', 'item'):
-        data = make_data()
-        del data[name].num_nodes
-        with pytest.raises(ValueError, match=f"data\\['{name}'\\].num_nodes is not set: set it"):
-            VBPR(data)
-    data = ToSparseTensor()(make_data())
-    with pytest.raises(ValueError, match="has an 'adj_t' but no 'edge_index'.*ToSparseTensor"):
-        VBPR(data)
-
-
-def test_settings_of_a_layer():
-    data = make_data()
-    model = MGCN(data, mrdib={'user_codes': False})
-    assert not model.mrdib.user_codes and 'user_0_1' not in model.mrdib.critics
-    for settings, message in (
-        ({'redundency': 'mine'}, "unknown setting 'redundency'; MRdIB has \\['redundancy'"),
-        ({'control': 'l2', 'noise_scale': 0.1}, "'noise_scale'; the control 'l2' has \\[\\]"),
-        ({'control': 'noise', 'redundancy': None}, "control 'noise' has \\['noise_scale'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            MGCN(data, mrdib=settings)
-
-
-def test_a_modality_may_have_any_name():
-    data = make_data(missing=0.3)
-    data['item'].x_missing, data['item'].has_missing = data['item'].x_text, data['item'].has_text
-    del data['item'].x_text, data['item'].has_text
-    assert VBPR(data).modalities == ['image', 'missing']
