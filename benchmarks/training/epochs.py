@@ -45,8 +45,8 @@ def measure(part: Part) -> None:
         part.attempt(case, functools.partial(_measure, part, name, data, case, epochs))
     # Last, because no target is about it.
     for name in names() if not part.short or part.smallest else []:
-        case = {'model': name, **case_of(part)}
-        part.attempt(case, functools.partial(_memory, part, name, case))
+        entry: dict[str, Any] = {'model': name, **case_of(part), 'task': 'memory'}
+        part.attempt(entry, functools.partial(_memory, part, name, entry))
 
 
 def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epochs: int) -> None:
@@ -96,8 +96,7 @@ def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epoc
             part.time(entry, calls, ROLES, **settings)
 
 
-def _memory(part: Part, name: str, case: dict[str, Any]) -> None:
-    entry = {**case, 'task': 'memory'}
+def _memory(part: Part, name: str, entry: dict[str, Any]) -> None:
     makers, _ = subjects(name, load(part), part.device)
     for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON_NAME):
         if method not in makers or part.has(entry, method) or part.out_of_time(entry, method):

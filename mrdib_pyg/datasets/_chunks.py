@@ -19,6 +19,7 @@ BLOCK = 16 << 20
 ROWS = 500_000
 _HEADER_LIMIT = 1 << 20
 _MISSING = ['', 'NA', 'N/A', 'NaN', 'nan', 'NULL', 'null', 'None', 'none']
+_SPREADSHEETS = ('.xlsx', '.xlsm', '.xls', '.ods', '.numbers')
 _SEPARATORS = {'.csv': ',', '.tsv': '\t', '.tab': '\t', '.inter': '\t'}
 
 
@@ -68,6 +69,11 @@ class Chunks:
             self.zipped = suffixes[-1:] == ['.gz']
             suffix = (suffixes[:-1] if self.zipped else suffixes)[-1:]
             self.kind = 'parquet' if suffix in (['.parquet'], ['.pq']) else 'text'
+            if suffix and suffix[0] in _SPREADSHEETS:
+                raise ValueError(
+                    f"'{path}' is a spreadsheet. Please export it as CSV in UTF-8, or read it by "
+                    f'pandas.read_excel and pass the data frame'
+                )
             self.sep = sep or _SEPARATORS.get(suffix[0] if suffix else '', '')
             if self.kind == 'text' and len(self.sep) != 1:
                 raise ValueError(

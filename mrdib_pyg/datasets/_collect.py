@@ -76,8 +76,10 @@ def collect(chunks: Chunks, columns: Columns, report: PrepareReport) -> Rows:
             else:
                 values[kind] = to_numbers(frame[name])
             finite = np.isfinite(values[kind]) if values[kind].dtype.kind == 'f' else keep
-            what = 'number' if kind != 'time' else 'time'
-            report.drop(f'whose {kind} ({name}) is no {what}', int((keep & ~finite).sum()))
+            what, faulty = 'number' if kind != 'time' else 'time', keep & ~finite
+            shown = frame[name][faulty & present_in(frame[name])]
+            example = shown.iloc[0] if len(shown) > 0 else None
+            report.drop(f'whose {kind} ({name}) is no {what}', int(faulty.sum()), example)
             keep = keep & finite
         if columns.min_rating is not None:
             low = keep & (values['rating'] < columns.min_rating)

@@ -54,7 +54,11 @@ def _find(
         if suffix == '.safetensors':
             return _from_safetensors(path, item_ids, order)
         if suffix != '.npy':
-            raise ValueError(f'{where} needs to be .npy, .npz or .safetensors')
+            raise ValueError(
+                f'{where} needs to be .npy, .npz or .safetensors. Of a table with an id and numbers '
+                f"in each row, `table = pandas.read_csv(file, index_col=0)`, `numpy.savez('{name}.npz',"
+                f' **dict(zip(table.index.astype(str), table.to_numpy())))` makes one'
+            )
         return _by_order(where, read_array(path), item_ids, order)
     where = f'the features of {name!r}'
     if isinstance(source, Mapping):

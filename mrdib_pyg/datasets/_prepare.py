@@ -101,7 +101,7 @@ def prepare(rows: Rows, settings: Settings, report: PrepareReport) -> Prepared:
 
 
 def _why(report: PrepareReport) -> str:
-    reasons = [f'{count:,} {reason}' for reason, count in report.dropped.items()]
+    reasons = [f'{count:,} {reason}' for reason, count in report.reasons().items()]
     return f'{report.num_rows:,} rows were read' + (f', {", ".join(reasons)}' if reasons else '')
 
 

@@ -18,6 +18,7 @@ class PrepareReport:
     Attributes:
         num_rows (int): The rows that were read.
         dropped (Dict[str, int]): The rows that were left out, by the reason.
+        examples (Dict[str, str]): The first value that could not be read, by the reason.
         kept (Dict[str, int]): The interactions, users and items that are left.
         split (Dict[str, int]): The interactions of each split.
         modalities (Dict[str, Dict[str, Any]]): For each modality its width, the items that have it,
@@ -31,16 +32,26 @@ class PrepareReport:
         self.source, self.settings = source, settings
         self.num_rows = 0
         self.dropped: dict[str, int] = {}
+        self.examples: dict[str, str] = {}
         self.kept: dict[str, int] = {}
         self.split: dict[str, int] = {}
         self.modalities: dict[str, dict[str, Any]] = {}
         self.times: dict[str, Any] = {}
         self.notes: dict[str, int] = {}
 
-    def drop(self, reason: str, count: int) -> None:
+    def drop(self, reason: str, count: int, example: Any = None) -> None:
         r"""Counts rows that are left out; none are not mentioned."""
         if count > 0:
             self.dropped[reason] = self.dropped.get(reason, 0) + int(count)
+            if example is not None:
+                self.examples.setdefault(reason, str(example)[:40])
+
+    def reasons(self) -> dict[str, int]:
+        r"""Returns the rows that were left out, by the reason with an example of it."""
+        return {
+            f'{reason}, such as {self.examples[reason]!r}' if reason in self.examples else reason: n
+            for reason, n in self.dropped.items()
+        }
 
     def note(self, text: str, count: int) -> None:
         r"""Counts something else; nothing is not mentioned."""
@@ -54,6 +65,7 @@ class PrepareReport:
             'settings': self.settings,
             'rows': self.num_rows,
             'dropped': self.dropped,
+            'examples': self.examples,
             'kept': self.kept,
             'split': self.split,
             'modalities': self.modalities,
@@ -78,14 +90,15 @@ class PrepareReport:
             out.num_rows = value['rows']
             for name in ('dropped', 'kept', 'split', 'modalities', 'notes'):
                 setattr(out, name, dict(value[name]))
-            out.times = dict(value.get('times', {}))  # reports of older versions have none
+            for name in ('times', 'examples'):  # reports of older versions have none
+                setattr(out, name, dict(value.get(name, {})))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return out
 
     def __str__(self) -> str:
         lines = [f'{self.num_rows:>13,} rows of {self.source}']
-        lines += [f'{-count:>13,} {reason}' for reason, count in self.dropped.items()]
+        lines += [f'{-count:>13,} {reason}' for reason, count in self.reasons().items()]
         if self.kept:
             kept = self.kept
             lines.append(

@@ -2,7 +2,10 @@
 
 import warnings
 
-from mrdib_pyg.datasets import InteractionFolder
+import pandas as pd
+import pytest
+
+from mrdib_pyg.datasets import IdMap, InteractionFolder, prepare_table
 
 HEADER = 'user,item,stars,at\n'
 # Users of text ids, an item with a leading zero, a repeated pair whose later row comes first.
@@ -12,6 +15,7 @@ ROWS = [
 ]  # fmt: skip
 CSV = HEADER + ''.join(f'{u},{i},{r},{t}\n' for u, i, r, t in ROWS)
 NAMES = {'user': 'user', 'item': 'item'}
+VECTORS = {'007': [1, 2], 'x y': [3, 4], 'unknown': [9, 9]}
 
 
 def csv(folder, text=CSV, name='t.csv'):
@@ -20,7 +24,30 @@ def csv(folder, text=CSV, name='t.csv'):
     return path
 
 
+def frame(**kwargs):
+    table = pd.DataFrame(ROWS, columns=['user', 'item', 'stars', 'at'])
+    return table.astype(kwargs) if kwargs else table
+
+
 def load(folder, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return InteractionFolder(folder, **kwargs)[0]
+
+
+def read_back(folder):
+    """The rows of the table that was written, with the ids in the place of the indices."""
+    users, items = IdMap.load(folder, 'user'), IdMap.load(folder, 'item')
+    (path,) = folder.glob('*.inter')
+    table = pd.read_csv(path, sep='\t')
+    table['userID'] = [users[u] for u in table['userID']]
+    table['itemID'] = [items[i] for i in table['itemID']]
+    return table
+
+
+def refuse(folder, match, error=ValueError, table=CSV, **kwargs):
+    path = csv(folder, table) if isinstance(table, (str, bytes)) else table
+    out = folder / 'never'
+    with pytest.raises(error, match=match):
+        prepare_table(path, out, **{**NAMES, **kwargs})
+    assert not out.exists() and not list(folder.glob('.never*'))
