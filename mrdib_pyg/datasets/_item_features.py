@@ -55,9 +55,10 @@ def _find(
             return _from_safetensors(path, item_ids, order)
         if suffix != '.npy':
             raise ValueError(
-                f'{where} needs to be .npy, .npz or .safetensors. Of a table with an id and numbers '
-                f"in each row, `table = pandas.read_csv(file, index_col=0)`, `numpy.savez('{name}.npz',"
-                f' **dict(zip(table.index.astype(str), table.to_numpy())))` makes one'
+                f'{where} needs to be .npy, .npz or .safetensors. Of a text file with an id and '
+                f'numbers in each row, `t = pandas.read_csv(file, index_col=0)` and '
+                f"`numpy.savez('{name}.npz', **dict(zip(t.index.astype(str), t.to_numpy())))` make "
+                f'one'
             )
         return _by_order(where, read_array(path), item_ids, order)
     where = f'the features of {name!r}'

@@ -34,7 +34,7 @@ def tables(raw: Mapping[str, Any]) -> None:
     r"""Refuses values of the wrong form in the sections of a description."""
     if not isinstance(raw['datasets'], list):
         raise ValueError(f"'datasets' must be a list (got {raw['datasets']!r})")
-    for name in ('models', 'variants', 'fit', 'epoch_seconds'):
+    for name in ('models', 'variants', 'fit', 'groups', 'epoch_seconds'):
         if not isinstance(raw[name], dict):
             raise ValueError(f"'{name}' must be a table, [{name}] in TOML (got {raw[name]!r})")
     for section in ('models', 'variants'):
@@ -46,6 +46,16 @@ def tables(raw: Mapping[str, Any]) -> None:
                 raise ValueError(f"'{section}.{name}.fit' must be a table (got {table['fit']!r})")
             if not is_file_name(name.replace(' ', '_')):
                 raise ValueError(f"'{section}.{name}': name it by letters, digits, '_', '.', '-'")
+    for group, names in raw['groups'].items():
+        if not isinstance(names, list) or len(names) == 0:
+            raise ValueError(f"'groups.{group}' must be a list of models (got {names!r})")
+        unique(f'groups.{group}', names)
+        for name in names:
+            if name not in raw['models']:
+                raise ValueError(
+                    f"'groups.{group}': the description has no model '{name}'; it has "
+                    f'{sorted(raw["models"])}'
+                )
     for model, seconds in raw['epoch_seconds'].items():
         if not (type(seconds) in (int, float) and seconds > 0):
             raise ValueError(f"'epoch_seconds.{model}' must be positive (got {seconds!r})")

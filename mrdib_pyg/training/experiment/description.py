@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     'monitor': 'recall@20',
     'search_seed': 0,
     'fit': {},
+    'groups': {},
     'epoch_seconds': {},
 }
 
@@ -84,6 +85,7 @@ class Experiment:
         checks.monitor(self.monitor, self.k)
         self.search_seed = checks.integers('search_seed', [raw['search_seed']])[0]
         self.epoch_seconds: dict[str, float] = raw['epoch_seconds']
+        self.groups: dict[str, list[str]] = raw['groups']
         self.datasets = [_source(entry) for entry in raw['datasets']]
         checks.unique('datasets', [source.name for source in self.datasets])
 

@@ -28,7 +28,8 @@ def summarize(
     ``mrdib`` over the best of the others, which is taken metric by metric by the mean over seeds:
     relative, with a 95 % interval by :func:`bootstrap_gain`, and as differences seed by seed; and
     the same over the variant of the kind ``plain`` alone, which is what published gains are over.
-    The mean gain over models averages the gains, and the resamples of which its interval is made.
+    The mean gain over models averages the gains, and the resamples of which its interval is made:
+    over all models, and over each of the description's ``groups`` of which all models have one.
 
     Args:
         experiment (Experiment): The experiment.
@@ -46,6 +47,10 @@ def summarize(
         'bootstrap': {'num_samples': num_samples, 'seed': seed, 'level': 0.95},
         'datasets': {},
         **{f'mean_{name}': {} for name in OTHERS},
+        'groups': {
+            group: {'models': models, **{f'mean_{name}': {} for name in OTHERS}}
+            for group, models in experiment.groups.items()
+        },
         'unfinished': [],
         'versions': [],
         'machines': [],
@@ -90,6 +95,12 @@ def summarize(
         for name, of_kind in gains.items():
             of_chosen = [g for (d, _), g in of_kind.items() if d in chosen]
             out[f'mean_{name}'][key] = _mean_gains(of_chosen)
+            for group in out['groups'].values():
+                members = [(d, model) for d in chosen for model in group['models']]
+                # With a model missing it would be the mean of something else.
+                is_complete = all(member in of_kind for member in members)
+                of_group = [of_kind[member] for member in members] if is_complete else []
+                group[f'mean_{name}'][key] = _mean_gains(of_group)
     return out
 
 

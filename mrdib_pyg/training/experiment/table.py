@@ -90,19 +90,28 @@ def _overview(summary: Mapping[str, Any], dataset: str) -> list[str]:
         rows = {model: of_model[kind] for model, of_model in models.items() if of_model[kind]}
         if not rows:
             continue
-        mean = summary[f'mean_{kind}'].get(dataset, {})
-        if len(rows) > 1 and mean:
-            rows['**mean**'] = mean
+        means = _means(summary, kind, dataset) if len(rows) > 1 else {}
+        rows |= {f'**{label}**': mean for label, mean in means.items()}
         lines += [*_gain_table(rows, title), '']
     return lines
+
+
+def _means(
+    summary: Mapping[str, Any], kind: str, dataset: str, title: str = 'mean'
+) -> dict[str, Any]:
+    # Over all models, and over the groups of the description.
+    owners = {f'{title}, {name}': group for name, group in summary['groups'].items()}
+    owners = {title: summary, **owners}
+    found = {label: owner[f'mean_{kind}'].get(dataset, {}) for label, owner in owners.items()}
+    return {label: mean for label, mean in found.items() if mean}
 
 
 def _mean_over_all(summary: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for kind, title in _gain_kinds(summary).items():
-        means = summary[f'mean_{kind}'].get('all', {})
+        means = _means(summary, kind, 'all', 'mean over all')
         if means:
-            lines += [*_gain_table({'mean over all': means}, title), '']
+            lines += [*_gain_table(means, title), '']
     return ['## All data sets', '', *lines] if lines else []
 
 

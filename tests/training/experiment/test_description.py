@@ -150,6 +150,9 @@ def change(path, value):
         (['fit', 'seed'], 3, "unknown key 'seed'"),
         (['fit', 'compile'], 1, "'fit.compile' must be true or false"),
         (['search_seed'], 'x', "'search_seed' must be"),
+        (['groups'], {'few': 'vbpr'}, "'groups.few' must be a list of models"),
+        (['groups'], {'few': ['vbpr', 'vbpr']}, "'groups.few' names 'vbpr' twice"),
+        (['groups'], {'few': ['deepfm']}, "'groups.few': the description has no model 'deepfm'"),
         (['epoch_seconds'], {'vbpr': 'long'}, "'epoch_seconds.vbpr' must be positive"),
     ],
 )

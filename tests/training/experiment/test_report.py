@@ -95,8 +95,10 @@ def test_mean_gain_over_models_and_data_sets(description, tmp_path, runner):
                 out[kind] = {k: v if k == 'user' else v * 1.2 for k, v in out[kind].items()}
         return out
 
+    description['groups'] = {'a': ['multimodal_lightgcn'], 'b': ['multimodal_lightgcn', 'vbpr']}
     experiment = Experiment(description)
-    summary = summarize(experiment, finish(experiment, tmp_path, other), num_samples=50)
+    records = finish(experiment, tmp_path, other)
+    summary = summarize(experiment, records, num_samples=50)
     means = {k: v['mrdib']['recall@5'] for k, v in summary['mean_gains'].items()}
     # 25 % where nothing was added, 1.25 * 1.2 - 1 = 50 % elsewhere.
     assert means['toy']['gain'] == pytest.approx((0.25 + 0.5) / 2, rel=1e-5)
@@ -105,6 +107,16 @@ def test_mean_gain_over_models_and_data_sets(description, tmp_path, runner):
     assert [means[x]['num_models'] for x in ('toy', 'toy2', 'all')] == [2, 2, 4]
     text = markdown(summary)
     assert '| **mean** | mrdib | +37.5 [+37.5, +37.5] |' in text and '## All data sets' in text
+    for kind in ('mean_gains', 'mean_gains_over_plain'):
+        assert summary['groups']['b'][kind] == summary[kind]
+        alone = {k: v['mrdib']['recall@5'] for k, v in summary['groups']['a'][kind].items()}
+        assert [alone[x]['num_models'] for x in ('toy', 'toy2', 'all')] == [1, 1, 2]
+        assert alone['toy']['gain'] > means['toy']['gain']
+    # A group of which a model is missing has no mean.
+    summary = summarize(Experiment(description, models=['vbpr']), records, num_samples=50)
+    for group in summary['groups'].values():
+        assert group['mean_gains'] == {'toy': {}, 'toy2': {}, 'all': {}}
+    assert '**mean' not in markdown(summary)
 
 
 def test_unfinished(experiment, tmp_path, runner):
@@ -173,7 +185,7 @@ def summary():
     mean = {'mrdib': {'recall@5': {**gain, 'num_models': 1}}}
     mean_over_plain = {'mrdib': {'recall@5': {**more, 'num_models': 1}}}
     return {
-        'name': 'small', 'unfinished': [], 'versions': [{}], 'machines': [{}],
+        'name': 'small', 'unfinished': [], 'versions': [{}], 'machines': [{}], 'groups': {},
         'datasets': {'toy': {'data_hash': '0123456789abcdef' * 4, 'models': {'vbpr': vbpr}}},
         'mean_gains': {'toy': mean, 'all': mean},
         'mean_gains_over_plain': {'toy': mean_over_plain, 'all': mean_over_plain},
@@ -229,6 +241,28 @@ def test_means_over_data_sets_are_of_both_kinds(summary):
     end = markdown(summary).split('## All data sets')[1]
     assert '| mean over all | mrdib | +5.0 [-1.2, +11.0] |' in end
     assert '| mean over all | mrdib | +10.0 [+2.0, +18.0] |' in end
+
+
+def test_means_of_groups(summary):
+    models = summary['datasets']['toy']['models']
+    models['mgcn'] = models['vbpr']
+    mean, over_plain = summary['mean_gains'], summary['mean_gains_over_plain']
+    summary['groups'] = {
+        "the paper's": {
+            'models': ['mgcn'], 'mean_gains': over_plain, 'mean_gains_over_plain': mean,
+        },
+        'not finished': {
+            'models': ['soil'], 'mean_gains': {'toy': {}}, 'mean_gains_over_plain': {'toy': {}},
+        },
+    }  # fmt: skip
+    lines = markdown(summary).splitlines()
+    at = lines.index('| **mean** | mrdib | +5.0 [-1.2, +11.0] |')
+    assert lines[at + 1 : at + 3] == ["| **mean, the paper's** | mrdib | +10.0 [+2.0, +18.0] |", '']
+    at = lines.index('| **mean** | mrdib | +10.0 [+2.0, +18.0] |')
+    assert lines[at + 1 : at + 3] == ["| **mean, the paper's** | mrdib | +5.0 [-1.2, +11.0] |", '']
+    summary['datasets']['other'] = summary['datasets']['toy']
+    end = markdown(summary).split('## All data sets')[1]
+    assert "| mean over all, the paper's | mrdib | +10.0 [+2.0, +18.0] |" in end
 
 
 def test_nothing_to_gain_over_is_shown_as_such(summary):
