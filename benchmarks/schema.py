@@ -125,6 +125,14 @@ EXPERIMENT: dict[str, Any] = {
     ),
     'mean_gains': _MEAN_GAINS,
     'mean_gains_over_plain': _MEAN_GAINS,
+    'groups': Each(
+        {
+            'models': Each(text, at_least=1),
+            'mean_gains': _MEAN_GAINS,
+            'mean_gains_over_plain': _MEAN_GAINS,
+        },
+        keys=str,
+    ),
     'unfinished': Each(text),
     'versions': Each(VERSIONS, at_least=1),
     'machines': Each(MACHINE, at_least=1),
