@@ -31,8 +31,11 @@ def read_ids(option: str, text: str, ids: Any, size: int) -> list[int]:
 
 
 def read_id(option: str, text: str, ids: Any, size: int) -> int:
-    r"""As :func:`read_ids`, of a single id, which may hold commas."""
-    return _indices(option, [text], ids, size)[0]
+    r"""As :func:`read_ids`, of a single id, which may hold commas where ids are the user's own."""
+    found = _indices(option, [text], ids, size)
+    if len(found) > 1:
+        raise Usage(f"{option} takes one id (got '{text}')")
+    return found[0]
 
 
 def read_id_file(option: str, path: str, ids: Any, size: int) -> list[int]:

@@ -30,9 +30,9 @@ def data_hash(data: HeteroData) -> str:
         ('test', 'edge_label_index'),
     ):
         if ('user', relation, 'item') in data.edge_types:
-            index = data['user', relation, 'item'][key]
+            index = data['user', relation, 'item'][key].to(torch.int64)
             code = index[0] * num_items + index[1]
-            _update(digest, relation, code.to(torch.int64).sort().values)
+            _update(digest, relation, code.sort().values)
     for key, value in sorted(data['item'].items()):
         if key.startswith('x_'):
             _update(digest, key, value.to(torch.float32))

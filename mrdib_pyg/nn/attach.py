@@ -39,6 +39,10 @@ def attach(
         terms = mrdib.loss(codes, *triplet, user_embedding=model.user.weight)
         loss = bpr(pos, neg) + terms.total(bottleneck=1e-3, redundant=5e-3, unique=5e-2)
 
+    The triplets are rows of the codes: ids where the targets encode the whole catalogue, and where
+    they encode the items of a batch of :math:`B` triplets, the positive ones and then the negative
+    ones, ``(user, torch.arange(B), torch.arange(B, 2 * B))``.
+
     In evaluation mode the model returns what it did before until the bottlenecks have learned.
     Attach before the optimizer, :class:`~torch.nn.parallel.DistributedDataParallel` and
     :func:`torch.compile`, so that they see the new parameters and hooks.
@@ -68,7 +72,7 @@ def attach(
 
     Raises:
         ValueError: If a target does not exist or is named twice, :obj:`name` is taken, something
-            is attached already, :obj:`model` is wrapped, or a setting does not apply.
+            is attached already, :obj:`model` is wrapped or compiled, or a setting does not apply.
         TypeError: If :obj:`model` or a target is no module, or only a container of modules.
     """
     if not isinstance(model, nn.Module):
@@ -232,6 +236,13 @@ def _check_unwrapped(model: nn.Module) -> None:
             f"'model' is wrapped in {type(model).__name__}, which would not notice the change; "
             f'attach and detach on the model itself, then wrap it'
         )
+    for path, module in model.named_modules():
+        if getattr(module, '_compiled_call_impl', None) is not None:
+            where = f"its '{path}'" if path else "'model'"
+            raise ValueError(
+                f'{where} has been compiled by compile(), which would not notice the change; '
+                f'attach and detach first, then compile'
+            )
 
 
 def _resolve(model: nn.Module, modality: str, path: str) -> nn.Module:

@@ -158,9 +158,9 @@ class AttachedMRdIB(MRdIB):
             if name not in codes:
                 raise RuntimeError(
                     f"target '{target}' of modality '{name}' was not called inside of "
-                    f'capture(model); run the forward pass inside of the block, and if the model '
+                    f'capture(model); run the forward pass inside of the block. If the model '
                     f"never calls '{target}' as a module (but reads its weight, say), attach to "
-                    f'a module that it does call'
+                    f'a module that it does call; if it was compiled before, attach first'
                 )
 
     def __repr__(self) -> str:

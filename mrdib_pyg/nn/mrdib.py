@@ -252,10 +252,11 @@ class MRdIB(nn.Module):
                 :obj:`synergistic`. (default: :obj:`None`)
             unimodal (Dict[str, Tuple[torch.Tensor, torch.Tensor]], optional): Per modality the
                 users and items whose inner product is the unimodal score, in place of the codes
-                themselves. (default: :obj:`None`)
+                themselves; a modality that is not named keeps them. (default: :obj:`None`)
             present (Dict[str, torch.Tensor], optional): Per modality a boolean mask of the rows
                 (or a pair of masks for users and items) that have it; terms are averaged over the
-                rows that do. (default: :obj:`None`, all of them)
+                rows that do. What is left out must still be finite: give it rows of zeros.
+                (default: :obj:`None`, all of them)
 
         Returns:
             PIDTerms: Scalars in nats; nothing is remembered between calls.
@@ -276,19 +277,21 @@ class MRdIB(nn.Module):
             )
         triplet = (src_index, dst_pos_index, dst_neg_index)
         sides = make_all_sides(codes, user_embedding, present, triplet)
+        scored = {} if unimodal is None else unimodal
+        unknown = sorted(set(scored) - set(sides))
+        if unknown:
+            raise ValueError(f"'unimodal' names {unknown}, but 'codes' has {sorted(sides)}")
         zero = next(iter(sides.values())).item.mu.new_zeros(())
         rate, pairs, masks = zero, {}, {}
         for name, side in sides.items():
             rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
-            pairs[name] = _scored(
-                side, user_embedding, None if unimodal is None else unimodal[name]
-            )
+            pairs[name] = _scored(name, side, user_embedding, scored.get(name))
             masks[name] = (side.mask_user, side.mask_item)
         fused_pair = None
         if fused is not None:
             side = make_all_sides({'fused': fused}, user_embedding, None, triplet)['fused']
             rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
-            fused_pair = _scored(side, user_embedding, None)
+            fused_pair = _scored('fused', side, user_embedding, None)
         decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
         redundant = self._redundant(sides, triplet, zero)
         return PIDTerms(rate, redundant, decoded.unique.sum(), decoded.synergistic)
@@ -368,7 +371,7 @@ def _is_encoded(fused: None | Codes | Rows) -> bool:
 
 
 def _scored(
-    side: Sides, user_embedding: Tensor | None, unimodal: tuple[Tensor, Tensor] | None
+    name: str, side: Sides, user_embedding: Tensor | None, unimodal: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     # The users and items whose inner product is the score.
     user = user_embedding if side.user is None else side.user.z
@@ -378,8 +381,9 @@ def _scored(
     assert user is not None  # checked by `make_sides`
     if user.size(-1) != item.size(-1):
         raise ValueError(
-            f'users of width {user.size(-1)} cannot be scored with items of width {item.size(-1)} '
-            f"by an inner product; pass a 'user_embedding', or pairs as 'unimodal', of one width"
+            f"users of width {user.size(-1)} cannot be scored with items of '{name}' of width "
+            f"{item.size(-1)} by an inner product; pass a 'user_embedding', or pairs as "
+            f"'unimodal', of one width"
         )
     dtype = torch.promote_types(user.dtype, item.dtype)  # they differ under autocast
     return user.to(dtype), item.to(dtype)

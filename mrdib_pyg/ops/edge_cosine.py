@@ -1,6 +1,7 @@
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mrdib_pyg.ops.normalize_rows import normalize_rows
 
 # Entries of gathered rows that one chunk of edges may hold: 16 MiB in float32.
 _MAX_GATHERED = 2**22
@@ -21,7 +22,7 @@ def edge_cosine(x: Tensor, edge_index: Tensor) -> Tensor:
         - **output:** similarities :math:`(|\mathcal{E}|)` in :math:`[-1, 1]`
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or a row holds NaN or infinity.
     """
     if x.dim() != 2:
         raise ValueError(f"'x' must be a matrix [num_nodes, channels] (got {list(x.shape)})")
@@ -31,7 +32,11 @@ def edge_cosine(x: Tensor, edge_index: Tensor) -> Tensor:
         )
     if not x.is_floating_point() or x.element_size() < 4:
         x = x.float()
-    x = F.normalize(x, dim=-1)
+    finite = torch.isfinite(x).all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"row {row} of 'x' holds NaN or infinity; mask it or repair it")
+    x = normalize_rows(x)
     chunk = max(_MAX_GATHERED // max(x.size(1), 1), 1)
     out = x.new_empty(edge_index.size(1))
     for start in range(0, edge_index.size(1), chunk):

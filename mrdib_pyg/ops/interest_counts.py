@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrdib_pyg.ops.item_features import check_item_features
+from mrdib_pyg.ops.normalize_rows import normalize_rows
 from mrdib_pyg.ops.topk import stable_topk
 
 # Scores that one chunk of users may hold: 32 MiB.
@@ -102,7 +103,7 @@ def _interests(
     # The pairs of a user and an item of interest as codes, and the users left to decide: those
     # whose k-th and next item are too close for the precision at hand.
     is_exact = x.dtype == torch.float64
-    x = F.normalize(x, dim=-1)
+    x = normalize_rows(x)
     num_items = x.size(0)
     num_present = num_items if mask is None else int(mask.sum())
     k = min(k, num_present)

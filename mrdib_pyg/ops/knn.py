@@ -1,7 +1,7 @@
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mrdib_pyg.ops.normalize_rows import normalize_rows
 from mrdib_pyg.ops.topk import stable_topk
 
 # Similarities that one chunk of rows may hold: 32 MiB in float32 on CPU, 256 MiB elsewhere.
@@ -67,7 +67,7 @@ def knn_graph(
     if not bool(torch.isfinite(x).all()):
         bad = present[(~torch.isfinite(x)).any(dim=1)]
         raise ValueError(f"row {int(bad[0])} of 'x' holds NaN or infinity; mask it or repair it")
-    x = F.normalize(x, dim=-1)
+    x = normalize_rows(x)
 
     count = present.numel()
     k = min(k, count)

@@ -1,11 +1,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mrdib_pyg.ops.edge_cosine import edge_cosine
 from mrdib_pyg.ops.item_features import check_item_features
+from mrdib_pyg.ops.normalize_rows import normalize_rows
 from mrdib_pyg.ops.topk import stable_topk
 
 RULES = ('public', 'unrecorded')
@@ -72,7 +72,7 @@ def second_order_edges(
     if k < 0:
         raise ValueError(f"'k' must not be negative (got {k})")
     edge_index, xs, masks = check_item_features(edge_index, features, masks, num_users)
-    xs = [F.normalize(x.float(), dim=-1) for x in xs]
+    xs = [normalize_rows(x.float()) for x in xs]
     num_items = xs[0].size(0)
     if edge_index.size(1) == 0:
         return edge_index, xs[0].new_empty(0)
@@ -161,7 +161,7 @@ def _best_others(
         unsure.append(rows[close & (value[:, k - 1] > 0)])
     again = torch.cat(unsure)
     if again.numel() > 0:
-        exact = [F.normalize(x.double(), dim=-1) for x in xs]
+        exact = [normalize_rows(x.double()) for x in xs]
         for rows in again.split(chunk_size):
             scores = _attraction(exact, masks, rows).round_(decimals=9)
             scores[items[: rows.numel()], rows] = -1.0

@@ -224,11 +224,11 @@ def _by_group(
 
 def _names(bars: Sequence[Bar]) -> dict[Path, str]:
     r"""Returns what to call each run: its group, where no other run of that has been measured."""
-    groups = {run.path: group for group, run, *_ in bars}
-    members = [group.number for group in groups.values()]
+    groups = {run.path: (group, run.name) for group, run, *_ in bars}
+    members = [group.number for group, _ in groups.values()]
     return {
-        path: group.label if members.count(group.number) == 1 else f'{group.label}, {path.name}'
-        for path, group in groups.items()
+        path: group.label if members.count(group.number) == 1 else f'{group.label}, {name}'
+        for path, (group, name) in groups.items()
     }
 
 

@@ -11,7 +11,7 @@ from mrdib_pyg.report.model_facts import Facts, Source, choose_users, load_sourc
 from mrdib_pyg.report.page import figures_of, render
 from mrdib_pyg.report.recommendations_section import recommendations_section
 from mrdib_pyg.report.results_section import headlines, results_section
-from mrdib_pyg.report.run_folder import RunFolder, load_run_folder
+from mrdib_pyg.report.run_folder import RunFolder, distinguish, load_run_folder
 from mrdib_pyg.report.section import Figure
 from mrdib_pyg.report.settings_section import settings_section
 from mrdib_pyg.training import CheckpointError, write_atomic
@@ -84,7 +84,7 @@ def write_report(
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
         raise ValueError(f"'figures' ('{figures}') is a file; name a folder")
 
-    groups = group_runs(list(found.values()))
+    groups = group_runs(distinguish(list(found.values())))
     facts: dict[int, Facts] = {}
     notes: list[str] = []
     sources: dict[tuple[str, str], Source] = {}

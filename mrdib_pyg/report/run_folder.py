@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ class RunFolder(NamedTuple):
         pid (Dict[str, Any], optional): What ``pid.json`` holds; :obj:`None` if there is no such
             file.
         notes (List[str]): What is missing or torn, a sentence each.
+        name (str): What to call it: the name of the folder.
     """
 
     path: Path
@@ -28,11 +30,7 @@ class RunFolder(NamedTuple):
     results: dict[str, Any] | None
     pid: dict[str, Any] | None
     notes: list[str]
-
-    @property
-    def name(self) -> str:
-        r"""The name of the folder."""
-        return self.path.name or str(self.path)
+    name: str
 
     @property
     def seed(self) -> int | None:
@@ -112,7 +110,24 @@ def load_run_folder(path: str | Path) -> RunFolder:
             f"'{path}' has no test results: it was trained with --no-test, or its data have no "
             f'test edges; `mrdib evaluate {path}` prints what the model reaches'
         )
-    return RunFolder(path, config, history, results, _read_optional(path, 'pid.json', notes), notes)
+    pid, name = _read_optional(path, 'pid.json', notes), path.name or str(path)
+    return RunFolder(path, config, history, results, pid, notes, name)
+
+
+def distinguish(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    r"""Gives runs in folders of one name as much more of their paths as tells them apart."""
+    parts = [run.path.resolve().parts for run in runs]
+    lengths = [1] * len(runs)
+    while True:
+        ends = [p[-n:] for p, n in zip(parts, lengths)]
+        shared = [ends.count(end) > 1 and n < len(p) for end, p, n in zip(ends, parts, lengths)]
+        if not any(shared):
+            break
+        lengths = [n + more for n, more in zip(lengths, shared)]
+    return [
+        run if n == 1 else run._replace(name='/'.join(end))
+        for run, n, end in zip(runs, lengths, ends)
+    ]
 
 
 def is_number(value: Any) -> bool:

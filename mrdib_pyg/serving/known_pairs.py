@@ -25,7 +25,7 @@ def known_pairs(data: HeteroData) -> Tensor:
         for edge_type in data.edge_types
         if edge_type[::2] == ('user', 'item') and 'edge_label_index' in data[edge_type]
     ]
-    edge_index: Tensor = data[train].edge_index
+    edge_index: Tensor = data[train].edge_index.long()  # products of ids may exceed 32 bits
     pairs = torch.cat([edge_index, *(x.to(edge_index.device) for x in held_out)], dim=1)
     num_items = int(pairs[1].max()) + 1 if pairs.numel() > 0 else 1
     code = (pairs[0] * num_items + pairs[1]).unique()  # far quicker than of columns

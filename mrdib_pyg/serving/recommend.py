@@ -64,6 +64,7 @@ def recommend(
         raise ValueError(f"'k' must be between 1 and the {model.num_items} items (got {k})")
     user = torch.arange(model.num_users) if user is None else torch.as_tensor(user).reshape(-1)
     check_ids('user', user, model.num_users)
+    user = user.long()  # 8 bits would be taken for a mask
     candidates = select_items(model.num_items, allow, deny)
     pairs = None if exclude is None else UserItems(exclude, model.num_users, model.num_items)
     return _blocks(model, user, k, exclude_seen, pairs, candidates, batch_size)

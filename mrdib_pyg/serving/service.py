@@ -139,7 +139,8 @@ class Service:
         for u, items, scores in zip(user.tolist(), item.tolist(), score.tolist()):
             rows = [self._row(i, s) for i, s in zip(items, scores) if i >= 0]
             if parts:
-                self._add_parts(rows, u, torch.tensor([i for i in items if i >= 0]))
+                found = torch.tensor([i for i in items if i >= 0], dtype=torch.long)
+                self._add_parts(rows, u, found)
             out.append({'user': self.user_name(u), 'items': rows})
         return out
 

@@ -72,7 +72,7 @@ class InteractionSplit(BaseTransform):
                 times.append(store.time)
         index = torch.cat(indices, dim=1)
         # The earliest of equal pairs counts.
-        code = index[0] * int(data['item'].num_nodes) + index[1]
+        code = index[0].long() * int(data['item'].num_nodes) + index[1]
         order = torch.arange(code.numel(), device=code.device)
         time = torch.cat(times) if timed else None
         if time is not None:

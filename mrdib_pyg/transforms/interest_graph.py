@@ -6,6 +6,7 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
 
 from mrdib_pyg.ops import NormalizedAdjacency, edge_cosine, interest_counts
+from mrdib_pyg.ops.normalize_rows import normalize_rows
 from mrdib_pyg.transforms.item_features import available, modalities_of, train_edges
 from mrdib_pyg.transforms.item_knn import ItemKNN
 
@@ -92,7 +93,7 @@ def _cosine(x: Tensor, edge_index: Tensor, chunk_size: int | None) -> Tensor:
     if edge_index.size(1) < num_items * num_items / 100:
         return edge_cosine(x, edge_index)
     chunk_size = chunk_size or max(_MAX_SCORES // num_items, 1)
-    x = torch.nn.functional.normalize(x, dim=-1)
+    x = normalize_rows(x)
     start = torch.arange(0, num_items + chunk_size, chunk_size, device=x.device)
     bounds = torch.searchsorted(edge_index[0].contiguous(), start).tolist()
     out = []

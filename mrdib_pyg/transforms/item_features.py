@@ -43,4 +43,5 @@ def train_edges(data: HeteroData) -> Tensor:
     r"""Returns the training edges, sorted and without repeats."""
     if EDGE not in data.edge_types:
         raise ValueError(f"'data' has no training edges {EDGE}")
-    return coalesce(data[EDGE].edge_index)
+    # Which multiplies ids, and their products may exceed 32 bits.
+    return coalesce(data[EDGE].edge_index.long())

@@ -49,7 +49,7 @@ class ItemGraphUnion(BaseTransform):
             graph = data
             if edge not in data.edge_types:
                 graph = ItemKNN(self.k, name, form='binary')(data)
-            edge_index = graph[edge].edge_index
+            edge_index = graph[edge].edge_index.long()
             edges.append(edge_index)
             values.append(graph[edge].edge_weight * weight[edge_index[0], m])
         store = data['item', 'union', 'item']

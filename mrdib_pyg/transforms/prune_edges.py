@@ -55,5 +55,5 @@ def _sorted(data: HeteroData) -> tuple[Tensor, Tensor]:
     given = data[EDGE].edge_index.long()
     code = given[0] * num_items + given[1]
     order = code.argsort(stable=True)
-    place = torch.searchsorted(code[order], edge_index[0].long() * num_items + edge_index[1])
+    place = torch.searchsorted(code[order], edge_index[0] * num_items + edge_index[1])
     return edge_index, order[place]

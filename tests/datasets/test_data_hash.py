@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import Planted, data_hash
 
@@ -77,3 +78,13 @@ def test_data_hash_sees(data, what):
     digest = data_hash(data)
     edit(data, what)
     assert data_hash(data) != digest
+
+
+def test_data_hash_does_not_see_the_type_of_ids():
+    data = HeteroData()
+    data['user'].num_nodes = data['item'].num_nodes = 60000
+    store = data['user', 'rates', 'item']
+    store.edge_index = torch.tensor([[3, 50000, 59999], [4, 50001, 59999]])
+    expected = data_hash(data)
+    store.edge_index = store.edge_index.int()  # whose products would exceed 32 bits
+    assert data_hash(data) == expected

@@ -375,7 +375,7 @@ def test_user_embedding_of_another_width():
     with capture(model) as codes:
         model(*make_triplet())
     for width in [1, 9]:
-        with pytest.raises(ValueError, match=f'users of width {width} cannot .* items of width 8'):
+        with pytest.raises(ValueError, match=f"users of width {width} cannot .*'image' of width 8"):
             mrdib.loss(codes, *make_triplet(), user_embedding=torch.zeros(NUM_USERS, width))
 
 
@@ -456,6 +456,11 @@ def test_attached_twice_wrapped_or_not_at_all():
         detach(model)
     with pytest.raises(ValueError, match='no MRdIB is attached'), capture(model):
         pass
+    for part, where in (('', "'model'"), ('image_proj', "its 'image_proj'")):
+        compiled = Model()
+        compiled.get_submodule(part).compile(backend='eager')
+        with pytest.raises(ValueError, match=f'{where} has been compiled .*then compile'):
+            attach(compiled, TARGETS, channels=CHANNELS)
     for wrapped in [nn.DataParallel(model), torch.compile(model, backend='eager')]:
         with pytest.raises(ValueError, match='is wrapped in .*attach and detach on the model'):
             attach(wrapped, TARGETS, channels=8)

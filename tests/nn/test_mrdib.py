@@ -256,6 +256,14 @@ def test_unimodal_scores_can_be_given():
     )
     torch.testing.assert_close(unique, expected)
 
+    name, *others = CHANNELS
+    unique = mrdib.loss(codes, *triplet, unimodal={name: given[name]}).unique
+    pairs = [given[name], *((u.z, i.z) for u, i in (codes[other] for other in others))]
+    expected = sum(F.softplus(-(u[src] * (i[pos] - i[neg])).sum(-1)).mean() for u, i in pairs)
+    torch.testing.assert_close(unique, expected)
+    with pytest.raises(ValueError, match=r"'unimodal' names \['taste'\], but 'codes' has"):
+        mrdib.loss(codes, *triplet, unimodal={**given, 'taste': given[name]})
+
 
 def test_order_of_triplets_is_irrelevant():
     mrdib = randomized(MRdIB(CHANNELS)).eval()

@@ -42,3 +42,10 @@ def test_errors():
         edge_cosine(torch.ones(3), torch.zeros(2, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="'edge_index' must have the shape"):
         edge_cosine(torch.ones(3, 2), torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_rows_that_are_not_finite_are_refused(value):
+    x = torch.tensor([[1.0, 2.0], [value, 1.0], [1.0, 1.0]])
+    with pytest.raises(ValueError, match="row 1 of 'x' holds NaN or infinity"):
+        edge_cosine(x, torch.tensor([[0], [2]]))

@@ -86,6 +86,8 @@ def test_explain_by_raw_ids(folder, tmp_path, capsys):
         (['measure', 'RUN', '--num-bootstrap', '-1'], '--num-bootstrap must not be negative'),
         (['measure', 'RUN', '--groups', 'genre'], "there is no column data['item'].genre"),
         (['explain', 'RUN', '--user', '60', '--item', '0'], '--user must be ids from 0 to 59'),
+        (['explain', 'RUN', '--user', '3,17', '--item', '0'], "--user takes one id (got '3,17')"),
+        (['explain', 'RUN', '--user', '3', '--item', '1 2'], "--item takes one id (got '1 2')"),
         (['explain', 'RUN', '--user', '0', '--item', '-1'], '--item must be ids from 0 to 49'),
         (['explain', 'RUN', '--user', '0', '--item', 'x', '--seed', '-1'], '--seed must lie in'),
     ],

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 import types
 from html.parser import HTMLParser
@@ -135,6 +136,20 @@ def test_curves(page, runs):
     assert [row['value'] for row in first] == pytest.approx(expected, rel=1e-4)
     best = json.loads((runs.mrdib / 'results.json').read_text())['best_epoch']
     assert [row['epoch'] for row in first if row.get('best')] == [best]
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(runs, tmp_path):
+    for name, seed in (('a', 0), ('b', 1)):
+        folder = tmp_path / name / 'run'
+        shutil.copytree(runs.mrdib, folder)
+        config = json.loads((folder / 'config.json').read_text())
+        (folder / 'config.json').write_text(json.dumps({**config, 'seed': seed}))
+    out = tmp_path / 'report.html'
+    parsed = write(runs, out, [tmp_path / 'a/run', tmp_path / 'b/run'])
+    table = next(v for k, v in parsed.tables.items() if k.startswith('Each source alone'))
+    assert [row[0] for row in table] == ['MRdIB, a/run', 'MRdIB, b/run']
+    curve = next(spec for name, spec in specs(out).items() if name.startswith('training'))
+    assert {'"run": "a/run"' in json.dumps(curve), '"run": "b/run"' in json.dumps(curve)} == {True}
 
 
 def test_thin():

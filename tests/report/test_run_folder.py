@@ -3,6 +3,7 @@ import json
 import pytest
 
 from mrdib_pyg.report import load_run_folder
+from mrdib_pyg.report.run_folder import distinguish
 
 
 def test_run_folder(runs):
@@ -90,3 +91,14 @@ def test_best_epoch_of_an_unfinished_run(runs, tmp_path):
     ]
     (folder / 'history.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     assert load_run_folder(folder).best_epoch == 2  # the first of equals
+
+
+def test_folders_of_one_name_are_told_apart(runs, tmp_path):
+    run = load_run_folder(runs.plain)
+    paths = ['a/run', 'b/run', 'b/other', 'c/x/run', 'd/x/run', 'run', 'a/run']
+    found = distinguish([run._replace(path=tmp_path / p, name=p.split('/')[-1]) for p in paths])
+    here = tmp_path.name
+    names = [x.name for x in found]
+    assert names[1:6] == ['b/run', 'other', 'c/x/run', 'd/x/run', f'{here}/run']
+    assert names[0] == names[6]  # the same folder: nothing tells them apart
+    assert [x.path for x in found] == [tmp_path / p for p in paths]

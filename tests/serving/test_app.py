@@ -121,6 +121,11 @@ def test_parts_are_the_scores_of_each_modality(client, model):
             user, item = (code.z for code in codes[name])
             assert value == pytest.approx(float(user[2] @ item[entry['item']]), abs=1e-6)
     assert 'parts' not in client.get('/recommend?user=2').json()['items'][0]
+    seen = model.train_edge_index[1][model.train_edge_index[0] == 2].tolist()
+    body = {'users': [2], 'allow': seen, 'parts': True}  # nothing is left
+    answer = client.post('/recommend', json=body)
+    assert answer.status_code == 200
+    assert answer.json()['results'] == [{'user': 2, 'items': []}]
 
 
 def test_similar(client, model):

@@ -138,3 +138,19 @@ def test_no_users_and_ids_as_lists(model):
     assert set(block.item[0].tolist()) <= {3, 7, 9}
     (block,) = recommend(model, torch.tensor([0]), 2, deny=[])
     assert block.item.shape == (1, 2)
+
+
+def test_known_pairs_of_ids_whose_products_exceed_32_bits():
+    data = HeteroData()
+    pairs = torch.tensor([[3, 50000, 59999], [4, 50001, 59999]], dtype=torch.int32)
+    data['user', 'rates', 'item'].edge_index = pairs
+    assert known_pairs(data).tolist() == pairs.tolist()
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_users_of_any_integer_type(model, dtype):
+    """8 bits without a sign would be taken for a mask."""
+    user = torch.tensor([0, 3, 1, 0])
+    expected = next(iter(recommend(model, user, 4)))
+    found = next(iter(recommend(model, user.to(dtype), 4)))
+    assert torch.equal(found.item, expected.item) and torch.equal(found.user, expected.user)

@@ -101,3 +101,12 @@ def test_graphs_of_the_edges_before_are_left_out():
         ('item', 'image_knn', 'item'),
     ]  # fmt: skip
     assert list(out['user', 'rates', 'item'].keys()) == ['edge_index']
+
+
+def test_ids_whose_products_exceed_32_bits():
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = 65537, 65536
+    edge_index = torch.tensor([[0, 65536], [5, 5]], dtype=torch.int32)
+    data['user', 'rates', 'item'].edge_index = edge_index
+    out = edges(InteractionSplit(seed=0)(data))
+    assert set.union(*out.values()) == {(0, 5), (65536, 5)}

@@ -116,6 +116,18 @@ def test_given_neighbors(how, tmp_path):
     assert torch.equal(dense(out, 'image'), torch.eye(4))
 
 
+def test_given_neighbors_of_features_that_are_not_finite():
+    data = HeteroData()
+    data['item'].x_image = torch.tensor([[1.0, 2.0], [float('nan'), 1.0], [1.0, 1.0], [3.0, 1.0]])
+    data['item'].num_nodes = 4
+    given = {'image': torch.tensor([[0, 1], [1, 2], [2, 3], [3, 2]])}
+    with pytest.raises(ValueError, match="row 1 of 'x' holds NaN or infinity"):
+        ItemKNN(neighbors=given)(data)
+    data['item'].has_image = torch.tensor([True, False, True, True])
+    edge_index = ItemKNN(neighbors=given)(data)['item', 'image_knn', 'item'].edge_index
+    assert edge_index.t().tolist() == [[0, 0], [1, 1], [2, 2], [2, 3], [3, 2], [3, 3]]
+
+
 def test_given_neighbors_of_a_modality_without_features():
     neighbors = {'audio': torch.tensor([[0, 1], [1, 0], [2, 3], [3, 0]])}
     out = ItemKNN(2, neighbors=neighbors, form='binary')(toy())

@@ -51,6 +51,15 @@ def test_attributes_of_edges_in_any_order_stay_with_them():
     assert torch.equal(store.time, store.edge_index[0] * 20 + store.edge_index[1])
 
 
+def test_ids_whose_products_exceed_32_bits():
+    data = HeteroData()
+    data['user'].num_nodes = data['item'].num_nodes = 60000
+    edge_index = torch.tensor([[3, 50000, 59999], [4, 50001, 59999]], dtype=torch.int32)
+    data['user', 'rates', 'item'].edge_index = edge_index
+    out = PruneEdges(0.0)(data)['user', 'rates', 'item'].edge_index
+    assert out.tolist() == edge_index.tolist()
+
+
 def test_repr_and_errors():
     assert repr(PruneEdges(0.9)) == 'PruneEdges(ratio=0.9, seed=None)'
     with pytest.raises(ValueError, match=r"'ratio' must lie in \[0, 1\) \(got 1\)"):

@@ -49,7 +49,9 @@ class Recommender(ColdStart):
 
     #: Whether users have a representation per modality.
     user_codes: bool = True
-    #: Whether an embedding depends on the codes of its own row only, so that a loss needs no other.
+    #: Whether an embedding depends on the codes of its own row only, so that a loss needs no other:
+    #: the two functions of the model are then asked for the ``rows`` of a batch, and return no
+    #: others. Otherwise ``rows`` is always :obj:`None`.
     row_wise: bool = True
     #: Whether a loss computes all rows rather than those its batch reads, so that no shape depends
     #: on the batch: for a compiled graph. Set by ``fit(compile=True)``.
@@ -87,7 +89,8 @@ class Recommender(ColdStart):
         if 'edge_index' not in store or store['edge_index'].numel() == 0:
             raise ValueError(f"'data' has no training edge {EDGE}; nothing can be learned from it")
         edge_index = store['edge_index']
-        edge_index = coalesce(edge_index)  # a repeated edge would weigh twice
+        # A repeated edge would weigh twice; products of ids may exceed 32 bits.
+        edge_index = coalesce(edge_index.long())
         self.register_buffer('train_edge_index', edge_index, persistent=False)
         self.adj = NormalizedAdjacency(edge_index, num_nodes=(self.num_users, self.num_items))
 
@@ -307,19 +310,36 @@ class Recommender(ColdStart):
         if torch.is_grad_enabled():
             self.forget(until_mode_is_set=True)  # someone may go on to train
         x = self.modality_embeddings(rows)
+        self._check_rows('modality_embeddings', rows, *x.values())
         if self.mrdib is None:
-            return self.fuse(x, rows), {}, x, None
+            embeddings = self.fuse(x, rows)
+            self._check_rows('fuse', rows, embeddings[:2])
+            return embeddings, {}, x, None
         posteriors: dict[str, Any] = self.mrdib(x)
         codes: dict[str, Pair] = {
             m: (None if u is None else u.z, i.z) for m, (u, i) in posteriors.items()
         }
         embeddings = self.fuse(posteriors if self.fuse_posteriors else codes, rows)
+        self._check_rows('fuse', rows, embeddings[:2])
         fused: Any = None
         if isinstance(self.mrdib, MRdIB) and self.mrdib.fused_bottleneck is not None:
             fused = self.mrdib.encode_fused((embeddings.user, embeddings.item))
             user, item = (posterior.z for posterior in fused)
             embeddings = Embeddings(user, item, embeddings.views)
         return embeddings, posteriors, codes, fused
+
+    def _check_rows(self, method: str, rows: Rows | None, *pairs: Pair) -> None:
+        # A batch is renumbered by its rows: of other rows it would read wrong ones in silence.
+        if rows is None:
+            return
+        for pair in pairs:
+            for side, x, index in zip(('users', 'items'), pair, rows):
+                if x is not None and x.size(0) != index.numel():
+                    raise ValueError(
+                        f'{type(self).__name__}.{method}() was asked for {index.numel()} {side} '
+                        f"by 'rows' and returned {x.size(0)}; return those of 'rows', in their "
+                        f'order, or set row_wise = False in the class'
+                    )
 
     def _fuse_all(self, codes: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         # The users and items of the joint score; `codes` are plain codes or posteriors.

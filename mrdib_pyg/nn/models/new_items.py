@@ -1,11 +1,11 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mrdib_pyg.nn.models.modality_features import ModalityFeatures
 from mrdib_pyg.ops import masked_topk
+from mrdib_pyg.ops.normalize_rows import normalize_rows
 
 
 class NewItems:
@@ -95,7 +95,7 @@ class NewItems:
         r"""Returns the items of the data whose features are closest by cosine: up to :obj:`k` for
         each new item that has the modality, as rows of the new items, ids, and cosines.
         """
-        x = F.normalize(self._items.unscaled(name), dim=-1)
+        x = normalize_rows(self._items.unscaled(name))
         # A row of zeros has no direction, and so no neighbors.
         candidates = (self._items.mask(name) & (x != 0).any(dim=1)).nonzero().view(-1)
         rows = (self.present[name] & (self._raw[name] != 0).any(dim=1)).nonzero().view(-1)
@@ -103,7 +103,7 @@ class NewItems:
         if k < 1 or rows.numel() == 0:
             empty = rows.new_empty(0)
             return empty, empty, x.new_empty(0)
-        query = F.normalize(self._raw[name][rows], dim=-1)
+        query = normalize_rows(self._raw[name][rows])
         cosine, index = masked_topk(query, x[candidates], k)
         row = rows.repeat_interleave(k)
         return row, candidates[index.view(-1)], cosine.view(-1).clamp(-1, 1)

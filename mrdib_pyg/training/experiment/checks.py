@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
 from mrdib_pyg.nn.models import MODELS
@@ -117,6 +119,18 @@ def layer(variant: str, kind: str, settings: Mapping[str, Any]) -> None:
     if kind in LAYERS:
         known = [x for x in inspect.signature(LAYERS[kind]).parameters if x not in GIVEN]
     keys(f'[variants.{variant}]', settings, known)
+
+
+def layer_values(variant: str, kind: str, settings: Mapping[str, Any]) -> None:
+    r"""Refuses values that MRdIB, or the control, would refuse once a run has begun."""
+    given = {name: value for name, value in settings.items() if name != 'control'}
+    if kind == 'mrdib' and given.get('bottleneck', 'late') != 'late':
+        given['fused_channels'] = 2
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn
+            LAYERS[kind]({'first': 2, 'second': 2}, **given)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'[variants.{variant}]: {e}') from None
 
 
 def weights(variant: str, kind: str, table: Any, terms: Sequence[str]) -> None:

@@ -173,6 +173,10 @@ class Experiment:
         for setting in settings:
             checks.fit(setting['fit'])
             checks.weight_values(variant, setting['weights'])
+        if kind != 'plain':
+            layers = {json.dumps(setting['mrdib']): setting['mrdib'] for setting in settings}
+            for layer in layers.values():
+                checks.layer_values(variant, kind, layer)
         return Cell(source, model, variant, kind, settings)
 
     def __repr__(self) -> str:

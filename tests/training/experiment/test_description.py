@@ -141,6 +141,13 @@ def change(path, value):
         (['variants', 'dropout'], {}, "'kind' must be one of"),
         (['variants', 'noise', 'strength'], 1, "unknown key 'strength'; known are"),
         (['variants', 'mrdib', 'user_codes'], False, "unknown key 'user_codes'"),
+        (['variants', 'mrdib', 'redundancy'], 'mien', r"\[variants.mrdib\]: .*'mien'"),
+        (
+            ['variants', 'mrdib', 'hidden_channels'],
+            [8, 0],
+            r"\[variants.mrdib\]: 'hidden_channels'",
+        ),
+        (['variants', 'noise', 'noise_scale'], [0.1, 'loud'], r'\[variants.noise\]: '),
         (['variants', 'plain', 'weights'], {'unique': 1}, "'plain' has no weight 'unique'"),
         (['variants', 'l2', 'weights', 'unique'], 1, r"'l2' has no weight 'unique', it has \['b"),
         (['variants', 'mrdib', 'weights', 'unique'], None, "'weights.unique' is missing"),
@@ -160,6 +167,12 @@ def test_refuses(description, path, value, message):
     change(path, value)(description)
     with pytest.raises(ValueError, match=message):
         Experiment(description)
+
+
+@pytest.mark.parametrize('bottleneck', ['late', 'early', 'complete'])
+def test_every_place_of_the_bottleneck_is_possible(description, bottleneck):
+    description['variants']['mrdib']['bottleneck'] = bottleneck
+    assert Experiment(description).cells[-1].settings[0]['mrdib']['bottleneck'] == bottleneck
 
 
 def test_refuses_mrdib_without_modalities(description, monkeypatch):
