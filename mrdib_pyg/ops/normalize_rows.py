@@ -14,7 +14,7 @@ def normalize_rows(x: Tensor) -> Tensor:
     """
     if x.numel() == 0:
         return x
-    largest = x.abs().amax(dim=-1, keepdim=True)
+    largest = torch.linalg.vector_norm(x, float('inf'), dim=-1, keepdim=True)  # makes no copy
     is_extreme = (largest > _LARGEST) | ((largest < _SMALLEST) & (largest > 0))
     if bool(is_extreme.any()):
         x = torch.where(is_extreme, x / largest, x)
