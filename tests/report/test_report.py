@@ -149,7 +149,7 @@ def test_runs_in_folders_of_one_name_are_told_apart(runs, tmp_path):
     table = next(v for k, v in parsed.tables.items() if k.startswith('Each source alone'))
     assert [row[0] for row in table] == ['MRdIB, a/run', 'MRdIB, b/run']
     curve = next(spec for name, spec in specs(out).items() if name.startswith('training'))
-    assert {'"run": "a/run"' in json.dumps(curve), '"run": "b/run"' in json.dumps(curve)} == {True}
+    assert all(f'"run": "{name}/run"' in json.dumps(curve) for name in 'ab')
 
 
 def test_thin():
