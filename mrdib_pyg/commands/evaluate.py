@@ -4,14 +4,13 @@ import argparse
 import json
 
 from mrdib_pyg.commands.arguments import Add, integers
-from mrdib_pyg.commands.run_folder import load_run, table
+from mrdib_pyg.commands.run_folder import add_run_arguments, load_run, table
 
 
 def add_arguments(add: Add) -> None:
     r"""Adds the command to the parser."""
     p = add('evaluate', 'RUN [options]', 'Rank all items for every user by a trained model.')
-    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
-    p.add_argument('--dataset', help='the data, where it has moved since training')
+    add_run_arguments(p)
     p.add_argument(
         '--split', choices=['val', 'test'], default='test', metavar='NAME',
         help='the held-out edges: val or test (test)',

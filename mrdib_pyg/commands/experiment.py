@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import read_device
+from mrdib_pyg.commands.run_folder import import_from_here, read_device
 
 
 def add_arguments(add: Add) -> None:
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
         raise Usage(f'--workers must lie between 1 and the {cores} cores (got {args.workers})')
     if args.figures and importlib.util.find_spec('matplotlib') is None:
         raise Usage("--figures needs matplotlib: pip install 'mrdib_pyg[report]'")
+
+    import_from_here()
 
     from mrdib_pyg.training.experiment import (
         Records,

@@ -5,7 +5,7 @@ import json
 
 from mrdib_pyg.commands.arguments import Add, Usage
 from mrdib_pyg.commands.ids import read_id
-from mrdib_pyg.commands.run_folder import load_ids, load_run
+from mrdib_pyg.commands.run_folder import add_run_arguments, load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -16,12 +16,11 @@ def add_arguments(add: Add) -> None:
         'Say what speaks for a user taking an item: shared, each modality, fusion, IDs.',
         epilog='example: mrdib explain runs/tiktok --user 3 --item 17',
     )
-    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
+    add_run_arguments(p)
     p.add_argument(
         '--user', metavar='ID', required=True, help='the raw id, or the index where there are none'
     )
     p.add_argument('--item', metavar='ID', required=True, help='likewise')
-    p.add_argument('--dataset', help='the data, where it has moved since training')
     p.add_argument(
         '--negatives', choices=['uniform', 'popularity'], default='uniform', metavar='NAME',
         help='against which items: uniform or popularity (uniform)',

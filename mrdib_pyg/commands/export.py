@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import find_dataset, load_ids, load_run
+from mrdib_pyg.commands.run_folder import add_run_arguments, find_dataset, load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -18,8 +18,7 @@ def add_arguments(add: Add) -> None:
         '  mrdib export runs/tiktok --out tiktok-embeddings\n'
         '  mrdib export runs/tiktok --format ogb --out tiktok-ogb',
     )
-    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
-    p.add_argument('--dataset', help='the data, where it has moved since training')
+    add_run_arguments(p)
     p.add_argument('--out', metavar='FOLDER', required=True, help='a folder that does not exist')
     p.add_argument(
         '--format', choices=['embeddings', 'ogb'], default='embeddings', metavar='NAME',

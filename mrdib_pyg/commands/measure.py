@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import load_run
+from mrdib_pyg.commands.run_folder import add_run_arguments, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -16,8 +16,7 @@ def add_arguments(add: Add) -> None:
         'Measure what is unique to a modality, redundant and synergistic; writes RUN/pid.json.',
         epilog='example: mrdib measure runs/tiktok --negatives popularity',
     )
-    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
-    p.add_argument('--dataset', help='the data, where it has moved since training')
+    add_run_arguments(p)
     p.add_argument(
         '--split', choices=['test'], default='test', metavar='NAME',
         help='the held-out edges: test (the validation edges serve to calibrate)',

@@ -7,22 +7,26 @@ from typing import Any
 
 from mrdib_pyg.commands.arguments import Add
 from mrdib_pyg.commands.describe import describe
+from mrdib_pyg.commands.run_folder import find_class
 
 
 def add_arguments(add: Add) -> None:
     r"""Adds the command to the parser."""
-    add('models', '', 'List the models and their settings.')
+    p = add('models', '[NAME ...]', 'List the models and their settings.')
+    p.add_argument(
+        'names', metavar='NAME', nargs='*', help='these alone; MODULE:CLASS is one of your own'
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
     from mrdib_pyg.nn.models import MODELS
+    from mrdib_pyg.nn.models.registry import model_name, model_settings
 
-    for name, cls in sorted(MODELS.items()):
-        describe(name, cls)
-        for setting in list(inspect.signature(cls.__init__).parameters.values())[2:]:
-            if setting.name != 'mrdib':
-                print(f'    {setting.name}={setting.default}')
+    for cls in map(find_class, args.names or sorted(MODELS)):
+        describe(model_name(cls), cls)
+        for name, default in model_settings(cls).items():
+            print(f'    {name}' if default is inspect.Parameter.empty else f'    {name}={default}')
         for dataset, preset in cls.presets.items():
             text = ','.join(f'{name}={_printed(value)}' for name, value in preset.items())
             print(f'    published for {dataset}: {text}')

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrdib_pyg.commands.arguments import Add, Usage
 from mrdib_pyg.commands.ids import read_id_file, read_ids
-from mrdib_pyg.commands.run_folder import load_ids, load_run
+from mrdib_pyg.commands.run_folder import add_run_arguments, load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -22,8 +22,7 @@ def add_arguments(add: Add) -> None:
         '  mrdib recommend runs/tiktok --users 3,17 --k 10\n'
         '  mrdib recommend runs/tiktok --users users.txt --deny sold-out.txt --out recs.parquet',
     )
-    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
-    p.add_argument('--dataset', help='the data, where it has moved since training')
+    add_run_arguments(p)
     p.add_argument(
         '--users', metavar='ID,...', help='ids separated by commas, or a file of ids (all users)'
     )

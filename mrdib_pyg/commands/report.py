@@ -3,6 +3,7 @@
 import argparse
 
 from mrdib_pyg.commands.arguments import Add, Usage
+from mrdib_pyg.commands.run_folder import find_class
 
 
 def add_arguments(add: Add) -> None:
@@ -18,6 +19,10 @@ def add_arguments(add: Add) -> None:
     )
     p.add_argument('folders', metavar='RUN', nargs='+', help='run folders of `mrdib train`')
     p.add_argument('--dataset', help='the data, where it has moved since training')
+    p.add_argument(
+        '--model', metavar='CLASS,...', default='',
+        help='classes of models of your own, MODULE:CLASS each, to be imported',
+    )  # fmt: skip
     p.add_argument(
         '--users', metavar='ID,...',
         help='whose recommendations are shown: raw ids of the data, else indices (three at random)',
@@ -40,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         if not users:
             raise Usage('--users names nothing; pass ids separated by commas')
 
+    models = [find_class(name) for name in args.model.replace(',', ' ').split()]
+
     from mrdib_pyg.report import write_report
 
     out = write_report(
@@ -51,5 +58,6 @@ def run(args: argparse.Namespace) -> None:
         method=args.map,
         seed=args.seed,
         figures=args.figures,
+        models=models,
     )
     print(f'report in {out} ({out.stat().st_size / 1e6:.1f} MB)')

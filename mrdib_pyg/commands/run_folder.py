@@ -4,22 +4,55 @@ import argparse
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mrdib_pyg.commands.arguments import Usage
 
 
+def add_run_arguments(p: argparse.ArgumentParser) -> None:
+    r"""Adds what :func:`load_run` reads."""
+    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
+    p.add_argument('--dataset', help='the data, where it has moved since training')
+    p.add_argument(
+        '--model', metavar='MODULE:CLASS', help='the class of a model of your own, to be imported'
+    )
+
+
 def load_run(args: argparse.Namespace) -> Any:
     r"""Returns the model of a run folder, at its best epoch, and its data."""
     dataset = find_dataset(args)
+    cls = None if args.model is None else find_class(args.model)
 
     from mrdib_pyg.datasets import load_dataset
     from mrdib_pyg.training import load_model
 
     data = load_dataset(dataset)
-    model, _ = load_model(Path(args.folder) / 'best.pt', data)
+    model, _ = load_model(Path(args.folder) / 'best.pt', data, cls)
     return model, data
+
+
+def find_class(name: str) -> Any:
+    r"""Returns the class of a model by its name, or of a module in the current folder or anywhere
+    else that Python looks.
+    """
+    import_from_here()
+
+    from mrdib_pyg.nn.models import MODELS, find_model
+
+    # By the name of its class, too, which messages and papers use.
+    names = {known.replace('_', ''): known for known in MODELS}
+    return find_model(names.get(name.replace('_', '').lower(), name))
+
+
+def import_from_here() -> None:
+    r"""Lets modules of the current folder be imported, after all others: none of them is to take
+    the place of an installed one.
+    """
+    here = os.getcwd()
+    if '' not in sys.path and here not in sys.path:
+        sys.path.append(here)
 
 
 def load_ids(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import load_ids, load_run
+from mrdib_pyg.commands.run_folder import add_run_arguments, load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:
@@ -23,8 +23,7 @@ def add_arguments(add: Add) -> None:
         'another --host.\n'
         'example: mrdib serve runs/tiktok --port 8000',
     )
-    p.add_argument('folder', metavar='RUN', help='a run folder of `mrdib train`')
-    p.add_argument('--dataset', help='the data, where it has moved since training')
+    add_run_arguments(p)
     p.add_argument(
         '--host', metavar='ADDRESS', default='127.0.0.1', help='where to listen (127.0.0.1)'
     )

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mrdib_pyg.commands.arguments import Add, Usage, number, pairs, value
-from mrdib_pyg.commands.run_folder import absolute, new_run_folder, read_device, table
+from mrdib_pyg.commands.run_folder import (
+    absolute,
+    find_class,
+    new_run_folder,
+    read_device,
+    table,
+)
 
 DEFAULT_WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
 
@@ -27,7 +33,7 @@ def add_arguments(add: Add) -> None:
     g.add_argument('--dataset', required=True, help='a folder, or a name of `mrdib datasets`')
     g.add_argument(
         '--model', metavar='NAME', default='multimodal_lightgcn',
-        help='a name of `mrdib models` (multimodal_lightgcn)',
+        help='a name of `mrdib models`, or MODULE:CLASS for one of your own (multimodal_lightgcn)',
     )  # fmt: skip
     g.add_argument(
         '--set', metavar='NAME=VALUE,...', default='', help='settings of the model, see there'
@@ -93,19 +99,15 @@ def run(args: argparse.Namespace) -> None:
     settings = pairs('--set', args.set, value)
     mrdib = _mrdib(args, weights)
 
+    model = find_class(args.model)
+
     from mrdib_pyg.datasets import load_dataset
-    from mrdib_pyg.nn.models import MODELS
+    from mrdib_pyg.nn.models.registry import model_name
     from mrdib_pyg.training import keep_freed_memory, run
 
-    # By the name of its class, too, which messages and papers use.
-    names = {name.replace('_', ''): name for name in MODELS}
-    model = names.get(args.model.replace('_', '').lower())
-    if model is None:
-        raise Usage(f"there is no model '{args.model}'; known are {', '.join(sorted(MODELS))}")
-    out = new_run_folder(
-        args.out or f'runs/{Path(args.dataset).expanduser().resolve().name}-{model}',
-        args.resume,
-    )
+    dataset = Path(args.dataset).expanduser().resolve().name
+    name = model_name(model).rpartition(':')[2]
+    out = new_run_folder(args.out or f'runs/{dataset}-{name}', args.resume)
     keep_freed_memory()
     results = run(
         load_dataset(args.dataset),

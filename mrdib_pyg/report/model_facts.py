@@ -186,6 +186,7 @@ def look_into(
     method: str = 'tsne',
     num_items: int = 400,
     seed: int = 0,
+    cls: type[Recommender] | None = None,
 ) -> Facts:
     r"""Loads the best model of a run and looks into it.
 
@@ -198,12 +199,14 @@ def look_into(
             (default: ``'tsne'``)
         num_items (int, optional): The largest number of items in the map. (default: :obj:`400`)
         seed (int, optional): Seeds the choice of items and the map. (default: :obj:`0`)
+        cls (Type[Recommender], optional): The class of the model, if it is not one of this
+            package. (default: :obj:`None`)
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
         ValueError: If the checkpoint is torn or belongs to other data.
     """
-    model, _ = load_model(run.path / 'best.pt', source.data)
+    model, _ = load_model(run.path / 'best.pt', source.data, cls)
     with torch.no_grad():
         posteriors, fused = _posteriors(model)
     present = _present(model)

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mrdib_pyg
+from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.codes_section import map_section, width_section
 from mrdib_pyg.report.curves_section import curves_section
@@ -32,6 +33,7 @@ def write_report(
     num_items: int = 400,
     seed: int = 0,
     figures: None | str | Path = None,
+    models: Sequence[type[Recommender]] = (),
 ) -> Path:
     r"""Makes one HTML file of the files of one or more runs. It needs no network.
 
@@ -58,6 +60,8 @@ def write_report(
             (default: :obj:`0`)
         figures (str or Path, optional): A folder, which is made, for every figure as PNG.
             (default: :obj:`None`)
+        models (Sequence[Type[Recommender]], optional): The classes of models of your own, without
+            which these cannot be looked into. (default: :obj:`()`)
 
     Returns:
         Path: The file.
@@ -88,6 +92,7 @@ def write_report(
     facts: dict[int, Facts] = {}
     notes: list[str] = []
     sources: dict[tuple[str, str], Source] = {}
+    classes = {cls.__name__: cls for cls in models}
     for group in groups[:MAX_MODELS]:
         run = group.first
         key = str(run.config.get('dataset')), str(run.config.get('data_hash'))
@@ -100,8 +105,9 @@ def write_report(
             continue
         chosen = choose_users(source, users, num_users, seed)
         try:
+            cls = classes.get(str(run.config['model']).rpartition(':')[2])
             facts[group.number] = look_into(
-                run, source, chosen, k=k, method=method, num_items=num_items, seed=seed
+                run, source, chosen, k=k, method=method, num_items=num_items, seed=seed, cls=cls
             )
         except (CheckpointError, OSError) as e:
             notes.append(f'{run.path}: {e}')

@@ -48,7 +48,8 @@ def load_model(
     if cls is None or cls.__name__ != name:
         wanted = 'model of this package' if cls is None else cls.__name__
         raise CheckpointError(
-            f"'{path}' holds a {name}, not a {wanted}; pass the class {name} as 'cls'"
+            f"'{path}' holds a {name}, not a {wanted}; pass the class {name} as 'cls', on the "
+            f'command line by --model MODULE:{name}'
         )
     try:
         model = cls(data, **identity['config'])

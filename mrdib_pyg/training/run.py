@@ -1,4 +1,3 @@
-import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average, evaluate
-from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.nn.models import Recommender, find_model
+from mrdib_pyg.nn.models.registry import model_name, model_settings, takes_mrdib
 from mrdib_pyg.training.atomic import write_atomic
 from mrdib_pyg.training.fit import fit, num_held_out
 from mrdib_pyg.training.provenance import provenance
@@ -20,7 +20,7 @@ from mrdib_pyg.training.seed import seed_everything
 
 def run(
     data: HeteroData,
-    model: str,
+    model: str | type[Recommender],
     *,
     settings: Mapping[str, Any] | None = None,
     mrdib: Mapping[str, Any] | None = None,
@@ -33,14 +33,15 @@ def run(
     dataset: str | None = None,
     **fit_settings: Any,
 ) -> dict[str, Any]:
-    r"""Trains a model by its name, evaluates its best epoch, and returns (and saves) everything a
+    r"""Trains a new model, evaluates its best epoch, and returns (and saves) everything a
     result needs: settings, seed, metrics, hash of the data, versions and machine.
 
     The test edges are read once, after training.
 
     Args:
         data (HeteroData): The data set.
-        model (str): A name in :obj:`mrdib_pyg.nn.models.MODELS`.
+        model (str or Type[Recommender]): A name in :obj:`~mrdib_pyg.nn.models.MODELS`, or a model
+            of your own: its class, or its name as ``'module:Class'``.
         settings (Dict[str, Any], optional): Arguments of the model. (default: :obj:`None`)
         mrdib (Dict[str, Any], optional): Settings of MRdIB (``{}`` for its defaults) or of a
             control (``{'control': 'l2'}``, ``{'control': 'noise', 'noise_scale': 0.1}``).
@@ -63,37 +64,38 @@ def run(
     Raises:
         ValueError: If the model or a setting is unknown or out of range.
     """
-    if model not in MODELS:
-        raise ValueError(f"there is no model '{model}'; known are {sorted(MODELS)}")
+    cls = find_model(model)
+    name = model_name(cls)
     for split in ('val', 'test') if test else ('val',):
         num_held_out(data, split)  # refused now rather than after the training
     kwargs = dict(settings or {})
-    known = [name for name in inspect.signature(MODELS[model].__init__).parameters][2:]
-    unknown = sorted(set(kwargs) - set(known) | {'mrdib'} & set(kwargs))
+    known = model_settings(cls)
+    unknown = sorted(set(kwargs) - set(known))
     if unknown:
+        raise ValueError(f"the model '{name}' has no settings {unknown}; it has {list(known)}")
+    for key, value in kwargs.items():
+        if isinstance(known[key], bool) and not isinstance(value, bool):  # 'no' would be true
+            raise ValueError(f"the setting '{key}' must be true or false (got {value!r})")
+    if mrdib is not None and cls.multimodal and not takes_mrdib(cls):
         raise ValueError(
-            f"the model '{model}' has no settings {unknown}; it has "
-            f'{[name for name in known if name != "mrdib"]}'
+            f"the constructor of the model '{name}' takes no 'mrdib'; give it that argument, and "
+            f'hand it on to Recommender'
         )
-    for name, value in kwargs.items():
-        default = inspect.signature(MODELS[model].__init__).parameters[name].default
-        if isinstance(default, bool) and not isinstance(value, bool):  # 'no' would be true
-            raise ValueError(f"the setting '{name}' must be true or false (got {value!r})")
     seed_everything(seed)
     if mrdib is not None:
         kwargs['mrdib'] = dict(mrdib)
     try:
-        net = MODELS[model](data, **kwargs)
+        net = cls(data, **kwargs)
     except TypeError as e:
         raise ValueError(
-            f"'settings' {kwargs} do not suit the model '{model}' ({e}); see the defaults of "
-            f'{MODELS[model].__name__}'
+            f"'settings' {kwargs} do not suit the model '{name}' ({e}); see the defaults of "
+            f'{cls.__name__}'
         ) from e
     net = net.to(device)
     config = {
         'dataset': dataset or data.to_dict().get('name'),
         'data_hash': data_hash(data),
-        'model': model,
+        'model': name,
         'settings': kwargs,
         'seed': seed,
         'fit': {

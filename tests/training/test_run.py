@@ -6,7 +6,7 @@ import torch
 
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average, evaluate
-from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.nn.models import MODELS, VBPR, Recommender
 from mrdib_pyg.training import CheckpointError, load_model, provenance, run
 
 FIT = {'epochs': 2, 'batch_size': 64, 'progress': False}
@@ -45,6 +45,27 @@ def test_run_of_every_model(data, tmp_path, name, mrdib):
     assert out['val'] == whole['val'] and out['terms'] == whole['terms']  # interrupted, or not
     model, _ = load_model(tmp_path / 'best.pt', data)
     assert evaluate(model, data, 'val', k=(5, 10, 20, 50)) == whole['val']
+
+
+class Mine(VBPR):
+    pass
+
+
+class WithoutLayer(Recommender):
+    def __init__(self, data, channels=8):
+        super().__init__(data, channels)
+
+
+def test_run_of_a_class(data, tmp_path):
+    results = run(data, Mine, mrdib={}, out=tmp_path, **FIT)
+    assert results['model'] == f'{__name__}:Mine'
+    assert results['test'] == run(data, results['model'], mrdib={}, **FIT)['test']
+    model, _ = load_model(tmp_path / 'best.pt', data, cls=Mine)
+    assert evaluate(model, data, 'test', k=(5, 10, 20, 50)) == results['test']
+    with pytest.raises(ValueError, match="WithoutLayer' takes no 'mrdib'; give it that argument"):
+        run(data, WithoutLayer, mrdib={}, **FIT)
+    with pytest.raises(ValueError, match='must be a subclass of mrdib_pyg.nn.models.Recommender'):
+        run(data, dict, **FIT)
 
 
 def test_run_is_reproducible(data):

@@ -7,22 +7,10 @@ from mrdib_pyg.nn.models.lightgcn import LightGCN
 from mrdib_pyg.nn.models.mgcn import MGCN
 from mrdib_pyg.nn.models.mmgcn import MMGCN
 from mrdib_pyg.nn.models.multimodal_lightgcn import MultimodalLightGCN
+from mrdib_pyg.nn.models.registry import MODELS, find_model
 from mrdib_pyg.nn.models.soil import SOIL
 from mrdib_pyg.nn.models.types import Embeddings, Rows, Triplets
 from mrdib_pyg.nn.models.vbpr import VBPR
-
-#: The models by the names of the command line.
-MODELS: dict[str, type[Recommender]] = {
-    'freedom': FREEDOM,
-    'mgcn': MGCN,
-    'bm3': BM3,
-    'dualgnn': DualGNN,
-    'lightgcn': LightGCN,
-    'mmgcn': MMGCN,
-    'multimodal_lightgcn': MultimodalLightGCN,
-    'soil': SOIL,
-    'vbpr': VBPR,
-}
 
 __all__ = [
     'FREEDOM',
@@ -40,4 +28,5 @@ __all__ = [
     'Triplets',
     'VBPR',
     'drop_modalities',
+    'find_model',
 ]

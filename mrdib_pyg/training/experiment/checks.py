@@ -9,7 +9,8 @@ import torch
 
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
-from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.nn.models import find_model
+from mrdib_pyg.nn.models.registry import model_settings, takes_mrdib
 from mrdib_pyg.training.fit import _check_settings, _cutoff
 from mrdib_pyg.training.fit import fit as fit_function
 from mrdib_pyg.training.weights import LossWeights
@@ -100,17 +101,22 @@ def monitor(name: str, k: Sequence[int]) -> None:
         raise ValueError(f"'monitor' is '{name}' but 'k' is {list(k)}; add {_cutoff(name)} to 'k'")
 
 
-def model(name: str, settings: Mapping[str, Any], kind: str) -> None:
+def model(name: str, cls: Any, settings: Mapping[str, Any], kind: str) -> None:
     r"""Refuses an unknown model, an unknown setting, and MRdIB where there is no modality."""
-    if name not in MODELS:
-        raise ValueError(f"there is no model '{name}'; known are {sorted(MODELS)}")
-    known = list(inspect.signature(MODELS[name].__init__).parameters)[2:]
-    if kind != 'plain' and ('mrdib' not in known or name == 'lightgcn'):
+    if not isinstance(cls, str):
+        raise ValueError(f"'models.{name}.class' must be 'module:Class' (got {cls!r})")
+    try:
+        found = find_model(cls)
+    except ValueError as e:
+        where = " in its 'class'" if cls == name else ''
+        raise ValueError(f'[models.{name}]: {e}{where}') from e.__cause__
+    if kind != 'plain' and not takes_mrdib(found):
+        why = 'has no argument for MRdIB' if found.multimodal else 'knows no modalities'
         raise ValueError(
-            f"the model '{name}' knows no modalities, so it has no codes for a variant of the kind "
-            f"'{kind}'; write variants = ['plain'] in [models.{name}]"
+            f"the model '{name}' {why}, so it has no codes for a variant of the kind '{kind}'; "
+            f"write variants = ['plain'] in [models.{name}]"
         )
-    keys(f'[models.{name}]', settings, [x for x in known if x != 'mrdib'])
+    keys(f'[models.{name}]', settings, list(model_settings(found)))
 
 
 def layer(variant: str, kind: str, settings: Mapping[str, Any]) -> None:

@@ -38,13 +38,16 @@ class Source(NamedTuple):
 
 
 class Cell(NamedTuple):
-    r"""A model in one variant on one data set, with the settings that are tried."""
+    r"""A model in one variant on one data set, with the settings that are tried; and what class it
+    is of, if its name does not tell.
+    """
 
     dataset: Source
     model: str
     variant: str
     kind: str
     settings: list[dict[str, Any]]
+    class_name: str | None = None
 
 
 class Experiment:
@@ -115,6 +118,7 @@ class Experiment:
         return {
             'dataset': {'name': cell.dataset.name, **cell.dataset.kwargs},
             'model': cell.model,
+            **({} if cell.class_name is None else {'class': cell.class_name}),
             **cell.settings[trial],
             'monitor': self.monitor,
             'k': self.k,
@@ -134,6 +138,7 @@ class Experiment:
 
     def _cell(self, source: Source, model: str, variant: str) -> Cell:
         of_model = {k: v for k, v in self._models[model].items() if k != 'variants'}
+        class_name = of_model.pop('class', None)
         of_variant = dict(self._variants[variant])
         kind = of_variant.pop('kind', variant)
         if kind not in KINDS:
@@ -142,7 +147,7 @@ class Experiment:
             )
         fit = {**self._fit, **of_model.pop('fit', {}), **of_variant.pop('fit', {})}
         weights = of_variant.pop('weights', {})
-        checks.model(model, of_model, kind)
+        checks.model(model, model if class_name is None else class_name, of_model, kind)
         checks.layer(variant, kind, of_variant)
         checks.weights(variant, kind, weights, TERMS[kind])
         own_fit = {k: v for k, v in fit.items() if k in self._variants[variant].get('fit', {})}
@@ -177,7 +182,7 @@ class Experiment:
             layers = {json.dumps(setting['mrdib']): setting['mrdib'] for setting in settings}
             for layer in layers.values():
                 checks.layer_values(variant, kind, layer)
-        return Cell(source, model, variant, kind, settings)
+        return Cell(source, model, variant, kind, settings, class_name)
 
     def __repr__(self) -> str:
         return (

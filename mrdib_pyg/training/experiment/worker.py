@@ -41,7 +41,7 @@ def run_job(job: Mapping[str, Any], path: str, device: str) -> dict[str, Any]:
     kwargs = {key: value for key, value in job['dataset'].items() if key != 'name'}
     return run(
         _load(path, json.dumps(kwargs)),
-        job['model'],
+        job.get('class', job['model']),
         settings=job['settings'],
         mrdib=job['mrdib'],
         seed=job['seed'],

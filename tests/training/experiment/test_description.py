@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.nn.models import MODELS, Recommender
 from mrdib_pyg.training.experiment import Experiment, job_id, load_experiment
 
 
@@ -176,9 +176,11 @@ def test_every_place_of_the_bottleneck_is_possible(description, bottleneck):
 
 
 def test_refuses_mrdib_without_modalities(description, monkeypatch):
-    class IDOnly:
-        def __init__(self, data, channels=64, reg_weight=0.1):
-            pass
+    class IDOnly(Recommender):
+        multimodal = False
+
+        def __init__(self, data, channels=64, reg_weight=0.1, mrdib=None):
+            raise NotImplementedError
 
     monkeypatch.setitem(MODELS, 'id_only', IDOnly)
     description['models']['id_only'] = {'reg_weight': [1, 2, 3]}
@@ -186,6 +188,41 @@ def test_refuses_mrdib_without_modalities(description, monkeypatch):
         Experiment(description)
     description['models']['id_only']['variants'] = ['plain']
     assert [c.variant for c in Experiment(description).cells if c.model == 'id_only'] == ['plain']
+
+
+class WithoutLayer(Recommender):
+    def __init__(self, data, channels=64, reg_weight=0.1):
+        super().__init__(data, channels)
+
+
+def test_models_with_a_class(description, experiment):
+    of_vbpr = description['models']['vbpr']
+    description['models'] = {'mine': {**of_vbpr, 'class': 'mrdib_pyg.nn.models:VBPR'}}
+    mine = Experiment(description)
+    a, b = (x.job(x.cells[0], 0, 1, test=False) for x in (experiment, mine))
+    assert 'class' not in a and b['class'] == 'mrdib_pyg.nn.models:VBPR' and b['model'] == 'mine'
+    assert job_id(b).startswith('toy-mine-') and job_id({**b, 'class': 'vbpr'}) != job_id(b)
+    # A class may come twice, with other settings.
+    twice = {name: {**of_vbpr, 'class': 'vbpr', 'channels': c} for name, c in (('a', 4), ('b', 8))}
+    description['models'] = twice
+    assert Experiment(description).models == ['a', 'b']
+
+
+@pytest.mark.parametrize(
+    ('of_model', 'message'),
+    [
+        ({'class': 3}, r"'models.mine.class' must be 'module:Class' \(got 3\)"),
+        ({'class': ['vbpr']}, "'models.mine.class' must be 'module:Class'"),
+        ({}, r"\[models.mine\]: there is no model 'mine'.*'module:Class' in its 'class'"),
+        ({'class': 'absent:Mine'}, r"\[models.mine\]: there is no module 'absent'"),
+        ({'class': 'vbpr', 'depth': 3}, r"\[models.mine\] has an unknown key 'depth'"),
+        ({'class': f'{__name__}:WithoutLayer'}, "the model 'mine' has no argument for MRdIB"),
+    ],
+)
+def test_refuses_classes(description, of_model, message):
+    description['models'] = {'mine': {'reg_weight': [1, 2, 3], **of_model}}
+    with pytest.raises(ValueError, match=message):
+        Experiment(description)
 
 
 def test_load(tmp_path, description, experiment):
