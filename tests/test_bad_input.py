@@ -273,7 +273,7 @@ def bomb(name):
 
 
 RESUME = {
-    'other model': (lambda f: None, ['--model', 'vbpr'], "model 'MultimodalLightGCN'"),
+    'other model': (lambda f: None, ['--model', 'vbpr'], "model 'multimodal_lightgcn'"),
     'with MRdIB': (lambda f: None, ['--mrdib'], 'config.mrdib None'),
     'other width': (lambda f: None, ['--set', 'channels=8'], 'config.channels 4'),
     'other seed': (lambda f: None, ['--seed', '1'], 'settings.seed 0 but this run has 1'),

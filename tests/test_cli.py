@@ -215,10 +215,19 @@ def test_train_resume(capsys, tmp_path, dataset):
     assert main([*argv, '--out', str(tmp_path / 'a'), '--epochs', '4']) == 0
     for epochs in ('1', '3', '4', '4'):
         assert main([*argv, '--out', str(tmp_path / 'b'), '--resume', '--epochs', epochs]) == 0
+        is_new = 'holds no finished epoch; training begins anew' in capsys.readouterr().err
+        assert is_new == (epochs == '1')
     a, b = (load_checkpoint(tmp_path / name / 'last.pt') for name in 'ab')
     assert all(torch.equal(value, b['model'][name]) for name, value in a['model'].items())
     a, b = (json.loads((tmp_path / name / 'results.json').read_text()) for name in 'ab')
     assert a['test'] == b['test'] and a['best_epoch'] == b['best_epoch']
+
+
+def test_refuses_weights_of_terms_that_are_not_there(capsys, dataset, tmp_path):
+    argv = ['train', '--dataset', dataset, '--out', tmp_path / 'run', *TRAIN]
+    message = "with --redundancy none there is no term 'redundant'"
+    refused(capsys, [*argv, '--mrdib', '--redundancy', 'none', '--weights', 'redundant=3'], message)
+    refused(capsys, [*argv, '--weights', 'unique=3'], "without --mrdib there is no term 'unique'")
 
 
 def test_interrupt(capsys, tmp_path, dataset, monkeypatch):

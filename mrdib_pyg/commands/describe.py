@@ -5,7 +5,7 @@ import textwrap
 
 def describe(name: str, cls: type) -> None:
     r"""Prints a name and the first paragraph of its documentation, without its markup."""
-    text = ' '.join((inspect.getdoc(cls) or '').split('\n\n')[0].split()).rstrip(',')
+    text = ' '.join(inspect.cleandoc(cls.__doc__ or '').split('\n\n')[0].split()).rstrip(',')
     text = re.sub(r' :math:`[^`]*`', '', text)  # formulas need more than a terminal
     text = re.sub(r':\w+:`~?(?:[\w.]+\.)?(\w+)`', r'\1', text)
     text = re.sub(r'`([^`<]+?)\s*<[^>]*>`_', r'\1', text)

@@ -48,6 +48,8 @@ def add_arguments(add: Add) -> None:
 def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
     models = None if args.models is None else args.models.replace(',', ' ').split()
+    if models == []:
+        raise Usage('--models names nothing; pass names of FILE separated by commas')
     cores = os.cpu_count() or 1
     if not 1 <= args.workers <= cores:
         raise Usage(f'--workers must lie between 1 and the {cores} cores (got {args.workers})')

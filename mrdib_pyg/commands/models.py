@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         describe(model_name(cls), cls)
         for name, default in model_settings(cls).items():
             print(f'    {name}' if default is inspect.Parameter.empty else f'    {name}={default}')
-        for dataset, preset in cls.presets.items():
+        for dataset, preset in cls.presets.items() if 'presets' in vars(cls) else ():
             text = ','.join(f'{name}={_printed(value)}' for name, value in preset.items())
             print(f'    published for {dataset}: {text}')
 

@@ -108,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
     dataset = Path(args.dataset).expanduser().resolve().name
     name = model_name(model).rpartition(':')[2]
     out = new_run_folder(args.out or f'runs/{dataset}-{name}', args.resume)
+    if args.resume and not (out / 'last.pt').exists():  # as of a folder that is misspelled
+        print(f"warning: '{out}' holds no finished epoch; training begins anew", file=sys.stderr)
     keep_freed_memory()
     results = run(
         load_dataset(args.dataset),
@@ -155,6 +157,8 @@ def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any
         raise Usage('--redundancy is a setting of MRdIB: add --mrdib')
     if args.noise_scale is not None and args.control != 'noise':
         raise Usage('--noise-scale is a setting of a control: add --control noise')
+    if args.redundancy == 'none' and weights.get('redundant', 0) > 0:
+        raise Usage("--weights: with --redundancy none there is no term 'redundant'; leave it out")
     used = list(DEFAULT_WEIGHTS) if args.mrdib else ['bottleneck'] if args.control == 'l2' else []
     for name in DEFAULT_WEIGHTS:
         if name in weights and name not in used:

@@ -20,7 +20,8 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
 
     Raises:
         ValueError: If the folder holds another table already, or features or a mask that are not
-            of these data and would be read with them.
+            of these data and would be read with them; or if the last users (or items without
+            features) have no edge, of whom a table does not tell. Nothing has been written then.
     """
     folder = Path(folder).expanduser()
     table = folder / f'{data.name if name is None else name}.inter'
@@ -38,20 +39,33 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
             f"'{folder}' holds {foreign}, which are not of these data and would be read with them; "
             f'remove them, or name another folder'
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, value in arrays.items():
-        write_array(folder / file, value.cpu().numpy())
     rows, times = [], []
     for label, (_, relation) in enumerate(SPLITS):
         key = 'edge_index' if label == 0 else 'edge_label_index'
-        store = data['user', relation, 'item']
-        index = store[key].cpu()
+        edge = ('user', relation, 'item')
+        if edge not in data.edge_types or key not in data[edge]:
+            continue
+        index = data[edge][key].cpu()
         rows.append(torch.cat([index, torch.full_like(index[:1], label)]))
-        times += [store.time.cpu()] if 'time' in store else []
-    # The table comes last: without it, a folder is not taken for a data set.
+        times += [data[edge].time.cpu()] if 'time' in data[edge] else []
+    if len(rows) == 0:
+        raise ValueError("'data' has no edges between users and items, so there is no table")
     user, item, split = torch.cat(rows, dim=1).numpy()
+    has_features = any(file.endswith('_feat.npy') for file in arrays)
+    for kind, ids in (('user', user), ('item', item)):
+        size, known = data[kind].num_nodes, int(ids.max(initial=-1)) + 1
+        if size is not None and known < size and not (kind == 'item' and has_features):
+            raise ValueError(
+                f"'data' has {size} {kind}s, but none from {known} on has an edge, so that a table "
+                f"does not tell of them; set data['{kind}'].num_nodes to {known}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    # The table comes last: without it, a folder is not taken for a data set.
+    table.unlink(missing_ok=True)
+    for file, value in arrays.items():
+        write_array(folder / file, value.cpu().numpy())
     columns = {COLUMNS[0]: user, COLUMNS[1]: item}
-    if len(times) == len(SPLITS):
+    if len(times) == len(rows):
         columns[TIME] = torch.cat(times).numpy()
     write_table(table, {**columns, COLUMNS[2]: split})
 

@@ -89,8 +89,13 @@ def _make_sides(
     if isinstance(codes, (Posterior, Tensor)):
         code = _wrap(codes)
         if user_embedding is None:  # users and items in one id space
+            if mask_user is not None:
+                raise ValueError(
+                    f"'{name}' has one tensor of rows, users and items in one id space: pass one "
+                    f'mask of these rows, not a pair'
+                )
             return Sides(code, code, mask_item, mask_item, is_shared=True)
-        return Sides(None, code, None, mask_item)
+        codes = (None, code)
     user, item = codes
     if user is None and user_embedding is None:
         raise ValueError(
@@ -98,6 +103,11 @@ def _make_sides(
             f'embedding, to score with'
         )
     if user is None:
+        if mask_user is not None:
+            raise ValueError(
+                f"users have no code in '{name}', so there is none that a mask of users could "
+                f'leave out; pass the mask of the items alone'
+            )
         return Sides(None, _wrap(item), None, mask_item)
     return Sides(_wrap(user), _wrap(item), mask_user, mask_item)
 

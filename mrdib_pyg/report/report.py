@@ -3,6 +3,7 @@ from pathlib import Path
 
 import mrdib_pyg
 from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.nn.models.registry import is_of_model
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.codes_section import map_section, width_section
 from mrdib_pyg.report.curves_section import curves_section
@@ -92,7 +93,6 @@ def write_report(
     facts: dict[int, Facts] = {}
     notes: list[str] = []
     sources: dict[tuple[str, str], Source] = {}
-    classes = {cls.__name__: cls for cls in models}
     for group in groups[:MAX_MODELS]:
         run = group.first
         key = str(run.config.get('dataset')), str(run.config.get('data_hash'))
@@ -105,7 +105,7 @@ def write_report(
             continue
         chosen = choose_users(source, users, num_users, seed)
         try:
-            cls = classes.get(str(run.config['model']).rpartition(':')[2])
+            cls = _class_of(str(run.config['model']), models)
             facts[group.number] = look_into(
                 run, source, chosen, k=k, method=method, num_items=num_items, seed=seed, cls=cls
             )
@@ -133,6 +133,11 @@ def write_report(
             write_atomic(Path(figures) / f'{figure.name}.png', content)
     write_atomic(out, text.encode())
     return out
+
+
+def _class_of(name: str, models: Sequence[type[Recommender]]) -> type[Recommender] | None:
+    found = [cls for cls in models if is_of_model(name, cls)]
+    return found[0] if len(found) == 1 else None
 
 
 def _png(figure: Figure) -> bytes:

@@ -120,6 +120,12 @@ def fit(
     critic_steps, patience = int(critic_steps), int(patience)
     k = _cutoff(monitor)
     weighting = LossWeights(model.loss_weights, weights)
+    idle = [name for name in MRDIB_TERMS if weighting.weights[name] > 0]
+    if model.mrdib is None and idle:
+        raise ValueError(
+            f"'weights' names {idle}, but the model has neither MRdIB nor a control in its place; "
+            f"build it with 'mrdib', or leave these weights out"
+        )
     has_validation = num_held_out(data, 'val') > 0
     if has_validation and k > model.num_items:
         raise ValueError(

@@ -4,20 +4,21 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash
-from mrdib_pyg.nn.models import MODELS, Recommender
+from mrdib_pyg.nn.models import MODELS, Recommender, find_model
+from mrdib_pyg.nn.models.registry import is_of_model, model_name
 from mrdib_pyg.training.checkpoint import CheckpointError, load_checkpoint
 
 
 def load_model(
-    path: str | Path, data: HeteroData, cls: type[Recommender] | None = None
+    path: str | Path, data: HeteroData, cls: None | str | type[Recommender] = None
 ) -> tuple[Recommender, dict[str, Any]]:
     r"""Builds the model of a checkpoint of :func:`fit`, in evaluation mode.
 
     Args:
         path (str or Path): The checkpoint, e.g. ``best.pt`` in the folder of a run.
         data (HeteroData): The data the model was trained on.
-        cls (Type[Recommender], optional): The class of the model, needed where it is not one of
-            this package. (default: :obj:`None`)
+        cls (str or Type[Recommender], optional): The class of the model, or its name as
+            ``'module:Class'``, needed where it is not one of this package. (default: :obj:`None`)
 
     Returns:
         Tuple[Recommender, Dict[str, Any]]: The model, and what the checkpoint says of itself: the
@@ -44,12 +45,19 @@ def load_model(
         )
     name = str(identity['model'])
     if cls is None:
-        cls = {model.__name__: model for model in MODELS.values()}.get(name)
-    if cls is None or cls.__name__ != name:
-        wanted = 'model of this package' if cls is None else cls.__name__
+        # By the bare name of the class, too, which checkpoints used to hold.
+        of_package = {**{model.__name__: model for model in MODELS.values()}, **MODELS}
+        if name not in of_package:
+            raise CheckpointError(
+                f"'{path}' holds the model {name}, which is not one of this package; pass its "
+                f"class as 'cls', on the command line by --model MODULE:CLASS"
+            )
+        cls = of_package[name]
+    cls = find_model(cls)
+    if not is_of_model(name, cls, may_have_moved=True):
         raise CheckpointError(
-            f"'{path}' holds a {name}, not a {wanted}; pass the class {name} as 'cls', on the "
-            f'command line by --model MODULE:{name}'
+            f"'{path}' holds the model {name}, not {model_name(cls)}; pass its class as 'cls', on "
+            f'the command line by --model, or leave that out for a model of this package'
         )
     try:
         model = cls(data, **identity['config'])

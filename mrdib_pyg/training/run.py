@@ -1,9 +1,11 @@
+import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -66,6 +68,7 @@ def run(
     """
     cls = find_model(model)
     name = model_name(cls)
+    seed, settings, fit_settings = (_plain(x) for x in (seed, settings, fit_settings))
     for split in ('val', 'test') if test else ('val',):
         num_held_out(data, split)  # refused now rather than after the training
     kwargs = dict(settings or {})
@@ -76,7 +79,12 @@ def run(
     for key, value in kwargs.items():
         if isinstance(known[key], bool) and not isinstance(value, bool):  # 'no' would be true
             raise ValueError(f"the setting '{key}' must be true or false (got {value!r})")
-    if mrdib is not None and cls.multimodal and not takes_mrdib(cls):
+    if mrdib is not None and not cls.multimodal:
+        raise ValueError(
+            f'{cls.__name__} reads no modality, so there is nothing for MRdIB to encode; leave out '
+            f"'mrdib'"
+        )
+    if mrdib is not None and not takes_mrdib(cls):
         raise ValueError(
             f"the constructor of the model '{name}' takes no 'mrdib'; give it that argument, and "
             f'hand it on to Recommender'
@@ -91,6 +99,7 @@ def run(
             f"'settings' {kwargs} do not suit the model '{name}' ({e}); see the defaults of "
             f'{cls.__name__}'
         ) from e
+    _check_stored(net, name, {**known, **kwargs}, mrdib is not None)
     net = net.to(device)
     config = {
         'dataset': dataset or data.to_dict().get('name'),
@@ -126,3 +135,38 @@ def run(
     if per_user and 'test' in results and users is not None:
         results['per_user'] = {name: value.cpu() for name, value in users.items()}
     return results
+
+
+def _check_stored(net: Recommender, name: str, given: Mapping[str, Any], has_mrdib: bool) -> None:
+    # What a model of one's own may forget, and nothing but wrong results would tell of.
+    if has_mrdib and net.mrdib is None:
+        raise ValueError(
+            f"the constructor of the model '{name}' takes 'mrdib' and does not hand it on: pass it "
+            f'to the constructor of Recommender'
+        )
+    for key, stored in net.config.items():
+        if key == 'mrdib' or _is_equal(stored, given[key]):
+            continue
+        if given[key] is inspect.Parameter.empty:
+            raise ValueError(
+                f"the model '{name}' takes **kwargs, but sets '{key}' itself: write the arguments "
+                f'of its constructor out, since a checkpoint builds the model anew by them'
+            )
+        raise ValueError(
+            f"the model '{name}' must store its argument '{key}' as it was given, {given[key]!r} "
+            f'(self.{key} is {stored!r}): a checkpoint builds the model anew from that'
+        )
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except (RuntimeError, ValueError):  # of tensors and arrays
+        return a is b
+
+
+def _plain(value: Any) -> Any:
+    # Numbers of NumPy as those of Python, which can be recorded.
+    if isinstance(value, Mapping):
+        return {name: _plain(x) for name, x in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

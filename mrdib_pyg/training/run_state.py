@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.nn.models.registry import is_of_model, model_name
 from mrdib_pyg.ops import encode_edges
 from mrdib_pyg.training.atomic import write_atomic
 from mrdib_pyg.training.checkpoint import (
@@ -64,7 +65,7 @@ class RunState:
         self.identity: dict[str, Any] = {}
         if self.out is not None:
             self.identity = {
-                'model': type(model).__name__,
+                'model': model_name(type(model)),
                 'config': _plain(model.config),
                 'data_hash': data_hash(data),
                 'settings': _plain(settings),
@@ -89,9 +90,9 @@ class RunState:
                 f"'out' ({self.out}) holds a run already; pass 'resume=True' to continue it, or "
                 f'name another folder'
             )
+        text = '' if config is None else json.dumps(self._keep_epochs(config), indent=2) + '\n'
         self.out.mkdir(parents=True, exist_ok=True)
         if config is not None:
-            text = json.dumps(self._keep_epochs(config), indent=2) + '\n'
             write_atomic(self.out / 'config.json', text.encode())
 
     def _keep_epochs(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +155,11 @@ class RunState:
                 f"'{out / 'last.pt'}' lacks {sorted(missing)}, so nothing can be continued from "
                 f'it; train into another folder'
             )
-        difference = _difference(state['identity'], self.identity)
+        identity = state['identity']
+        is_known = isinstance(identity, dict) and isinstance(identity.get('model'), str)
+        if is_known and is_of_model(identity['model'], type(self.model)):
+            identity = {**identity, 'model': self.identity['model']}
+        difference = _difference(identity, self.identity)
         if difference is not None:
             raise CheckpointError(
                 f"'{out / 'last.pt'}' was made with {difference}; use the same settings, or "

@@ -9,6 +9,9 @@ import pytest
 
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, write_folder
+from mrdib_pyg.nn.models import find_model
+from mrdib_pyg.report import load_run_folder
+from mrdib_pyg.report.report import _class_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 NAME = 'own_model:GatedMF'
@@ -44,9 +47,10 @@ def test_from_training_to_recommendations(here, capsys):
     assert 'image' in capsys.readouterr().out
 
     assert main(['evaluate', run]) == 2  # a name in a file does not have code imported
-    assert 'holds a GatedMF, not a model of this package' in capsys.readouterr().err
+    message = 'holds the model own_model:GatedMF, which is not one of this package; pass its class'
+    assert message in capsys.readouterr().err
     assert main(['evaluate', run, '--model', 'VBPR']) == 2
-    assert 'holds a GatedMF, not a VBPR; pass the class GatedMF' in capsys.readouterr().err
+    assert 'holds the model own_model:GatedMF, not vbpr' in capsys.readouterr().err
 
 
 def test_report(here, capsys):
@@ -59,7 +63,7 @@ def test_report(here, capsys):
     without = (here / 'mine' / 'report.html').read_text()
     assert main(['report', 'mine', 'vbpr', '--map', 'pca', '--model', NAME]) == 0
     page = (here / 'mine' / 'report.html').read_text()
-    message = 'holds a GatedMF, not a model of this package'
+    message = 'holds the model own_model:GatedMF, which is not one of this package'
     assert message in without and message not in page
 
 
@@ -98,3 +102,33 @@ def test_experiment(here, capsys):
     assert {job['result']['model'] for job in jobs} == {NAME, 'vbpr'}
     table = (here / 'out' / 'table.md').read_text()
     assert '### gated' in table and '### plain_vbpr' in table
+
+
+TWICE = """
+from mrdib_pyg.nn.models import VBPR as Base, Embeddings
+class VBPR(Base):
+    def fuse(self, codes, rows=None):
+        out = super().fuse(codes, rows)
+        return out._replace(item=out.item * {factor})
+"""
+
+
+def test_classes_of_one_name(here, capsys):
+    """Of this package and of two modules: none is taken for another."""
+    train = ['train', '--dataset', 'small', '--epochs', '2', '--quiet', '--set', 'channels=8']
+    for module, factor in (('first', -1), ('second', 1)):
+        (here / f'{module}.py').write_text(TWICE.format(factor=factor))
+        assert main([*train, '--model', f'{module}:VBPR', '--out', module]) == 0
+    assert main(['evaluate', 'first']) == 2
+    assert 'holds the model first:VBPR, which is not one' in capsys.readouterr().err
+    assert main([*train, '--model', 'vbpr', '--out', 'first', '--resume']) == 2
+    assert "model 'first:VBPR' but this run has 'vbpr'" in capsys.readouterr().err
+    classes = [load_class(module) for module in ('first', 'second')]
+    runs = [load_run_folder(here / module) for module in ('first', 'second')]
+    for run, cls in zip(runs, classes):
+        assert _class_of(run.config['model'], classes) is cls
+    assert _class_of('__main__:VBPR', classes) is None  # which of them it was is not known
+
+
+def load_class(module):
+    return find_model(f'{module}:VBPR')

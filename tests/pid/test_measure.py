@@ -150,7 +150,7 @@ def test_one_and_three_modalities(data):
     assert 'I(image; Y)' in repr(single)
     data['item'].x_a, data['item'].x_b = torch.randn(120, 4), torch.randn(120, 3)
     triple = measure(VBPR(data, channels=4), data, groups=(), num_bootstrap=0)
-    assert list(triple.overall['uniform'].pairs) == ['image+a', 'image+b', 'a+b']
+    assert list(triple.overall['uniform'].pairs) == ['a+b', 'a+image', 'b+image']
     json.dumps(triple.to_dict(), allow_nan=False)
 
 

@@ -98,7 +98,7 @@ def test_three_modalities(data):
     data['item'].x_audio = torch.randn(120, 5)
     model = make('multimodal_lightgcn', data, id_channel=False)
     out = model_sources(model)
-    assert {'image+text', 'image+audio', 'text+audio', 'content'} <= set(out)
+    assert {'image+text', 'audio+image', 'audio+text', 'content'} <= set(out)
     codes = model.modality_embeddings()
     held = codes['audio'][1].mean(dim=0)
     expected = codes['image'][1] + codes['text'][1] + held

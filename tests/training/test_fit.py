@@ -221,7 +221,7 @@ def test_checkpoints(data, tmp_path):
     assert best['epoch'] == best['best_epoch'] == last['best_epoch'] == result.best_epoch
     assert last['epoch'] == 6 and last['best_metric'] == result.best_metric
     identity = last['identity']
-    assert identity == best['identity'] and identity['model'] == 'MultimodalLightGCN'
+    assert identity == best['identity'] and identity['model'] == 'multimodal_lightgcn'
     assert type(model)(data, **identity['config']).mrdib is not None
     assert identity['settings']['weights'] == {'task': 1.0, 'l2': 1e-4, **WEIGHTS}
 
@@ -427,6 +427,15 @@ def test_refused_settings(data, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         fit(model, data, out=tmp_path / 'run', progress=False, **settings)
     assert equal(state(model), before) and not (tmp_path / 'run').exists()
+
+
+def test_refused_weights_without_a_layer(data):
+    for cls in (VBPR, LightGCN):
+        with pytest.raises(
+            ValueError, match=r"names \['redundant', 'unique'\], but the model has n"
+        ):
+            fit(cls(data, channels=8), data, weights={'unique': 0.1, 'redundant': 1.0})
+    fit(VBPR(data, channels=8), data, epochs=1, weights={'unique': 0.0}, progress=False)
 
 
 def test_edges_in_any_order_and_with_repeats(data):

@@ -40,7 +40,8 @@ def test_freed_blocks_are_not_mapped_anew():
         pytest.skip('this C library has no mallopt')
     _, default = measure('default')
     assert kept < 1_000  # pages of 4 KiB; all of it would be 307,200
-    assert kept < default
+    # Without it none are mapped anew only if something happens to lie behind them in the heap.
+    assert kept < default or default == 0
 
 
 def test_elsewhere_nothing_is_set(monkeypatch):

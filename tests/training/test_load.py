@@ -3,6 +3,7 @@ import torch
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import VBPR, MultimodalLightGCN
+from mrdib_pyg.nn.models.registry import model_name
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, load_model, seed_everything
 
 
@@ -46,7 +47,7 @@ def test_load_model(data, tmp_path, cls, kwargs):
     assert loaded.config == model.config
     assert torch.equal(loaded.embed().user, model.embed().user)
     assert torch.equal(loaded.embed().item, model.embed().item)
-    assert info['epoch'] in (1, 2) and info['identity']['model'] == cls.__name__
+    assert info['epoch'] in (1, 2) and info['identity']['model'] == model_name(cls)
     assert 'model' not in info
 
 
@@ -56,11 +57,36 @@ def test_load_last(data, folder):
 
 def test_load_model_of_a_class_of_ones_own(data, tmp_path):
     train(data, tmp_path, Mine)
-    with pytest.raises(CheckpointError, match="holds a Mine, not a model of this package.*'cls'"):
+    message = f'holds the model {__name__}:Mine, which is not one of this package; pass its class'
+    with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path / 'best.pt', data)
-    with pytest.raises(CheckpointError, match='holds a Mine, not a VBPR'):
-        load_model(tmp_path / 'best.pt', data, cls=VBPR)
-    assert type(load_model(tmp_path / 'best.pt', data, cls=Mine)[0]) is Mine
+    for wrong in (VBPR, 'vbpr'):
+        with pytest.raises(CheckpointError, match=f'holds the model {__name__}:Mine, not vbpr'):
+            load_model(tmp_path / 'best.pt', data, cls=wrong)
+    for cls in (Mine, f'{__name__}:Mine'):
+        assert type(load_model(tmp_path / 'best.pt', data, cls=cls)[0]) is Mine
+
+
+def test_a_class_of_ones_own_with_a_name_of_this_package(data, tmp_path):
+    own = type('VBPR', (VBPR,), {'__module__': 'elsewhere'})
+    train(data, tmp_path / 'own', own)
+    train(data, tmp_path / 'vbpr', VBPR)
+    with pytest.raises(CheckpointError, match='holds the model elsewhere:VBPR, which is not one'):
+        load_model(tmp_path / 'own' / 'best.pt', data)
+    with pytest.raises(CheckpointError, match='holds the model vbpr, not elsewhere:VBPR.*leave th'):
+        load_model(tmp_path / 'vbpr' / 'best.pt', data, cls=own)
+    # Its file may have moved, and its script may have trained it.
+    for module in ('moved', '__main__'):
+        moved = type('VBPR', (VBPR,), {'__module__': module})
+        assert type(load_model(tmp_path / 'own' / 'best.pt', data, cls=moved)[0]) is moved
+    with pytest.raises(CheckpointError, match="made with model 'elsewhere:VBPR' but this run has"):
+        fit(VBPR(data, channels=8), data, out=tmp_path / 'own', resume=True, progress=False)
+
+
+def test_checkpoints_that_hold_the_bare_name_of_a_class(data, folder):
+    state = load_checkpoint(folder / 'best.pt')
+    change(folder / 'best.pt', identity={**state['identity'], 'model': 'VBPR'})
+    assert type(load_model(folder / 'best.pt', data)[0]) is VBPR
 
 
 def test_other_data(folder):
@@ -84,7 +110,7 @@ def test_no_identity(data, folder, identity):
 def test_parameters_that_do_not_fit(data, folder):
     state = load_checkpoint(folder / 'best.pt')['model']
     change(folder / 'best.pt', model={**state, 'bias': torch.zeros(9)})
-    with pytest.raises(CheckpointError, match='do not fit the model VBPR'):
+    with pytest.raises(CheckpointError, match='do not fit the model vbpr'):
         load_model(folder / 'best.pt', data)
 
 
@@ -92,5 +118,5 @@ def test_settings_that_are_gone(data, folder):
     identity = load_checkpoint(folder / 'best.pt')['identity']
     config = {**identity['config'], 'no_longer': 1}
     change(folder / 'best.pt', identity={**identity, 'config': config})
-    with pytest.raises(CheckpointError, match='do not fit the model VBPR'):
+    with pytest.raises(CheckpointError, match='do not fit the model vbpr'):
         load_model(folder / 'best.pt', data)

@@ -162,7 +162,7 @@ def test_resume_with_a_failing_disk(data, tmp_path, monkeypatch):
         ({'weights': {}}, 'settings.weights.bottleneck 0.001 but this run has 0.0'),
         ({'channels': 16}, 'config.channels 8 but this run has 16'),
         ({'mrdib': {'redundancy': 'nwj'}}, "config.mrdib.redundancy 'mine'"),
-        ({'cls': VBPR}, "model 'MultimodalLightGCN' but this run has 'VBPR'"),
+        ({'cls': VBPR}, "model 'multimodal_lightgcn' but this run has 'vbpr'"),
     ],
 )
 def test_resume_refuses_another_run(data, tmp_path, change, message):

@@ -1,6 +1,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,64 @@ def test_run_of_a_class(data, tmp_path):
         run(data, WithoutLayer, mrdib={}, **FIT)
     with pytest.raises(ValueError, match='must be a subclass of mrdib_pyg.nn.models.Recommender'):
         run(data, dict, **FIT)
+    with pytest.raises(ValueError, match='LightGCN reads no modality, so there is nothing'):
+        run(data, 'lightgcn', mrdib={}, **FIT)
+
+
+class Forgot(Recommender):
+    def __init__(self, data, channels=8, mrdib=None):
+        super().__init__(data, channels)
+
+
+class Halved(VBPR):
+    def __init__(self, data, alpha=1.0, mrdib=None):
+        super().__init__(data, mrdib=mrdib)
+        self.alpha = alpha / 2
+
+
+class Kwargs(Recommender):
+    def __init__(self, data, width=8, **kwargs):
+        super().__init__(data, channels=width, **kwargs)
+        self.width = width
+
+
+class Dropped(VBPR):
+    def __init__(self, data, dropout=0.1, mrdib=None):
+        super().__init__(data, mrdib=mrdib)
+        self.dropout = torch.nn.Dropout(dropout)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'settings', 'mrdib', 'message'),
+    [
+        (Forgot, {}, {}, "Forgot' takes 'mrdib' and does not hand it on: pass it to the constr"),
+        (Halved, {'alpha': 0.5}, None, "must store its argument 'alpha' as it was given, 0.5 "),
+        (Halved, {}, None, r"'alpha' as it was given, 1.0 \(self.alpha is 0.5\)"),
+        (Kwargs, {}, None, "Kwargs' takes [*][*]kwargs, but sets 'channels' itself: write the"),
+        (Dropped, {}, {}, r"'dropout' as it was given, 0.1 \(self.dropout is Dropout"),
+    ],
+)
+def test_what_a_model_of_ones_own_may_forget(data, tmp_path, cls, settings, mrdib, message):
+    with pytest.raises(ValueError, match=message):
+        run(data, cls, settings=settings, mrdib=mrdib, out=tmp_path / 'run', **FIT)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_run_with_numbers_of_numpy(data, tmp_path):
+    fit = {'epochs': np.int64(2), 'batch_size': np.int64(64), 'lr': np.float32(0.5)}
+    settings = {'reg_weight': np.float64(0.1)}
+    given = {'seed': np.int64(3), 'settings': settings, 'progress': False, 'out': tmp_path}
+    results = run(data, 'vbpr', **given, **fit)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    assert config['fit'] == {'epochs': 2, 'batch_size': 64, 'lr': 0.5} and config['seed'] == 3
+    plain = {'epochs': 2, 'batch_size': 64, 'lr': 0.5, 'seed': 3, 'progress': False}
+    assert results['test'] == run(data, 'vbpr', settings={'reg_weight': 0.1}, **plain)['test']
+
+
+def test_a_folder_is_not_made_of_what_cannot_be_recorded(data, tmp_path):
+    with pytest.raises(TypeError, match='not JSON serializable'):
+        run(data, 'vbpr', out=tmp_path / 'run', dataset=object(), **FIT)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_run_is_reproducible(data):
@@ -157,7 +216,7 @@ def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch
         ({'seed': -1}, "'seed' must lie in"),
         ({'model': 'multimodal_lightgcn', 'settings': {'id_channel': 'no'}}, 'true or false'),
         ({'weights': {'task': 0.0, 'reg': 0.0}}, 'zero for every term of the loss'),
-        ({'weights': {'task': 0, 'reg': 0, 'unique': 1}}, 'zero for every term of the loss'),
+        ({'weights': {'task': 0, 'reg': 0, 'unique': 1}}, 'has neither MRdIB nor a control'),
         ({'epochs': 0}, "'epochs' must be at least 1"),
     ],
 )

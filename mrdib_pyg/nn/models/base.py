@@ -1,4 +1,3 @@
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
+from mrdib_pyg.nn.models.arguments import constructor_arguments
 from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.layer import Layer, make_layer
 from mrdib_pyg.nn.models.modality_features import ModalityFeatures
@@ -27,7 +27,9 @@ class Recommender(ColdStart):
     modality each, and :meth:`fuse`, which makes of them the users and items whose inner product is
     the score. It may override :meth:`unimodal`, :meth:`task_loss`, :meth:`extra_losses`,
     :meth:`on_epoch_start` and the weights of its own terms in :attr:`loss_weights`, and must store
-    each argument of its constructor under its name. For items unseen in training it says what they
+    each argument of its constructor under its name. What it draws in training it draws by PyTorch,
+    which :func:`~mrdib_pyg.training.fit` seeds for each epoch, so that a training that is resumed
+    draws the same. For items unseen in training it says what they
     get: see :class:`ColdStart`.
 
     Args:
@@ -38,7 +40,8 @@ class Recommender(ColdStart):
         mrdib (MRdIB or Dict[str, Any], optional): The layer between the two functions, or its
             settings without :obj:`channels`; :obj:`None` is the plain model. A control
             (:class:`~mrdib_pyg.nn.CodePenalty`, :class:`~mrdib_pyg.nn.CodeNoise`) may stand in its
-            place. (default: :obj:`None`)
+            place. As the parameters of the model, those of the layer are reset.
+            (default: :obj:`None`)
         feature_scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column
             over the items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
             :obj:`None`. (default: :obj:`None`)
@@ -124,13 +127,13 @@ class Recommender(ColdStart):
         r"""Returns per modality the pair ``(user [U, C] or None, item [I, C])``, or only the rows
         asked for.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} has no modality_embeddings()')
 
     def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
         r"""Makes of the codes, in the form of :meth:`modality_embeddings`, the users and items
         whose inner product is the score.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} has no fuse()')
 
     def unimodal(
         self, codes: Mapping[str, Pair], embeddings: Embeddings
@@ -150,6 +153,13 @@ class Recommender(ColdStart):
         the synergistic term: by default those of the ranking score.
         """
         return embeddings.user, embeddings.item
+
+    @property
+    def joint_is_score(self) -> bool:
+        r"""Whether :meth:`joint` returns the users and items of the ranking score: by default where
+        it is not overridden.
+        """
+        return type(self).joint is Recommender.joint
 
     def fuse_content(
         self, codes: Mapping[str, Any], held: Mapping[str, Any]
@@ -208,10 +218,20 @@ class Recommender(ColdStart):
     def config(self) -> dict[str, Any]:
         r"""The arguments of the constructor but for :obj:`data`: ``type(model)(data, **config)``
         builds the model anew.
+
+        Raises:
+            ValueError: If an argument is not stored under its name.
         """
-        names = list(inspect.signature(type(self).__init__).parameters)[2:]
-        out = {name: getattr(self, name) for name in names if name != 'mrdib'}
-        if 'mrdib' in names:
+        out: dict[str, Any] = {}
+        for name in constructor_arguments(type(self)):
+            # Not an AttributeError, of which nn.Module would say that there is no `config`.
+            if not hasattr(self, name):
+                raise ValueError(
+                    f"{type(self).__name__} must store the argument '{name}' of its constructor "
+                    f'(self.{name} = {name}): a checkpoint builds the model anew from it'
+                )
+            out[name] = getattr(self, name)
+        if 'mrdib' in out:
             out['mrdib'] = None if self.mrdib is None else self.mrdib.config
         return out
 
@@ -285,13 +305,15 @@ class Recommender(ColdStart):
         rows, local = None, batch
         if self.row_wise and not self.static_shapes:
             rows, local = to_local(batch)
-        embeddings, posteriors, codes, fused = self._embed(rows)
+        embeddings, plain, posteriors, codes, fused = self._embed(rows)
         terms = {'task': self.task_loss(embeddings, local)}
         terms.update(self.extra_losses(embeddings, local))
         if self.mrdib is not None:
-            # Where the task is BPR on the fused score, that is the synergistic term: not twice.
-            is_bpr = fused is None and type(self).task_loss is Recommender.task_loss
-            if fused is None and not is_bpr:
+            # Where the task is BPR on the joint score, that is the synergistic term: not twice.
+            is_bpr = type(self).task_loss is Recommender.task_loss and self.joint_is_score
+            is_bpr = is_bpr and fused is None
+            has_rate = fused is not None
+            if not has_rate and not is_bpr:
                 fused = self.joint(codes, embeddings, rows)
             pid = self.mrdib.loss(
                 posteriors,
@@ -302,31 +324,45 @@ class Recommender(ColdStart):
                 present=self.present(rows),
             )
             synergistic = terms['task'].detach() if is_bpr else pid.synergistic
+            if has_rate and not self.joint_is_score:  # the rate is that of the ranking score
+                joint = self._encode_fused(*self.joint(codes, plain, rows))
+                synergistic = bpr_loss(*joint, local)
             pid = pid._replace(synergistic=synergistic)
             terms.update({name: term for name, term in pid._asdict().items() if term is not None})
         return terms
 
-    def _embed(self, rows: Rows | None) -> tuple[Embeddings, dict[str, Any], dict[str, Pair], Any]:
+    def _embed(
+        self, rows: Rows | None
+    ) -> tuple[Embeddings, Embeddings, dict[str, Any], dict[str, Pair], Any]:
+        # The embeddings, and as they were before a bottleneck of the fusion.
         if torch.is_grad_enabled():
             self.forget(until_mode_is_set=True)  # someone may go on to train
         x = self.modality_embeddings(rows)
         self._check_rows('modality_embeddings', rows, *x.values())
         if self.mrdib is None:
-            embeddings = self.fuse(x, rows)
-            self._check_rows('fuse', rows, embeddings[:2])
-            return embeddings, {}, x, None
+            embeddings = self._fuse_checked(x, rows)
+            return embeddings, embeddings, {}, x, None
         posteriors: dict[str, Any] = self.mrdib(x)
         codes: dict[str, Pair] = {
             m: (None if u is None else u.z, i.z) for m, (u, i) in posteriors.items()
         }
-        embeddings = self.fuse(posteriors if self.fuse_posteriors else codes, rows)
-        self._check_rows('fuse', rows, embeddings[:2])
+        embeddings = plain = self._fuse_checked(posteriors if self.fuse_posteriors else codes, rows)
         fused: Any = None
         if isinstance(self.mrdib, MRdIB) and self.mrdib.fused_bottleneck is not None:
             fused = self.mrdib.encode_fused((embeddings.user, embeddings.item))
             user, item = (posterior.z for posterior in fused)
-            embeddings = Embeddings(user, item, embeddings.views)
-        return embeddings, posteriors, codes, fused
+            embeddings = Embeddings(user, item, plain.views)
+        return embeddings, plain, posteriors, codes, fused
+
+    def _fuse_checked(self, codes: Mapping[str, Any], rows: Rows | None) -> Embeddings:
+        embeddings = self.fuse(codes, rows)
+        if not isinstance(embeddings, Embeddings):
+            raise TypeError(
+                f'{type(self).__name__}.fuse() must return Embeddings(user, item) (got '
+                f'{type(embeddings).__name__})'
+            )
+        self._check_rows('fuse', rows, embeddings[:2])
+        return embeddings
 
     def _check_rows(self, method: str, rows: Rows | None, *pairs: Pair) -> None:
         # A batch is renumbered by its rows: of other rows it would read wrong ones in silence.

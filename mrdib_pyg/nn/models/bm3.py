@@ -135,7 +135,7 @@ class BM3(Recommender):
         views = {'tables': (user, item)}
         user, item = take_rows(user, item, rows)
         views['propagated'] = (user, item)
-        if rows is not None or torch.is_grad_enabled():  # a loss may follow
+        if rows is not None or self.static_shapes or torch.is_grad_enabled():  # a loss may follow
             views['targets'] = (self._perturb(user), self._perturb(item))
             present = self.present(rows)
             for m, (_, z) in codes.items():
@@ -149,8 +149,7 @@ class BM3(Recommender):
 
     def fuse_new_items(self, codes: Mapping[str, Tensor], new: NewItems) -> Tensor:
         online = {m: unit_rows(self.predictor(z)) for m, z in codes.items()}
-        count = torch.stack(list(new.present.values())).sum(dim=0).clamp(min=1)
-        direction = new.sum(online) / count.unsqueeze(-1)
+        direction = unit_rows(new.sum(online))
         _, item = propagate_mean(
             (self.user_emb.weight, self.item_emb.weight), self.adj, self.num_layers
         )

@@ -1,5 +1,4 @@
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -74,7 +73,7 @@ class ColdStart(Ranker):
                 f'interactions; use a model that reads item features, or train again'
             )
         new = NewItems(self.item_features, features, present)
-        with self._evaluation():
+        with self.evaluation_mode():
             codes: dict[str, Any] = self.new_item_codes(new)
             if self.mrdib is None:
                 return self.fuse_new_items(codes, new)
@@ -162,17 +161,6 @@ class ColdStart(Ranker):
                     f'{int(ids.max())})'
                 )
         return user, item, num_users
-
-    @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        training = self.training
-        if training:
-            self.eval()
-        try:
-            yield
-        finally:
-            if training:
-                self.train()
 
     def _why_not(self, method: str) -> str:
         return (

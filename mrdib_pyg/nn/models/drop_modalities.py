@@ -27,7 +27,8 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
     neighbor, and no term of MRdIB is taken there. Item graphs that are made of features stay as
     they are. In evaluation mode nothing is dropped.
 
-    The masks are drawn once, when the context is entered, by the global seed.
+    The masks are drawn once, when the context is entered, by the global seed. Of two contexts
+    that are nested, the inner one counts while it lasts.
     :func:`~mrdib_pyg.training.fit` enters it anew in every step, by ``modality_dropout``.
 
     Args:
@@ -51,11 +52,11 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
         count = torch.zeros(model.num_users, device=user.device)
         count.index_add_(0, user, mask.index_select(0, item).to(count.dtype))
         masks[name] = (count > 0, mask)
-    features.set_masks(masks)
+    before = features.set_masks(masks)
     try:
         yield
     finally:
-        features.set_masks(None)
+        features.set_masks(before)
 
 
 def check_ratio(model: Recommender, ratio: float, name: str) -> None:

@@ -109,6 +109,8 @@ class DualGNN(Recommender):
         self.neighbor_weighting = neighbor_weighting
         self.reg_weight = reg_weight
         if USER_EDGE in data.edge_types:
+            if 'edge_weight' not in data[USER_EDGE]:
+                raise ValueError(f'the edges {USER_EDGE} of the data have no edge_weight')
             edge_index, edge_weight = data[USER_EDGE].edge_index, data[USER_EDGE].edge_weight
         else:
             edge_index, edge_weight = cooccurrence_graph(

@@ -122,8 +122,9 @@ class FREEDOM(Recommender):
                 graph = weighted_graph(data, f'{m}_knn', knn, is_mean=True)
                 setattr(self, f'item_adj_{m}', graph)
         else:
-            union = ItemGraphUnion(self.modality_weights, k)
-            self.item_adj = weighted_graph(data, 'union', union, is_mean=True)
+            # Always by the weights of this model, as in the other slot.
+            union = ItemGraphUnion(self.modality_weights, k)(data)
+            self.item_adj = weighted_graph(union, 'union', is_mean=True)
         self.pruned_adj: NormalizedAdjacency | None = None
 
         self.user_emb = nn.Embedding(self.num_users, channels)
@@ -186,6 +187,11 @@ class FREEDOM(Recommender):
         if self.mrdib is not None:
             views['joint'] = (user, item + self._weigh(codes, rows))
         return Embeddings(user, item + (h if rows is None else h.index_select(0, rows.item)), views)
+
+    @property
+    def joint_is_score(self) -> bool:
+        r"""Whether the codes reach the ranking score."""
+        return self.slot == 'graph'
 
     def joint(
         self, codes: Mapping[str, Pair], embeddings: Embeddings, rows: Rows | None = None

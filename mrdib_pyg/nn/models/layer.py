@@ -29,6 +29,7 @@ def make_layer(
         fused_channels (int): The width of the model's fused embeddings.
 
     Raises:
+        TypeError: If it is neither a layer nor settings.
         ValueError: If the layer was made for other modalities or widths, or a setting is unknown.
     """
     if isinstance(mrdib, Mapping):
@@ -48,8 +49,15 @@ def make_layer(
         if control is None:
             settings['user_codes'] = user_codes and settings.get('user_codes', True)
             settings['fused_channels'] = fused_channels
-        return make(**{**settings, 'channels': channels})
+        if settings.get('channels') != channels:  # else in the order of a layer that had one
+            settings['channels'] = channels
+        return make(**settings)
 
+    if not isinstance(mrdib, (MRdIB, CodeNoise, CodePenalty)):
+        raise TypeError(
+            f"'mrdib' must be an MRdIB, a control, a dictionary of settings ({{}} for the "
+            f'defaults) or None (got {mrdib!r})'
+        )
     if mrdib.channels != channels:
         raise ValueError(
             f"'mrdib' was made for {mrdib.channels} but the model has {channels}; pass "

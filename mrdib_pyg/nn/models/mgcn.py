@@ -118,7 +118,12 @@ class MGCN(MultiView):
     def item_degree(self, name: str) -> Tensor | None:
         edge_index, weight = getattr(self, f'item_adj_{name}').to_edge_index()
         is_loop = edge_index[0] == edge_index[1]
-        # An item's similarity to itself is one, so that its loop weighs one over its degree.
+        # An item's similarity to itself is one, so that its loop weighs one over its degree. Of a
+        # graph without loops, that a user has made, its weights do not tell.
+        has_edge = torch.zeros(self.num_items, dtype=torch.bool, device=weight.device)
+        has_edge[edge_index[0]] = True
+        if int(is_loop.sum()) < int(has_edge.sum()):
+            return None
         degree = weight.new_ones(self.num_items)
         return degree.index_copy_(0, edge_index[0, is_loop], 1.0 / weight[is_loop])
 

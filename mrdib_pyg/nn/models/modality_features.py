@@ -35,7 +35,9 @@ class ModalityFeatures(nn.Module):
                 f"'feature_scaling' must be 'standard', 'row' or None (got {scaling!r})"
             )
         store, num_items = data['item'], int(data['item'].num_nodes)
-        self.names: list[str] = [key[2:] for key in store.keys() if key.startswith('x_')]
+        # In an order that the data, which a folder may hold in another one, have no say in: layers
+        # and critics are told apart by it.
+        self.names: list[str] = sorted(key[2:] for key in store.keys() if key.startswith('x_'))
         self.scaling = scaling
         self._masks: dict[str, Pair] | None = None
         masks: dict[str, Tensor] = {}
@@ -70,6 +72,9 @@ class ModalityFeatures(nn.Module):
                 mean, std = _statistics(x, masks[name])
                 self.register_buffer(f'mean_{name}', mean, persistent=False)
                 self.register_buffer(f'std_{name}', std, persistent=False)
+            # Rows of zeros are not told from others once they are standardized.
+            has_direction = masks[name] & (x != 0).any(dim=1)
+            self.register_buffer(f'has_direction_{name}', has_direction, persistent=False)
             x = self.scale(name, x, masks[name])
             self.register_buffer(f'x_{name}', x, persistent=False)
 
@@ -118,11 +123,12 @@ class ModalityFeatures(nn.Module):
         x = getattr(self, f'x_{name}')
         return torch.ones(x.size(0), dtype=torch.bool, device=x.device)
 
-    def set_masks(self, masks: Mapping[str, Pair] | None) -> None:
-        r"""Sets the masks that stand in for those of the data in training mode; :obj:`None` takes
-        them away.
+    def set_masks(self, masks: Mapping[str, Pair] | None) -> dict[str, Pair] | None:
+        r"""Sets the masks that stand in for those of the data in training mode, and returns those
+        that did before; :obj:`None` takes them away.
         """
-        self._masks = None if masks is None else dict(masks)
+        before, self._masks = self._masks, None if masks is None else dict(masks)
+        return before
 
     @property
     def is_dropping(self) -> bool:

@@ -35,6 +35,8 @@ class MultimodalLightGCN(Recommender):
         s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
 
     MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
+    Beside an ID channel, what is encoded of the features, :math:`\mathbf{x}`, is divided by its
+    width, so that codes start as small as IDs and learn no faster.
 
     A modality that is missing is in no sum, softmax or product; its features reach no neighbor, and
     an item without any is scored by its ID. An item unseen in training gets what the convolutions

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +32,13 @@ class Ranker(nn.Module):
     @torch.no_grad()
     def embed(self) -> Embeddings:
         r"""Returns the embeddings of all users and items in evaluation mode. A model in evaluation
-        mode keeps them until a parameter changes or ``train()`` or ``eval()`` is called. A change
-        in place by way of ``param.data`` leaves no trace: call :meth:`forget` after one.
+        mode keeps them until a parameter changes or ``train()`` or ``eval()`` is called: they are
+        not to be written to. A change in place by way of ``param.data`` leaves no trace: call
+        :meth:`forget` after one.
         """
         if self.training:
-            self.eval()
-            try:
+            with self.evaluation_mode():
                 return _freeze(self())
-            finally:
-                self.train()
         if self._may_change:
             return _freeze(self())
         # Versions tell of changes in place, such as those of a loaded state, and addresses of
@@ -48,8 +49,26 @@ class Ranker(nn.Module):
             for n in (id(t), t._version, t.data_ptr())
         )
         if self._cache is None or self._cache[0] != key:
-            self._cache = (key, _freeze(self()))
+            with torch.inference_mode(False), torch.no_grad():  # they may enter a loss later on
+                self._cache = (key, _freeze(self()))
         return self._cache[1]
+
+    @contextmanager
+    def evaluation_mode(self) -> Iterator[None]:
+        r"""Puts a model in training mode into evaluation mode while it lasts; afterwards each of
+        its modules is in the mode that it had.
+        """
+        if not self.training:
+            yield
+            return
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            self.forget()
+            for module, training in modes:
+                module.training = training
 
     def train(self, mode: bool = True) -> 'Ranker':
         r"""Sets the mode, as in :class:`torch.nn.Module`."""
@@ -112,6 +131,7 @@ class Ranker(nn.Module):
             user = user.long()
         elif user.is_floating_point() or user.dtype == torch.bool:
             raise TypeError(f"'user' must hold integer ids (got {user.dtype})")
+        user = user.long()  # ids of 8 bits would be taken for a mask
         if user.numel() > 0 and not 0 <= int(user.min()) <= int(user.max()) < self.num_users:
             raise IndexError(
                 f"'user' must lie in [0, {self.num_users}) (got {int(user.min())} to "
@@ -141,7 +161,8 @@ class Ranker(nn.Module):
 def _freeze(embeddings: Embeddings) -> Embeddings:
     # A table that is an embedding as it is would go on to change with the model.
     def copy(x: Tensor) -> Tensor:
-        return x.detach().clone() if x.requires_grad or x._is_view() else x
+        is_table = isinstance(x, nn.Parameter) or x.requires_grad or x._is_view()
+        return x.detach().clone() if is_table else x
 
     views = {name: (copy(user), copy(item)) for name, (user, item) in embeddings.views.items()}
     return Embeddings(copy(embeddings.user), copy(embeddings.item), views)

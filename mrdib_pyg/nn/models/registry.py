@@ -1,7 +1,7 @@
 import importlib
-import inspect
 from typing import Any
 
+from mrdib_pyg.nn.models.arguments import constructor_arguments
 from mrdib_pyg.nn.models.base import Recommender
 from mrdib_pyg.nn.models.bm3 import BM3
 from mrdib_pyg.nn.models.dualgnn import DualGNN
@@ -60,13 +60,17 @@ def find_model(model: str | type[Recommender]) -> type[Recommender]:
         raise ValueError(
             f"the module of the model '{model}' cannot be imported: {type(e).__name__}: {e}"
         ) from e
+    found: Any = module
+    for part in class_name.split('.'):  # of a class within another one
+        found = getattr(found, part, None)
     models = [
         key
         for key, value in vars(module).items()
         if _is_model(value) and value.__module__ == module.__name__
     ]
-    found = getattr(module, class_name, None)
-    return _check(found, f"the model '{model}'", f'; the models of its module are {models}')
+    where = getattr(module, '__file__', None) or 'of Python itself'
+    hint = f'; the models of its module ({where}) are {models}'
+    return _check(found, f"the model '{model}'", hint)
 
 
 def model_name(cls: type[Recommender]) -> str:
@@ -75,18 +79,29 @@ def model_name(cls: type[Recommender]) -> str:
     return names.get(cls, f'{cls.__module__}:{cls.__qualname__}')
 
 
+def is_of_model(name: str, cls: type[Recommender], may_have_moved: bool = False) -> bool:
+    r"""Whether a name that was recorded is that of a class. A class of one's own has another module
+    where it was trained by its own script, ``__main__``, or, if :obj:`may_have_moved`, anyhow.
+    """
+    module, _, class_name = name.rpartition(':')
+    own_module, _, own_name = model_name(cls).rpartition(':')
+    if module and own_module and (may_have_moved or '__main__' in (module, own_module)):
+        return class_name == own_name
+    # The bare name of a class is what checkpoints used to hold.
+    return name in (model_name(cls), cls.__name__)
+
+
 def model_settings(cls: type[Recommender]) -> dict[str, Any]:
     r"""Returns the settings of a model with their defaults: the arguments of its constructor but
     for the data and :obj:`mrdib`. One without a default has :obj:`inspect.Parameter.empty`.
     """
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {p.name: p.default for p in parameters if p.kind not in variadic and p.name != 'mrdib'}
+    arguments = constructor_arguments(cls)
+    return {name: p.default for name, p in arguments.items() if name != 'mrdib'}
 
 
 def takes_mrdib(cls: type[Recommender]) -> bool:
     r"""Whether a model has codes, and an argument for the layer that makes them."""
-    return cls.multimodal and 'mrdib' in inspect.signature(cls.__init__).parameters
+    return cls.multimodal and 'mrdib' in constructor_arguments(cls)
 
 
 def _is_model(value: Any) -> bool:

@@ -126,10 +126,12 @@ class SOIL(MultiView):
         self.contrastive_weight = contrastive_weight
         self.interest_weight = interest_weight
 
-        if any(('item', f'{m}_interest', 'item') not in data.edge_types for m in self.modalities):
-            data = InterestGraph(num_interests, k)(data)  # one transform makes all of them
+        given = {m: ('item', f'{m}_interest', 'item') in data.edge_types for m in self.modalities}
+        # One transform makes all of them, also those that the data have.
+        made = data if all(given.values()) else InterestGraph(num_interests, k)(data)
         graphs = {
-            m: weighted_graph(data, f'{m}_interest', lambda data: data) for m in self.modalities
+            m: weighted_graph(data if given[m] else made, f'{m}_interest', lambda data: data)
+            for m in self.modalities
         }
         transform = SecondOrderGraph(num_second_order, second_order)
         self.set_graphs(

@@ -49,14 +49,20 @@ def tables(raw: Mapping[str, Any]) -> None:
                 raise ValueError(f"'{section}.{name}.fit' must be a table (got {table['fit']!r})")
             if not is_file_name(name.replace(' ', '_')):
                 raise ValueError(f"'{section}.{name}': name it by letters, digits, '_', '.', '-'")
+    of_fit = {f'{section}.{name}.fit': table.get('fit', {}) for section in ('models', 'variants')
+              for name, table in raw[section].items()}  # fmt: skip
+    for where, table in {'fit': raw['fit'], **of_fit}.items():
+        for name, value in table.items():
+            if isinstance(value, dict):
+                raise ValueError(f"'{where}.{name}' must be a value or a list (got {value!r})")
     for group, names in raw['groups'].items():
         if not isinstance(names, list) or len(names) == 0:
             raise ValueError(f"'groups.{group}' must be a list of models (got {names!r})")
         unique(f'groups.{group}', names)
         for name in names:
-            if name not in raw['models']:
+            if not isinstance(name, str) or name not in raw['models']:
                 raise ValueError(
-                    f"'groups.{group}': the description has no model '{name}'; it has "
+                    f"'groups.{group}': the description has no model {name!r}; it has "
                     f'{sorted(raw["models"])}'
                 )
     for model, seconds in raw['epoch_seconds'].items():
@@ -142,6 +148,11 @@ def layer_values(variant: str, kind: str, settings: Mapping[str, Any]) -> None:
 def weights(variant: str, kind: str, table: Any, terms: Sequence[str]) -> None:
     r"""Refuses weights of terms that a variant does not have, and asks for those it has."""
     for candidate in table if isinstance(table, list) else [table]:
+        if not isinstance(candidate, dict):
+            raise ValueError(
+                f"[variants.{variant}]: 'weights' must be a table or a list of tables (got "
+                f'{candidate!r} in it)'
+            )
         for term in candidate:
             if term not in terms:
                 raise ValueError(
@@ -164,8 +175,10 @@ def weight_values(variant: str, table: Mapping[str, Any]) -> None:
         raise ValueError(f'[variants.{variant}]: {e}') from None
 
 
-def fit(settings: Mapping[str, Any]) -> None:
-    r"""Refuses settings of the training that :func:`fit` does not have, or not in this range."""
+def fit(settings: Mapping[str, Any], model: str) -> None:
+    r"""Refuses settings of the training that :func:`fit` does not have, not in this range, or not
+    for a model, the name of its class.
+    """
     known = [*FIT, 'compile', 'modality_dropout']
     known = [name for name in inspect.signature(fit_function).parameters if name in known]
     keys('[fit]', settings, known)
@@ -173,6 +186,11 @@ def fit(settings: Mapping[str, Any]) -> None:
     ratio = settings.get('modality_dropout', 0.0)
     if type(ratio) not in (int, float) or not 0 <= ratio < 1:
         raise ValueError(f"'fit.modality_dropout' must lie in [0, 1) (got {ratio!r})")
+    if ratio > 0 and not find_model(model).multimodal:
+        raise ValueError(
+            f"'fit.modality_dropout' is {ratio}, but the model '{model}' reads no modality; set "
+            f'fit.modality_dropout = 0 in its table'
+        )
     if ratio > 0 and settings.get('compile', False):
         raise ValueError(
             "'fit.modality_dropout' and 'fit.compile' exclude each other: a compiled step takes "

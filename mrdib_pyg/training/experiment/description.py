@@ -72,7 +72,12 @@ class Experiment:
         models: Sequence[str] | None = None,
     ) -> None:
         self.name = name
-        self.description = json.loads(json.dumps(description))  # a copy that is surely plain
+        try:
+            self.description = json.loads(json.dumps(description))  # a copy that is surely plain
+        except TypeError as e:  # TOML has dates
+            raise ValueError(
+                f'the description may hold numbers, words, truth values, lists and tables ({e})'
+            ) from None
         raw = {**DEFAULTS, **self.description}
         checks.keys('the description', raw, [*DEFAULTS, 'datasets', 'models', 'variants'])
         for key in ('datasets', 'models', 'variants'):
@@ -128,10 +133,12 @@ class Experiment:
 
     def _variants_of(self, model: str) -> list[str]:
         names = self._models[model].get('variants', list(self._variants))
-        for name in names if isinstance(names, list) else [names]:
-            if name not in self._variants:
+        names = names if isinstance(names, list) else [names]
+        checks.unique(f'models.{model}.variants', names)
+        for name in names:
+            if not isinstance(name, str) or name not in self._variants:
                 raise ValueError(
-                    f"[models.{model}]: there is no variant '{name}'; the description has "
+                    f'[models.{model}]: there is no variant {name!r}; the description has '
                     f'{list(self._variants)}'
                 )
         return list(names)
@@ -147,7 +154,8 @@ class Experiment:
             )
         fit = {**self._fit, **of_model.pop('fit', {}), **of_variant.pop('fit', {})}
         weights = of_variant.pop('weights', {})
-        checks.model(model, model if class_name is None else class_name, of_model, kind)
+        known_as = model if class_name is None else class_name
+        checks.model(model, known_as, of_model, kind)
         checks.layer(variant, kind, of_variant)
         checks.weights(variant, kind, weights, TERMS[kind])
         own_fit = {k: v for k, v in fit.items() if k in self._variants[variant].get('fit', {})}
@@ -176,7 +184,7 @@ class Experiment:
             joined = [{**a, **b} for a, b in rows]
         settings = [_setting(nest(row), kind) for row in joined]
         for setting in settings:
-            checks.fit(setting['fit'])
+            checks.fit(setting['fit'], known_as)
             checks.weight_values(variant, setting['weights'])
         if kind != 'plain':
             layers = {json.dumps(setting['mrdib']): setting['mrdib'] for setting in settings}

@@ -65,11 +65,18 @@ def run_experiment(
         on it was done nevertheless.
 
     Raises:
-        ValueError: If a data set is missing or was another one when earlier runs in :obj:`out`
-            were made, or another process works in :obj:`out`. Nothing has been written.
+        ValueError: If a setting is out of range, a data set is missing or was another one when
+            earlier runs in :obj:`out` were made, or another process works in :obj:`out`. Nothing
+            has been written.
     """
     if workers < 1:
         raise ValueError(f"'workers' must be at least 1 (got {workers})")
+    settings = [setting for cell in experiment.cells for setting in cell.settings]
+    if compile and any(setting['fit'].get('modality_dropout', 0) > 0 for setting in settings):
+        raise ValueError(
+            "'compile' and the description's 'fit.modality_dropout' exclude each other: a compiled "
+            'step takes the same masks each time'
+        )
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"'{out}' is a file; name a folder")
     records = Records(out)

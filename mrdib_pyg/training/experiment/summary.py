@@ -100,7 +100,7 @@ def summarize(
                 # With a model missing it would be the mean of something else.
                 is_complete = all(member in of_kind for member in members)
                 of_group = [of_kind[member] for member in members] if is_complete else []
-                group[f'mean_{name}'][key] = _mean_gains(of_group)
+                group[f'mean_{name}'][key] = _mean_gains(_common(of_group))
     return out
 
 
@@ -246,6 +246,14 @@ def _mean_gains(gains: list[dict[str, dict[str, Gain]]]) -> dict[str, dict[str, 
             )
             out[variant][metric] = {**_numbers(gain), 'num_models': len(values)}
     return out
+
+
+def _common(gains: list[dict[str, dict[str, Gain]]]) -> list[dict[str, dict[str, Gain]]]:
+    r"""Returns the gains of the variants that all models have."""
+    return [
+        {name: g for name, g in of_model.items() if all(name in other for other in gains)}
+        for of_model in gains
+    ]
 
 
 def _numbers(gain: Gain) -> dict[str, Any]:

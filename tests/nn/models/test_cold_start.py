@@ -6,6 +6,7 @@ from contract import CHANNELS, make_batch, make_data, moved, same
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
+from mrdib_pyg.nn.models.new_items import NewItems
 from mrdib_pyg.transforms import ItemKNN
 
 MULTIMODAL = [name for name, cls in MODELS.items() if cls.multimodal]
@@ -182,6 +183,7 @@ def test_bm3():
     for i in range(NEW):
         here = [directions[m][i] for j, m in enumerate(directions) if SUBSETS[i, j]]
         mean = torch.stack(here).mean(dim=0) if here else torch.zeros(CHANNELS)
+        mean = torch.nn.functional.normalize(mean, dim=-1)
         torch.testing.assert_close(found[i], model.predictor(norm * mean))
 
 
@@ -382,3 +384,25 @@ def test_planted_kinds_are_found():
         score = users @ model.embed().item.t()
         assert score[0, ::2].mean() > score[0, 1::2].mean(), name
         assert score[1, ::2].mean() < score[1, 1::2].mean(), name
+
+
+@pytest.mark.parametrize('scaling', [None, 'standard', 'row'])
+def test_items_without_a_direction_are_nobodys_neighbors(scaling):
+    data = make_data()
+    data['item'].x_image = torch.randn(23, 5) + 0.7
+    data['item'].x_image[7] = 0
+    model = MODELS['freedom'](data, channels=CHANNELS, feature_scaling=scaling)
+    new = {'image': torch.randn(40, 5), 'text': torch.randn(40, 7)}
+    row, col, _ = NewItems(model.item_features, new, None).neighbors('image', 22)
+    assert row.numel() == 40 * 22 and 7 not in col.tolist()
+
+
+@pytest.mark.parametrize('form', ['loops', 'no loops'])
+def test_item_graphs_of_mgcn_that_a_user_has_made(form):
+    data = make_data()
+    made = ItemKNN(5, 'image')(data)['item', 'image_knn', 'item']
+    keep = made.edge_index[0] != made.edge_index[1] if form == 'no loops' else slice(None)
+    data['item', 'image_knn', 'item'].edge_index = made.edge_index[:, keep]
+    data['item', 'image_knn', 'item'].edge_weight = made.edge_weight[keep]
+    degree = MODELS['mgcn'](data, channels=CHANNELS, k=5).item_degree('image')
+    assert (degree is None) == (form == 'no loops')

@@ -165,6 +165,16 @@ def test_ends_with_an_error():
     assert model.present() is None
 
 
+def test_nested():
+    model = MODELS['vbpr'](make_data(), channels=8).train()
+    with drop_modalities(model, 0.5):
+        outer = model.present()
+        with drop_modalities(model, 0.5):
+            assert model.present()['image'][1] is not outer['image'][1]
+        assert model.present()['image'][1] is outer['image'][1]
+    assert model.present() is None
+
+
 def test_one_modality_is_never_dropped():
     data = make_data(modalities=1)
     model = MODELS['vbpr'](data, channels=8)

@@ -135,3 +135,10 @@ def test_refuses_settings():
     ):
         with pytest.raises(ValueError, match=message):
             DualGNN(make_data(), **settings)
+
+
+def test_a_user_graph_without_weights():
+    data = make_data()
+    data['user', 'cooccurrence', 'user'].edge_index = torch.zeros(2, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="'cooccurrence', 'user'.* have no edge_weight"):
+        DualGNN(data, channels=8)

@@ -193,8 +193,7 @@ def test_graphs_follow_the_features_or_are_those_of_the_data():
     given = ItemKNN(2, form='binary')(data)
     model = FREEDOM(given, channels=8, k=5)
     assert model.item_adj_image.nnz == 46
-    given = ItemGraphUnion(k=3)(data)
-    assert FREEDOM(given, channels=8, slot='projection').item_adj.nnz <= 23 * 6
+    assert FREEDOM(given, channels=8, slot='projection').item_adj.nnz <= 23 * 4
 
 
 def test_trainable_features():
@@ -237,3 +236,18 @@ def test_presets_are_settings():
     for settings in FREEDOM.presets.values():
         model = FREEDOM(make_data(), channels=8, **{**settings, 'k': 5})
         assert model.item_weight[0].tolist() == pytest.approx([0.1, 0.9])
+
+
+def test_slots_have_one_score_whatever_graphs_the_data_have():
+    data = make_data()
+    data = ItemGraphUnion({'image': 1, 'text': 0}, k=3)(data)
+    weights = {'image': 0.0, 'text': 1.0}
+    models = [
+        moved(FREEDOM(data, channels=8, k=5, slot=slot, modality_weights=weights))
+        for slot in ('graph', 'projection')
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    first, second = (model.embed() for model in models)
+    torch.testing.assert_close(first.item, second.item)
+    assert ('item', 'union', 'item') in data.edge_types  # which are left as they were
+    assert data['item', 'union', 'item'].edge_index.size(1) <= 3 * 23

@@ -12,6 +12,16 @@ class Mine(Recommender):
         super().__init__(data, width, mrdib)
 
 
+class Outer:
+    class Inner(VBPR):
+        pass
+
+
+class Handed(VBPR):
+    def __init__(self, data, more=1, **kwargs):
+        super().__init__(data, **kwargs)
+
+
 class WithoutLayer(Recommender):
     def __init__(self, data, width=8):
         super().__init__(data, width)
@@ -28,10 +38,16 @@ def test_models_of_the_package(name):
 def test_models_of_ones_own():
     name = model_name(Mine)
     assert name == f'{__name__}:Mine' and find_model(name) is Mine and find_model(Mine) is Mine
+    assert find_model(model_name(Outer.Inner)) is Outer.Inner
 
 
 def test_settings():
-    assert model_settings(Mine) == {'width': inspect.Parameter.empty, 'depth': 2}
+    # Further ones are handed on to Recommender, as far as one can tell.
+    assert model_settings(Mine) == {
+        'width': inspect.Parameter.empty, 'depth': 2, 'channels': inspect.Parameter.empty,
+        'feature_scaling': None,
+    }  # fmt: skip
+    assert model_settings(Handed) == {'more': 1, **model_settings(VBPR)} and takes_mrdib(Handed)
     assert list(model_settings(VBPR)) == ['channels', 'reg_weight', 'feature_scaling']
     assert 'mrdib' not in model_settings(LightGCN)
     assert takes_mrdib(Mine) and not takes_mrdib(WithoutLayer)
@@ -47,11 +63,11 @@ def test_settings():
         ('1 / 0', 'broken:Mine', 'cannot be imported: ZeroDivisionError: division by zero'),
         ('raise SystemExit(2)', 'broken:Mine', 'cannot be imported: SystemExit: 2'),
         ('', ':Mine', 'cannot be imported: ValueError'),
-        ('x = 1', 'broken:Mine', r"'broken:Mine' must be a subclass of .*module are \[\]"),
+        ('x = 1', 'broken:Mine', r"'broken:Mine' must be a subclass of .*broken.py\) are \[\]"),
         (
             'from mrdib_pyg.nn.models import VBPR\nclass Other(VBPR): pass\nMine = 3',
             'broken:Mine',
-            r"must be a subclass of .*the models of its module are \['Other'\]",
+            r"must be a subclass of .*models of its module \(.*broken.py\) are \['Other'\]",
         ),
         ('', dict, r"'model' \(<class 'dict'>\) must be a subclass of mrdib_pyg"),
     ],

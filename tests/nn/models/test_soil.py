@@ -154,3 +154,11 @@ def test_settings():
         SOIL(make_data(), channels=8, **settings).loss(make_batch(make_data()))
     assert SOIL.lr_decay == MGCN.lr_decay
     assert set(SOIL(make_data(), k=5, num_interests=5).config) >= {'second_order', 'num_interests'}
+
+
+def test_a_given_graph_is_taken_where_another_modality_has_none():
+    data = make_data()
+    store = data['item', 'image_interest', 'item']
+    store.edge_index, store.edge_weight = torch.arange(23).repeat(2, 1), torch.full((23,), 0.5)
+    model = SOIL(data, channels=8, k=5, num_interests=4)
+    assert model.item_adj_image.nnz == 23 < model.item_adj_text.nnz

@@ -208,6 +208,37 @@ def test_models_with_a_class(description, experiment):
     assert Experiment(description).models == ['a', 'b']
 
 
+def test_a_single_variant_may_be_a_word(description):
+    description['models']['vbpr']['variants'] = 'plain'
+    assert [cell.variant for cell in Experiment(description).cells] == ['plain']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda d: d['models']['vbpr'].update(variants=['plain', 'plain']), "names 'plain' twice"),
+        (lambda d: d['models']['vbpr'].update(variants=[['plain']]), r"no variant \['plain'\]"),
+        (lambda d: d['models']['vbpr'].update(variants={}), r'no variant \{\}'),
+        (lambda d: d.update(groups={'g': [[]]}), r'has no model \[\]'),
+        (lambda d: d['variants']['mrdib'].update(weights=[1, 2]), "'weights' must be a table or"),
+        (lambda d: d['variants']['noise'].update(fit={'epochs': {'a': 1}}), 'must be a value or'),
+        (lambda d: d['fit'].update(epochs={'a': 1}), "'fit.epochs' must be a value or a list"),
+        (lambda d: d['fit'].update(lr=object()), 'may hold numbers, words, truth values'),
+        (
+            lambda d: d.update(
+                models={'lightgcn': {'variants': 'plain', 'reg_weight': [0.1, 0.2, 0.3]}},
+                fit={**d['fit'], 'modality_dropout': 0.2},
+            ),
+            "'fit.modality_dropout' is 0.2, but the model 'lightgcn' reads no modality",
+        ),
+    ],
+)
+def test_refuses_forms(description, change, message):
+    change(description)
+    with pytest.raises(ValueError, match=message):
+        Experiment(description)
+
+
 @pytest.mark.parametrize(
     ('of_model', 'message'),
     [

@@ -119,6 +119,21 @@ def test_mean_gain_over_models_and_data_sets(description, tmp_path, runner):
     assert '**mean' not in markdown(summary)
 
 
+def test_a_group_has_a_mean_of_the_variants_that_all_of_its_models_have(
+    description, tmp_path, runner
+):
+    second = {**description['variants']['mrdib'], 'kind': 'mrdib', 'redundancy': 'mine'}
+    description['variants']['two'] = second
+    of_vbpr = description['models']['vbpr']
+    description['models']['other'] = {**of_vbpr, 'class': 'vbpr', 'variants': ['plain', 'mrdib']}
+    description['groups'] = {'g': ['vbpr', 'other']}
+    experiment = Experiment(description)
+    summary = summarize(experiment, finish(experiment, tmp_path, runner), num_samples=50)
+    means = summary['groups']['g']['mean_gains']['toy']
+    assert list(means) == ['mrdib'] and means['mrdib']['recall@5']['num_models'] == 2
+    assert list(summary['mean_gains']['toy']) == ['mrdib', 'two']
+
+
 def test_unfinished(experiment, tmp_path, runner):
     with pytest.raises(ValueError, match='no variant of a model is finished'):
         summarize(experiment, Records(tmp_path))
