@@ -53,7 +53,8 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
     user, item, split = torch.cat(rows, dim=1).numpy()
     has_features = any(file.endswith('_feat.npy') for file in arrays)
     for kind, ids in (('user', user), ('item', item)):
-        size, known = data[kind].num_nodes, int(ids.max(initial=-1)) + 1
+        known = int(ids.max(initial=-1)) + 1
+        size = data[kind].num_nodes if kind in data.node_types else None
         if size is not None and known < size and not (kind == 'item' and has_features):
             raise ValueError(
                 f"'data' has {size} {kind}s, but none from {known} on has an edge, so that a table "

@@ -73,8 +73,8 @@ class ModalityFeatures(nn.Module):
                 self.register_buffer(f'mean_{name}', mean, persistent=False)
                 self.register_buffer(f'std_{name}', std, persistent=False)
             # Rows of zeros are not told from others once they are standardized.
-            has_direction = masks[name] & (x != 0).any(dim=1)
-            self.register_buffer(f'has_direction_{name}', has_direction, persistent=False)
+            nonzero = masks[name] & (x != 0).any(dim=1)
+            self.register_buffer(f'nonzero_{name}', nonzero, persistent=False)
             x = self.scale(name, x, masks[name])
             self.register_buffer(f'x_{name}', x, persistent=False)
 

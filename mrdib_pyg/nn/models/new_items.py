@@ -97,7 +97,7 @@ class NewItems:
         """
         x = normalize_rows(self._items.unscaled(name))
         # A row of zeros has no direction, and so no neighbors.
-        candidates = getattr(self._items, f'has_direction_{name}').nonzero().view(-1)
+        candidates = getattr(self._items, f'nonzero_{name}').nonzero().view(-1)
         rows = (self.present[name] & (self._raw[name] != 0).any(dim=1)).nonzero().view(-1)
         k = min(k, candidates.numel())
         if k < 1 or rows.numel() == 0:
