@@ -71,7 +71,7 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
 
 
 def _sources(model: Recommender) -> dict[str, ScoreSource]:
-    embeddings, _, posteriors, codes, _ = model._embed(None)
+    embeddings, posteriors, codes, *_ = model._embed(None)
     present = model.present()
     given: dict[str, Any] = dict(posteriors if model.fuse_posteriors and posteriors else codes)
     held = {

@@ -305,7 +305,7 @@ class Recommender(ColdStart):
         rows, local = None, batch
         if self.row_wise and not self.static_shapes:
             rows, local = to_local(batch)
-        embeddings, plain, posteriors, codes, fused = self._embed(rows)
+        embeddings, posteriors, codes, fused, plain = self._embed(rows)
         terms = {'task': self.task_loss(embeddings, local)}
         terms.update(self.extra_losses(embeddings, local))
         if self.mrdib is not None:
@@ -333,15 +333,15 @@ class Recommender(ColdStart):
 
     def _embed(
         self, rows: Rows | None
-    ) -> tuple[Embeddings, Embeddings, dict[str, Any], dict[str, Pair], Any]:
-        # The embeddings, and as they were before a bottleneck of the fusion.
+    ) -> tuple[Embeddings, dict[str, Any], dict[str, Pair], Any, Embeddings]:
+        # The last are the embeddings before a bottleneck of the fusion.
         if torch.is_grad_enabled():
             self.forget(until_mode_is_set=True)  # someone may go on to train
         x = self.modality_embeddings(rows)
         self._check_rows('modality_embeddings', rows, *x.values())
         if self.mrdib is None:
             embeddings = self._fuse_checked(x, rows)
-            return embeddings, embeddings, {}, x, None
+            return embeddings, {}, x, None, embeddings
         posteriors: dict[str, Any] = self.mrdib(x)
         codes: dict[str, Pair] = {
             m: (None if u is None else u.z, i.z) for m, (u, i) in posteriors.items()
@@ -352,7 +352,7 @@ class Recommender(ColdStart):
             fused = self.mrdib.encode_fused((embeddings.user, embeddings.item))
             user, item = (posterior.z for posterior in fused)
             embeddings = Embeddings(user, item, plain.views)
-        return embeddings, plain, posteriors, codes, fused
+        return embeddings, posteriors, codes, fused, plain
 
     def _fuse_checked(self, codes: Mapping[str, Any], rows: Rows | None) -> Embeddings:
         embeddings = self.fuse(codes, rows)
