@@ -34,10 +34,13 @@ def run_cells(
     done = [{key: run[key] for key in cells[0]} for run in out['runs']]
     todo = [cell for cell in cells if cell not in done]
     for i, cell in enumerate(todo, start=1):
-        out['runs'].append(measure(cell, data, settings))
+        run = measure(cell, data, settings)
+        out['runs'].append(run)
+        # In the order of the cells, also where some of them are measured anew.
+        out['runs'].sort(key=lambda x: cells.index({key: x[key] for key in cells[0]}))
         out['complete'] = i == len(todo)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, (json.dumps(out, indent=1) + '\n').encode())
-        value = out['runs'][-1]['test'][f'recall@{settings["k"]}']
+        value = run['test'][f'recall@{settings["k"]}']
         print(f'{i}/{len(todo)} {" ".join(map(str, cell.values()))}: {value:.4f}', flush=True)
     return out
