@@ -1,4 +1,3 @@
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -6,17 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import coalesce
 
 from mrdib_pyg.nn.models.arguments import constructor_arguments
 from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.layer import Layer, make_layer
 from mrdib_pyg.nn.models.modality_features import ModalityFeatures
+from mrdib_pyg.nn.models.training_edges import num_nodes, training_edges
 from mrdib_pyg.nn.models.types import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
-
-EDGE = ('user', 'rates', 'item')
 
 
 class Recommender(ColdStart):
@@ -82,18 +79,8 @@ class Recommender(ColdStart):
             raise ValueError(f"'channels' must be positive (got {channels})")
         self.channels = channels
         self.feature_scaling = feature_scaling
-        self.num_users, self.num_items = _num_nodes(data, 'user'), _num_nodes(data, 'item')
-        store = data[EDGE] if EDGE in data.edge_types else {}
-        if 'edge_index' not in store and 'adj_t' in store:
-            raise ValueError(
-                f"data{list(EDGE)} has an 'adj_t' but no 'edge_index', which is what models read; "
-                f'leave out ToSparseTensor'
-            )
-        if 'edge_index' not in store or store['edge_index'].numel() == 0:
-            raise ValueError(f"'data' has no training edge {EDGE}; nothing can be learned from it")
-        edge_index = store['edge_index']
-        # A repeated edge would weigh twice; products of ids may exceed 32 bits.
-        edge_index = coalesce(edge_index.long())
+        self.num_users, self.num_items = num_nodes(data, 'user'), num_nodes(data, 'item')
+        edge_index = training_edges(data)
         self.register_buffer('train_edge_index', edge_index, persistent=False)
         self.adj = NormalizedAdjacency(edge_index, num_nodes=(self.num_users, self.num_items))
 
@@ -412,12 +399,3 @@ def _sum(terms: list[Tensor]) -> Tensor:
     for term in terms[1:]:
         out = out + term
     return out
-
-
-def _num_nodes(data: HeteroData, name: str) -> int:
-    with warnings.catch_warnings():  # that the number cannot be inferred, which is an error here
-        warnings.simplefilter('ignore')
-        size = data[name].num_nodes if name in data.node_types else None
-    if size is None:
-        raise ValueError(f"data['{name}'].num_nodes is not set: set it to the number of {name}s")
-    return int(size)

@@ -38,8 +38,8 @@ class Source(NamedTuple):
 
 
 class Cell(NamedTuple):
-    r"""A model in one variant on one data set, with the settings that are tried; and what class it
-    is of, if its name does not tell.
+    r"""A model in one variant on one data set, with the settings that are tried, and the name of
+    its class, as :func:`~mrdib_pyg.nn.models.find_model` takes it.
     """
 
     dataset: Source
@@ -47,7 +47,7 @@ class Cell(NamedTuple):
     variant: str
     kind: str
     settings: list[dict[str, Any]]
-    class_name: str | None = None
+    class_name: str
 
 
 class Experiment:
@@ -123,7 +123,7 @@ class Experiment:
         return {
             'dataset': {'name': cell.dataset.name, **cell.dataset.kwargs},
             'model': cell.model,
-            **({} if cell.class_name is None else {'class': cell.class_name}),
+            **({} if cell.class_name == cell.model else {'class': cell.class_name}),
             **cell.settings[trial],
             'monitor': self.monitor,
             'k': self.k,
@@ -145,7 +145,7 @@ class Experiment:
 
     def _cell(self, source: Source, model: str, variant: str) -> Cell:
         of_model = {k: v for k, v in self._models[model].items() if k != 'variants'}
-        class_name = of_model.pop('class', None)
+        class_name = of_model.pop('class', model)
         of_variant = dict(self._variants[variant])
         kind = of_variant.pop('kind', variant)
         if kind not in KINDS:
@@ -154,8 +154,7 @@ class Experiment:
             )
         fit = {**self._fit, **of_model.pop('fit', {}), **of_variant.pop('fit', {})}
         weights = of_variant.pop('weights', {})
-        known_as = model if class_name is None else class_name
-        checks.model(model, known_as, of_model, kind)
+        checks.model(model, class_name, of_model, kind)
         checks.layer(variant, kind, of_variant)
         checks.weights(variant, kind, weights, TERMS[kind])
         own_fit = {k: v for k, v in fit.items() if k in self._variants[variant].get('fit', {})}
@@ -184,7 +183,7 @@ class Experiment:
             joined = [{**a, **b} for a, b in rows]
         settings = [_setting(nest(row), kind) for row in joined]
         for setting in settings:
-            checks.fit(setting['fit'], known_as)
+            checks.fit(setting['fit'], class_name)
             checks.weight_values(variant, setting['weights'])
         if kind != 'plain':
             layers = {json.dumps(setting['mrdib']): setting['mrdib'] for setting in settings}
