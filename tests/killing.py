@@ -4,6 +4,9 @@ are forked from it, so that a kill costs milliseconds.
 
 import os
 import signal
+import threading
+
+from tqdm import tqdm
 
 
 def fork(work) -> int:
@@ -11,6 +14,9 @@ def fork(work) -> int:
     pid = os.fork()
     if pid == 0:
         try:
+            # The lock of tqdm is one between processes: a child that is killed while it holds it
+            # would leave it locked, and all later children would wait for it.
+            tqdm.set_lock(threading.RLock())
             work()
         except BaseException:
             import traceback
