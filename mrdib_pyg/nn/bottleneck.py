@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -104,8 +105,8 @@ class VariationalBottleneck(nn.Module):
                 f"'in_channels' and 'out_channels' must be positive (got {in_channels} and "
                 f'{out_channels})'
             )
-        if not noise_scale > 0:
-            raise ValueError(f"'noise_scale' must be positive (got {noise_scale})")
+        if not 0 < noise_scale < math.inf:
+            raise ValueError(f"'noise_scale' must be positive and finite (got {noise_scale})")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.noise_scale = noise_scale

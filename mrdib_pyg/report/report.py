@@ -104,13 +104,18 @@ def write_report(
             notes.append(f'{run.path}: {e}')
             continue
         chosen = choose_users(source, users, num_users, seed)
+        cls = _class_of(str(run.config['model']), models)
         try:
-            cls = _class_of(str(run.config['model']), models)
             facts[group.number] = look_into(
                 run, source, chosen, k=k, method=method, num_items=num_items, seed=seed, cls=cls
             )
         except (CheckpointError, OSError) as e:
             notes.append(f'{run.path}: {e}')
+        except Exception as e:
+            if cls is None:
+                raise
+            # Of code that is not ours: the other sections do without it.
+            notes.append(f"{run.path}: '{cls.__name__}' raised {type(e).__name__}: {e}")
     if len(groups) > MAX_MODELS:
         notes.append(f'Only the first {MAX_MODELS} of {len(groups)} models were looked into.')
 

@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average, evaluate
 from mrdib_pyg.nn.models import Recommender, find_model
+from mrdib_pyg.nn.models.arguments import check_values
 from mrdib_pyg.nn.models.registry import model_name, model_settings, takes_mrdib
 from mrdib_pyg.training.atomic import write_atomic
 from mrdib_pyg.training.fit import fit, num_held_out
@@ -76,9 +77,7 @@ def run(
     unknown = sorted(set(kwargs) - set(known))
     if unknown:
         raise ValueError(f"the model '{name}' has no settings {unknown}; it has {list(known)}")
-    for key, value in kwargs.items():
-        if isinstance(known[key], bool) and not isinstance(value, bool):  # 'no' would be true
-            raise ValueError(f"the setting '{key}' must be true or false (got {value!r})")
+    check_values(cls, kwargs)
     if mrdib is not None and not cls.multimodal:
         raise ValueError(
             f'{cls.__name__} reads no modality, so there is nothing for MRdIB to encode; leave out '

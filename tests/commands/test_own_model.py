@@ -67,6 +67,22 @@ def test_report(here, capsys):
     assert message in without and message not in page
 
 
+def test_report_on_a_model_that_fails(here, monkeypatch):
+    pytest.importorskip('altair')
+    pytest.importorskip('vl_convert')
+    train = ['train', '--dataset', 'small', '--epochs', '1', '--quiet', '--set', 'channels=8']
+    for model, out in ((NAME, 'mine'), ('vbpr', 'vbpr')):
+        assert main([*train, '--model', model, '--out', out]) == 0
+
+    def fails(self):
+        raise AttributeError('of no such thing')
+
+    monkeypatch.setattr(find_model(NAME), 'embed', fails)
+    assert main(['report', 'mine', 'vbpr', '--map', 'pca', '--model', NAME]) == 0
+    page = (here / 'mine' / 'report.html').read_text()
+    assert 'GatedMF' in page and 'raised AttributeError: of no such thing' in page
+
+
 def test_models(here, capsys):
     assert main(['models', NAME, 'VBPR']) == 0
     out = capsys.readouterr().out

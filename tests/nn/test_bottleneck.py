@@ -252,7 +252,8 @@ def test_compiles_as_one_graph():
     [
         ({'in_channels': 0}, r"'in_channels' and 'out_channels' must be positive \(got 0 and 0\)"),
         ({'in_channels': 4, 'out_channels': -1}, r'must be positive \(got 4 and -1\)'),
-        ({'in_channels': 4, 'noise_scale': 0.0}, r"'noise_scale' must be positive \(got 0.0\)"),
+        ({'in_channels': 4, 'noise_scale': 0.0}, r"'noise_scale' must be positive and finite"),
+        ({'in_channels': 4, 'noise_scale': math.inf}, r"'noise_scale' must be .* \(got inf\)"),
         ({'in_channels': 4, 'noise_scale': math.nan}, r"'noise_scale' must be positive"),
     ],
 )

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,13 +27,13 @@ class CodeNoise(nn.Module):
             mean square of the rows. (default: :obj:`0.1`)
 
     Raises:
-        ValueError: If :obj:`noise_scale` is negative.
+        ValueError: If :obj:`noise_scale` is negative or not finite.
     """
 
     def __init__(self, channels: Mapping[str, int], noise_scale: float = 0.1) -> None:
         super().__init__()
-        if not noise_scale >= 0:
-            raise ValueError(f"'noise_scale' must not be negative (got {noise_scale})")
+        if not 0 <= noise_scale < math.inf:
+            raise ValueError(f"'noise_scale' must be finite and not negative (got {noise_scale})")
         self.channels = dict(channels)
         self.noise_scale = noise_scale
 

@@ -10,6 +10,7 @@ import torch
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
 from mrdib_pyg.nn.models import find_model
+from mrdib_pyg.nn.models.arguments import check_values
 from mrdib_pyg.nn.models.registry import model_settings, takes_mrdib
 from mrdib_pyg.training.fit import _check_settings, _cutoff
 from mrdib_pyg.training.fit import fit as fit_function
@@ -66,6 +67,11 @@ def tables(raw: Mapping[str, Any]) -> None:
                     f'{sorted(raw["models"])}'
                 )
     for model, seconds in raw['epoch_seconds'].items():
+        if model not in raw['models']:
+            raise ValueError(
+                f"'epoch_seconds': the description has no model '{model}'; it has "
+                f'{sorted(raw["models"])}'
+            )
         if not (type(seconds) in (int, float) and seconds > 0):
             raise ValueError(f"'epoch_seconds.{model}' must be positive (got {seconds!r})")
 
@@ -123,6 +129,14 @@ def model(name: str, cls: Any, settings: Mapping[str, Any], kind: str) -> None:
             f"write variants = ['plain'] in [models.{name}]"
         )
     keys(f'[models.{name}]', settings, list(model_settings(found)))
+
+
+def model_values(name: str, class_name: str, settings: Mapping[str, Any]) -> None:
+    r"""Refuses values that are of another type than a model's constructor takes."""
+    try:
+        check_values(find_model(class_name), settings)
+    except ValueError as e:
+        raise ValueError(f'[models.{name}]: {e}') from None
 
 
 def layer(variant: str, kind: str, settings: Mapping[str, Any]) -> None:

@@ -183,6 +183,7 @@ class Experiment:
             joined = [{**a, **b} for a, b in rows]
         settings = [_setting(nest(row), kind) for row in joined]
         for setting in settings:
+            checks.model_values(model, class_name, setting['settings'])
             checks.fit(setting['fit'], class_name)
             checks.weight_values(variant, setting['weights'])
         if kind != 'plain':

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -112,9 +113,11 @@ def test_penalty_in_one_id_space_with_a_mask():
     assert float(terms.bottleneck) == 2.0  # user 0 and item 0 are the masked row
 
 
-def test_noise_must_not_be_negative():
-    with pytest.raises(ValueError, match=r"'noise_scale' must not be negative \(got -0.1\)"):
-        CodeNoise(CHANNELS, noise_scale=-0.1)
+@pytest.mark.parametrize('noise_scale', [-0.1, math.inf, math.nan])
+def test_noise_must_not_be_negative(noise_scale):
+    message = rf"'noise_scale' must be finite and not negative \(got {noise_scale}\)"
+    with pytest.raises(ValueError, match=message):
+        CodeNoise(CHANNELS, noise_scale=noise_scale)
 
 
 def test_config_and_repr():

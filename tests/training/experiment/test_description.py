@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 
@@ -136,6 +137,12 @@ def change(path, value):
         (['models', 'deepfm'], {}, "no model 'deepfm'; known are"),
         (['models', 'vbpr', 'depth'], 3, r"\[models.vbpr\] has an unknown key 'depth'; known are"),
         (['models', 'vbpr', 'mrdib'], {'x': 1}, "unknown key 'mrdib'"),
+        (
+            ['models', 'vbpr', 'channels'],
+            [4, 'wide'],
+            r"\[models.vbpr\]: the setting 'channels' must be an integer \(got 'wide'\)",
+        ),
+        (['models', 'vbpr', 'reg_weight'], [0.1, True, 2], "'reg_weight' must be a number"),
         (['models', 'vbpr', 'variants'], ['l3'], "there is no variant 'l3'"),
         (['models', 'vbpr', 'reg_weight'], [], "'settings.reg_weight' lists no value"),
         (['variants', 'dropout'], {}, "'kind' must be one of"),
@@ -148,6 +155,7 @@ def change(path, value):
             r"\[variants.mrdib\]: 'hidden_channels'",
         ),
         (['variants', 'noise', 'noise_scale'], [0.1, 'loud'], r'\[variants.noise\]: '),
+        (['variants', 'noise', 'noise_scale'], [0.1, math.inf], r'\[variants.noise\]: .*inf'),
         (['variants', 'plain', 'weights'], {'unique': 1}, "'plain' has no weight 'unique'"),
         (['variants', 'l2', 'weights', 'unique'], 1, r"'l2' has no weight 'unique', it has \['b"),
         (['variants', 'mrdib', 'weights', 'unique'], None, "'weights.unique' is missing"),
@@ -161,6 +169,7 @@ def change(path, value):
         (['groups'], {'few': ['vbpr', 'vbpr']}, "'groups.few' names 'vbpr' twice"),
         (['groups'], {'few': ['deepfm']}, "'groups.few': the description has no model 'deepfm'"),
         (['epoch_seconds'], {'vbpr': 'long'}, "'epoch_seconds.vbpr' must be positive"),
+        (['epoch_seconds'], {'vpbr': 1.0}, "'epoch_seconds': the description has no model 'vpbr'"),
     ],
 )
 def test_refuses(description, path, value, message):
