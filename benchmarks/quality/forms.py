@@ -191,6 +191,30 @@ COLD: dict[str, Any] = {
         at_least=1,
     ),
 }
+#: ``benchmarks.quality.short_runs``.
+SHORT_RUNS: dict[str, Any] = {
+    'benchmark': {'short_runs'},
+    'datasets': Each(
+        {
+            'data_hash': text,
+            'graphs': Each(
+                {
+                    'seconds': Each(positive, at_least=1),
+                    'memory': {'peak_bytes': positive, 'before_bytes': positive, 'how': text},
+                },
+                keys=str,
+                at_least=1,
+            ),
+            'trainings': Each(
+                {'mrdib': bool, 'seconds': positive, 'epoch_seconds': positive}, keys=str
+            ),
+        },
+        keys=str,
+        at_least=1,
+    ),
+    'versions': VERSIONS,
+    'machine': MACHINE,
+}
 #: ``benchmarks.quality.popularity``.
 POPULARITY: dict[str, Any] = {
     'benchmark': {'popularity'},
@@ -205,6 +229,7 @@ POPULARITY: dict[str, Any] = {
 NAMED: dict[str, dict[str, Any]] = {
     'term_gradients': TERM_GRADIENTS,
     'popularity': POPULARITY,
+    'short_runs': SHORT_RUNS,
     'pid_truth': PID_TRUTH,
     'pid_training': PID_TRAINING,
     'pid_time': PID_TIME,

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import schema
 from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
-from benchmarks.quality import popularity
+from benchmarks.quality import popularity, short_runs
 from benchmarks.tables import gib, mrdib_cost
 from mrdib_pyg.training.experiment import markdown
 from mrdib_pyg.training.experiment.table import gain_cell, mean_sd
@@ -104,6 +104,9 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
     out['cost'] = mrdib_cost(schema.load(results / 'mrdib_cost-cpu.json'))
     out['memory'] = memory(schema.load(results / 'training-cpu.json'))
     out['popularity'] = popularity.table(schema.load(results / 'popularity.json'))
+    begin = schema.load(results / 'short_runs.json')
+    out['graphs'] = short_runs.graph_table(begin)
+    out['short-runs'] = short_runs.training_table(begin)
     return out
 
 

@@ -13,10 +13,11 @@ from benchmarks.quality import (
     pid_truth,
     planted,
     popularity,
+    short_runs,
     term_gradients,
 )
 from benchmarks.training.backbones import make_batches
-from mrdib_pyg.datasets import Planted
+from mrdib_pyg.datasets import Planted, write_folder
 from mrdib_pyg.nn.models import VBPR, Triplets
 
 RESULTS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'results'
@@ -36,6 +37,9 @@ def test_readme_shows_the_committed_results():
         elif kind in ('term_gradients', 'popularity'):
             module = {'term_gradients': term_gradients, 'popularity': popularity}[kind]
             assert module.table(summary) in results
+        elif kind == 'short_runs':
+            assert short_runs.graph_table(summary) in results
+            assert short_runs.training_table(summary) in results
         elif kind == 'planted':  # the others are in pages of their own
             assert planted.table(summary) in readme
             shown += 1
@@ -174,3 +178,21 @@ def test_popularity(tmp_path, monkeypatch):
     summary = schema.load(path)
     assert schema.validate(summary) == 'popularity'
     assert '| small | 0.6667 | 1.0000 |' in popularity.table(summary)
+
+
+def test_short_runs(tmp_path, monkeypatch, capsys):
+    folder, path = tmp_path / 'small', tmp_path / 'short_runs.json'
+    write_folder(Planted(num_users=40, num_items=50, num_interactions=10)[0], folder)
+    argv = ['', str(folder), '--models', 'lightgcn,vbpr', '--runs', '1', '--json', str(path)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    # A graph in a process of its own is slow to start, and has a test of its own.
+    monkeypatch.setattr(short_runs, 'in_process', lambda _, *args: short_runs.measure_graph(*args))
+    short_runs.main()
+    summary = schema.load(path)
+    assert schema.validate(summary) == 'short_runs'
+    of_small = summary['datasets']['small']
+    assert list(of_small['graphs']) == list(short_runs.GRAPHS)
+    assert [row['mrdib'] for row in of_small['trainings'].values()] == [False, True]
+    assert all(0 < x['epoch_seconds'] < x['seconds'] for x in of_small['trainings'].values())
+    out = capsys.readouterr().out
+    assert '| small | InterestGraph | SOIL | ' in out and '| vbpr, MRdIB | ' in out

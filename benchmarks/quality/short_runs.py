@@ -1,0 +1,128 @@
+r"""What it takes to begin: the graphs that models build before they train, and one epoch of every
+model by `mrdib train`, from the start of Python to the metrics of the test edges.
+
+    python -m benchmarks.quality.short_runs data/tiktok data/amazon-baby
+    python -m benchmarks.quality.results                   puts the tables into the pages
+
+Processes have one thread each and run one after the other.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.transforms import BaseTransform
+
+from benchmarks.markdown import make_table
+from benchmarks.memory import in_process, peak_of
+from benchmarks.part import RESULTS
+from benchmarks.tables import gib, seconds
+from mrdib_pyg.datasets import data_hash, load_dataset
+from mrdib_pyg.nn.models import MODELS
+from mrdib_pyg.nn.models.registry import takes_mrdib
+from mrdib_pyg.training import provenance, write_atomic
+from mrdib_pyg.transforms import (
+    InterestGraph,
+    ItemGraphUnion,
+    ItemKNN,
+    SecondOrderGraph,
+    UserCooccurrence,
+)
+
+JSON = RESULTS / 'short_runs.json'
+#: The graphs, and the models that take them.
+GRAPHS: dict[str, tuple[Callable[[], BaseTransform], str]] = {
+    'ItemKNN': (ItemKNN, 'FREEDOM, MGCN'),
+    'ItemGraphUnion': (ItemGraphUnion, 'FREEDOM'),
+    'UserCooccurrence': (UserCooccurrence, 'DualGNN'),
+    'InterestGraph': (InterestGraph, 'SOIL'),
+    'SecondOrderGraph': (SecondOrderGraph, 'SOIL'),
+}
+
+
+def measure_graph(name: str, path: str, num_runs: int) -> dict[str, Any]:
+    """The time of a transform, and the peak memory of its first call; for a process of its own."""
+    transform, data = GRAPHS[name][0](), load_dataset(path)
+    memory = peak_of(lambda: transform(data))
+    times = []
+    for _ in range(num_runs):
+        start = time.process_time()
+        transform(data)
+        times.append(time.process_time() - start)
+    return {'seconds': times, 'memory': memory}
+
+
+def measure_training(name: str, path: str) -> dict[str, Any]:
+    """The time of one epoch by the command line: of the whole command, and of the epoch in it."""
+    layer = ['--mrdib'] if takes_mrdib(MODELS[name]) else []
+    with tempfile.TemporaryDirectory() as folder:
+        command = ['train', '--dataset', path, '--model', name, *layer, '--epochs', '1', '--quiet']
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, '-m', 'mrdib_pyg.cli', *command, '--out', folder],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        )
+        total = time.perf_counter() - start
+        results = json.loads((Path(folder) / 'results.json').read_text())
+    return {'mrdib': len(layer) > 0, 'seconds': total, 'epoch_seconds': results['epoch_seconds']}
+
+
+def measure(path: str, models: Sequence[str], num_runs: int) -> dict[str, Any]:
+    """All graphs and all models on one data set."""
+    target = 'benchmarks.quality.short_runs:measure_graph'
+    return {
+        'data_hash': data_hash(load_dataset(path)),
+        'graphs': {name: in_process(target, name, path, num_runs) for name in GRAPHS},
+        'trainings': {name: measure_training(name, path) for name in models},
+    }
+
+
+def graph_table(summary: Mapping[str, Any]) -> str:
+    """A row for each graph of each data set."""
+    rows = []
+    for dataset, found in summary['datasets'].items():
+        for name, row in found['graphs'].items():
+            memory = row['memory']
+            cells = [seconds(statistics.median(row['seconds'])), gib(memory['peak_bytes'])]
+            more = gib(memory['peak_bytes'] - memory['before_bytes'])
+            rows.append([dataset, name, GRAPHS[name][1], *cells, more])
+    return make_table(['', 'graph', 'of', 'time', 'peak GiB', 'of it for this GiB'], rows)
+
+
+def training_table(summary: Mapping[str, Any]) -> str:
+    """A row for each model: the whole command, and the epoch in it, on each data set."""
+    datasets, rows = summary['datasets'], []
+    for name in next(iter(datasets.values()))['trainings']:
+        found = [of['trainings'][name] for of in datasets.values()]
+        cells = [seconds(row[key]) for row in found for key in ('seconds', 'epoch_seconds')]
+        rows.append([f'{name}, MRdIB' if found[0]['mrdib'] else name, *cells])
+    head = [text for name in datasets for text in (f'{name}, command', 'its epoch')]
+    return make_table(['', *head], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='What does it take to begin?')
+    parser.add_argument('datasets', nargs='+', help='folders of data')
+    parser.add_argument('--models', type=lambda text: text.split(','), default=sorted(MODELS))
+    parser.add_argument('--runs', type=int, default=3, help='runs of each graph')
+    parser.add_argument('--json', type=Path, default=JSON)
+    args = parser.parse_args()
+    found = {Path(path).name: measure(path, args.models, args.runs) for path in args.datasets}
+    summary = {'benchmark': 'short_runs', 'datasets': found, **provenance()}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(args.json, (json.dumps(summary, indent=1) + '\n').encode())
+    print(graph_table(summary), training_table(summary), sep='\n\n')
+
+
+if __name__ == '__main__':
+    main()
