@@ -155,7 +155,7 @@ TRAIN = {
     'MRdIB and control': (['--mrdib', '--control', 'l2'], 'exclude each other'),
     'redundancy alone': (['--redundancy', 'mine'], 'add --mrdib'),
     'noise alone': (['--noise-scale', '1'], 'add --control noise'),
-    'noise negative': (['--control', 'noise', '--noise-scale', '-1'], '--noise-scale must not'),
+    'noise negative': (['--control', 'noise', '--noise-scale', '-1'], 'must be finite'),
     'epochs': (['--epochs', '0'], '--epochs must be at least 1'),
     'batch size': (['--batch-size', '0'], '--batch-size must be at least 1'),
     'learning rate': (['--lr', '-1'], '--lr must be positive'),
