@@ -38,7 +38,10 @@ def check_values(cls: type, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         parameter = arguments[name]
         hint = parameter.annotation
-        if hint is inspect.Parameter.empty and isinstance(parameter.default, bool):
+        if value is parameter.default:  # None, say, of what is annotated as an integer
+            continue
+        is_unknown = hint is inspect.Parameter.empty or isinstance(hint, str)
+        if is_unknown and isinstance(parameter.default, bool):
             hint = bool  # 'no' would be true
         wanted = _alternatives(hint)
         if not any(_fits(value, x) for x in wanted):

@@ -18,6 +18,8 @@ class Model:
         flag=False,
         anything=3,
         quoted: 'NotDefined' = None,  # noqa: F821
+        quoted_flag: 'bool' = True,
+        implicit: int = None,
     ):
         pass
 
@@ -25,7 +27,7 @@ class Model:
 GOOD = {
     'layers': [1], 'ratio': [1, 0.5, None], 'name': ['a', None], 'sizes': [[1], (1, 2), 'all'],
     'weights': [{'a': 1.0}, None], 'flag': [True], 'anything': ['x', None, 1, []],
-    'quoted': [1, 'x'],
+    'quoted': [1, 'x'], 'quoted_flag': [False], 'implicit': [1, None],
 }  # fmt: skip
 
 
@@ -47,6 +49,8 @@ def test_values_that_fit():
         ('sizes', 1, "'sizes' must be a list or a word"),
         ('flag', 'no', r"'flag' must be true or false \(got 'no'\)"),
         ('flag', 1, "'flag' must be true or false"),
+        ('quoted_flag', 'no', "'quoted_flag' must be true or false"),
+        ('implicit', 'a', "'implicit' must be an integer"),
     ],
 )
 def test_values_that_do_not(name, value, message):
