@@ -62,7 +62,8 @@ def write_report(
         figures (str or Path, optional): A folder, which is made, for every figure as PNG.
             (default: :obj:`None`)
         models (Sequence[Type[Recommender]], optional): The classes of models of your own, without
-            which these cannot be looked into. (default: :obj:`()`)
+            which these cannot be looked into. What one of them raises is noted in the report.
+            (default: :obj:`()`)
 
     Returns:
         Path: The file.

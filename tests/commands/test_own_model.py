@@ -53,33 +53,33 @@ def test_from_training_to_recommendations(here, capsys):
     assert 'holds the model own_model:GatedMF, not vbpr' in capsys.readouterr().err
 
 
-def test_report(here, capsys):
+@pytest.fixture
+def runs(here):
+    """The folders of a run of the module's model and of one of the package's, to report on."""
     pytest.importorskip('altair')
     pytest.importorskip('vl_convert')
     train = ['train', '--dataset', 'small', '--epochs', '1', '--quiet', '--set', 'channels=8']
     for model, out in ((NAME, 'mine'), ('vbpr', 'vbpr')):
         assert main([*train, '--model', model, '--out', out]) == 0
-    assert main(['report', 'mine', 'vbpr', '--map', 'pca']) == 0
-    without = (here / 'mine' / 'report.html').read_text()
-    assert main(['report', 'mine', 'vbpr', '--map', 'pca', '--model', NAME]) == 0
-    page = (here / 'mine' / 'report.html').read_text()
+    return [here / 'mine', here / 'vbpr']
+
+
+def test_report(runs):
+    assert main(['report', *map(str, runs), '--map', 'pca']) == 0
+    without = (runs[0] / 'report.html').read_text()
+    assert main(['report', *map(str, runs), '--map', 'pca', '--model', NAME]) == 0
+    page = (runs[0] / 'report.html').read_text()
     message = 'holds the model own_model:GatedMF, which is not one of this package'
     assert message in without and message not in page
 
 
-def test_report_on_a_model_that_fails(here, monkeypatch):
-    pytest.importorskip('altair')
-    pytest.importorskip('vl_convert')
-    train = ['train', '--dataset', 'small', '--epochs', '1', '--quiet', '--set', 'channels=8']
-    for model, out in ((NAME, 'mine'), ('vbpr', 'vbpr')):
-        assert main([*train, '--model', model, '--out', out]) == 0
-
+def test_report_on_a_model_that_fails(runs, monkeypatch):
     def fails(self):
         raise AttributeError('of no such thing')
 
     monkeypatch.setattr(find_model(NAME), 'embed', fails)
-    assert main(['report', 'mine', 'vbpr', '--map', 'pca', '--model', NAME]) == 0
-    page = (here / 'mine' / 'report.html').read_text()
+    assert main(['report', *map(str, runs), '--map', 'pca', '--model', NAME]) == 0
+    page = (runs[0] / 'report.html').read_text()
     assert 'GatedMF' in page and 'raised AttributeError: of no such thing' in page
 
 

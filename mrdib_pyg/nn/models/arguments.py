@@ -29,7 +29,8 @@ def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
 
 def check_values(cls: type, settings: Mapping[str, Any]) -> None:
     r"""Refuses values of another type than the constructor of a model says, as far as that is one
-    of plain values; what is not annotated takes everything, except in the place of a truth value.
+    of plain values. A default is always taken; what is not annotated takes everything, except in
+    the place of a truth value.
 
     Raises:
         ValueError: If there is one; the message names it and what it must be.
