@@ -69,7 +69,7 @@ class Part:
         self.command: str | None = None  # where it is none of the parts of `benchmarks.run`
         self._clock: Any = None
         self._base = describe_machine(device)
-        self._seconds = 0.0  # of the calls before
+        self.seconds_before = 0.0  # of the calls before
         if resume and self.path.exists():
             before = schema.load(self.path)
             now = {'short': short, **json.loads(json.dumps(self._base))}
@@ -79,7 +79,7 @@ class Part:
                     f"'{self.path}' was measured with other values of {changed}, which say where "
                     f'all rows come from; measure it anew, without --resume'
                 )
-            self.rows, self._seconds = before['rows'], before['seconds']
+            self.rows, self.seconds_before = before['rows'], before['seconds']
             self.settings.update(before['settings'])
 
     @property
@@ -201,7 +201,7 @@ class Part:
             'complete': complete,
             'command': self._command(),
             'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            'seconds': round(self._seconds + time.monotonic() - self.begin, 1),
+            'seconds': round(self.seconds_before + time.monotonic() - self.begin, 1),
             'settings': self.settings,
             'rows': self.rows,
             'missing': self.missing,

@@ -104,19 +104,24 @@ def _memory(part: Part, name: str, entry: dict[str, Any]) -> None:
         arguments = describe_data(part), name, method, part.device
         try:
             if part.device == 'cuda' or part.smallest:
-                memory = measure_memory(*arguments)
+                data = load(part).to(part.device)  # at hand, and no part of the peak of a step
+                memory = measure_memory(*arguments, data)
             else:
                 memory = in_process('benchmarks.training.epochs:measure_memory', *arguments)
         except RuntimeError as e:
             part.miss(entry, method, str(e)[:300])
             continue
         part.add(entry, method, ROLES[method], memory=memory)
-    part.write()
+        part.write()
 
 
-def measure_memory(description: Any, name: str, method: str, device: str) -> dict[str, Any]:
-    r"""The peak memory of some steps and one evaluation, for a process of its own."""
-    data = make_data(*description).to(device)
+def measure_memory(
+    description: Any, name: str, method: str, device: str, data: HeteroData | None = None
+) -> dict[str, Any]:
+    r"""The peak memory of some steps and one evaluation, for a process of its own; where data are
+    given, for this one.
+    """
+    data = make_data(*description).to(device) if data is None else data
     make = subjects(name, data, device)[0][method]
 
     def work() -> None:

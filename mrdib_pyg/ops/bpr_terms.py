@@ -66,23 +66,24 @@ class _BPRTerms(torch.autograd.Function):
         triplets = Triplets(rowptr, src, pos, neg)
         sums: list[Tensor] = []
         if use_kernels:
-            from mrdib_pyg.ops.kernels.pid_loss import score_differences
+            from mrdib_pyg.ops.kernels.pid_loss import score_differences, sum_losses
 
-            with_sums = with_grad and any(ctx.needs_input_grad[-len(tables) :: 2])
-            scores, sums = score_differences(triplets, tables, keep, with_sums)
+            needs = ctx.needs_input_grad[-len(tables) :]
+            with_sums = with_grad and any(needs[0::2])
+            with_src = with_grad and deterministic and any(needs[1::2])
+            scores, sums, src = score_differences(triplets, tables, keep, with_sums, with_src)
+            terms, gains = sum_losses(scores, keep)
         else:
             scores = _score_differences(triplets, tables)
+            loss = -F.logsigmoid(scores)
+            gains = log(2.0) - loss
+            if keep is not None:
+                gains, loss = gains.masked_fill_(~keep, 0.0), loss.masked_fill_(~keep, 0.0)
+            terms = loss.sum(dim=1)
+        terms = terms / _count(scores, keep)
         ctx.save_for_backward(rowptr, src, pos, neg, keep, scores, *tables, *sums)
         ctx.num_tables = len(tables)
         ctx.deterministic, ctx.use_kernels = deterministic, use_kernels
-
-        loss = -F.logsigmoid(scores)
-        gains = log(2.0) - loss
-        if keep is None:
-            terms = loss.mean(dim=1) if loss.size(1) > 0 else loss.sum(dim=1)
-        else:
-            gains = gains.masked_fill_(~keep, 0.0)
-            terms = loss.masked_fill_(~keep, 0.0).sum(dim=1) / keep.sum(dim=1).clamp_(min=1)
         ctx.mark_non_differentiable(gains)
         return terms, gains
 
@@ -92,30 +93,31 @@ class _BPRTerms(torch.autograd.Function):
         rowptr, src, pos, neg, keep, scores, *tables = ctx.saved_tensors
         tables, sums = tables[: ctx.num_tables], tables[ctx.num_tables :]
         triplets = Triplets(rowptr, src, pos, neg)
-        if keep is None:
-            grad = grad / max(scores.size(1), 1)
-        else:
-            grad = grad / keep.sum(dim=1).clamp_(min=1)
-        weight = torch.sigmoid(-scores).mul_(-grad.view(-1, 1))  # The gradient of the scores.
-        if keep is not None:
-            weight.masked_fill_(~keep, 0.0)
-
+        scale = grad / -_count(scores, keep)
         needs = ctx.needs_input_grad[-len(tables) :]
         if grad.device.type == 'cpu' and not torch.compiler.is_compiling():
             # A loss without a weight, often the fused one, passes nothing on.
             has_weight = (grad != 0).repeat_interleave(2).tolist()
             needs = tuple(need and weighs for need, weighs in zip(needs, has_weight))
         if ctx.use_kernels:
-            from mrdib_pyg.ops.kernels.pid_loss import item_gradients
+            from mrdib_pyg.ops.kernels.pid_loss import item_gradients, user_gradients
 
             grads: list[Tensor | None] = [None] * len(tables)
-            grads[1::2] = item_gradients(triplets, weight, tables, needs[1::2], ctx.deterministic)
-            for i, (total, scale) in enumerate(zip(sums, (-grad).unbind())):
-                if needs[2 * i]:
-                    grads[2 * i] = (total * scale).to(tables[2 * i].dtype)
+            grads[0::2] = user_gradients(sums, scale, tables, needs[0::2])
+            grads[1::2] = item_gradients(
+                triplets, scores, scale, keep, tables, needs[1::2], ctx.deterministic
+            )
         else:
+            weight = torch.sigmoid(-scores).mul_(scale.view(-1, 1))  # The gradient of the scores.
+            if keep is not None:
+                weight.masked_fill_(~keep, 0.0)
             grads = _table_gradients(triplets, weight, tables, needs)
         return (None,) * 8 + tuple(grads)
+
+
+def _count(scores: Tensor, keep: Tensor | None) -> Tensor | int:
+    # The number of triplets that each loss is a mean of.
+    return max(scores.size(1), 1) if keep is None else keep.sum(dim=1).clamp_(min=1)
 
 
 def _score_differences(triplets: Triplets, tables: tuple[Tensor, ...]) -> Tensor:

@@ -128,7 +128,7 @@ def piece_length(num_entries: int) -> int:
     return 128 if num_entries < _MAX_SMALL else 512
 
 
-def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Cuts the rows of more than :obj:`length` entries into pieces.
 
     Args:
@@ -136,16 +136,17 @@ def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tenso
         length (int): The most entries of a piece, see :func:`piece_length`.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the pieces of
-        each begin in the two lists that follow, and where those of the last end; the first entry of
-        each piece; the end of each piece. All in the data type of :obj:`rowptr`.
+        tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the
+        pieces of each begin in the three lists that follow, and where those of the last end; the
+        first entry of each piece; the end of each piece; which of the cut rows it is a piece of.
+        All in the data type of :obj:`rowptr`.
     """
     row = (rowptr.diff() > length).nonzero().view(-1)
     start, end = rowptr[row], rowptr[row + 1]
     count = (end - start + length - 1).div(length, rounding_mode='floor')
     piece_ptr = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=count.dtype)])
-    owner = torch.repeat_interleave(count)
+    owner = torch.repeat_interleave(count).to(rowptr.dtype)
     position = torch.arange(owner.numel(), dtype=rowptr.dtype, device=rowptr.device)
     first = start[owner] + (position - piece_ptr[owner]) * length
     last = torch.minimum(first + length, end[owner])
-    return row.to(rowptr.dtype), piece_ptr, first, last
+    return row.to(rowptr.dtype), piece_ptr, first, last, owner

@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
 from mrdib_pyg.ops.csr import CSR
-from mrdib_pyg.ops.propagate import csr_arrays, propagate, spmm
+from mrdib_pyg.ops.propagate import csr_arrays, make_workspace, propagate, spmm, spmm_pair
 
 
 @overload
@@ -143,18 +143,18 @@ class _PairMean(torch.autograd.Function):
 
 
 def _mean(arrays, x: Tensor, num_layers: int) -> Tensor:
-    out = x
+    out, workspace = x, make_workspace(x, arrays)
     for layer in range(1, num_layers + 1):
-        out = spmm(arrays, out, x, 1.0 / (layer + 1))
+        out = spmm(arrays, out, x, 1.0 / (layer + 1), workspace)
     return out
 
 
 def _pair_mean(arrays, count: int, x_row: Tensor, x_col: Tensor, num_layers: int):
     arrays, arrays_t = arrays[:count], arrays[count:] or arrays
-    row, col = x_row, x_col
+    row, col, workspace = x_row, x_col, make_workspace(x_row, arrays, arrays_t)
     for layer in range(1, num_layers + 1):
-        weight = 1.0 / (layer + 1)
-        row, col = spmm(arrays, col, x_row, weight), spmm(arrays_t, row, x_col, weight)
+        addend, weight = (x_row, x_col), 1.0 / (layer + 1)
+        row, col = spmm_pair(arrays, arrays_t, (col, row), addend, weight, workspace)
     return row, col
 
 
@@ -170,7 +170,7 @@ class _MeanOfRows(torch.autograd.Function):
         own_row, own_col = _take((x_row, x_col), (row, col))
         out_row, out_col = own_row.clone(), own_col.clone()
         for _ in range(num_layers - 1):
-            x_row, x_col = propagate(x_col, adj), propagate(x_row, adj.t())
+            x_row, x_col = _propagate_pair(x_row, x_col, adj)
             out_row += x_row.index_select(0, row)
             out_col += x_col.index_select(0, col)
         ctx.few = _select_few(adj, row), _select_few(adj.t(), col)
@@ -192,10 +192,18 @@ class _MeanOfRows(torch.autograd.Function):
         for _ in range(ctx.num_layers - 1):
             out_row.index_add_(0, row, grad_row)
             out_col.index_add_(0, col, grad_col)
-            out_row, out_col = propagate(out_col, ctx.adj), propagate(out_row, ctx.adj.t())
+            out_row, out_col = _propagate_pair(out_row, out_col, ctx.adj)
         out_row.index_add_(0, row, grad_row + grad_own_row)
         out_col.index_add_(0, col, grad_col + grad_own_col)
         return out_row, out_col, None, None, None, None
+
+
+def _propagate_pair(
+    x_row: Tensor, x_col: Tensor, adj: NormalizedAdjacency
+) -> tuple[Tensor, Tensor]:
+    value, indices = csr_arrays(adj._csr, x_row)
+    value_t, indices_t = csr_arrays(adj._csr_t, x_row)
+    return spmm_pair((value, *indices), (value_t, *indices_t), (x_col, x_row))
 
 
 def _select_few(adj: NormalizedAdjacency, rows: Tensor) -> CSR | None:

@@ -175,7 +175,9 @@ def pid_loss_reference(
 def _output(losses: Tensor, gains: Tensor, fused: Pair | None) -> PIDLoss:
     if fused is None:
         return PIDLoss(losses, None, gains.t())
-    return PIDLoss(losses[:-1], losses[-1], gains.t())
+    # Not by slices, each of which has a gradient of its own to be filled and added.
+    unique, synergistic = losses.split([losses.numel() - 1, 1])
+    return PIDLoss(unique, synergistic.view(()), gains.t())
 
 
 def _keep(problem: PIDProblem, src: Tensor, pos: Tensor, neg: Tensor) -> Tensor | None:

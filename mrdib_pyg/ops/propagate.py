@@ -14,6 +14,8 @@ _WITH_TRITON = importlib.util.find_spec('triton') is not None
 # Products of gathered rows that the gradient of the edge weights may hold at a time.
 _MAX_GATHERED = 2**22
 
+Workspace = tuple[Tensor, Tensor]
+
 
 def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     r"""Computes the sparse-dense product :math:`\hat{\mathbf{A}} \mathbf{X}`.
@@ -92,7 +94,11 @@ def csr_arrays(csr: CSR, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def spmm(
-    arrays: tuple[Tensor, ...], x: Tensor, addend: Tensor | None = None, weight: float = 0.0
+    arrays: tuple[Tensor, ...],
+    x: Tensor,
+    addend: Tensor | None = None,
+    weight: float = 0.0,
+    workspace: Workspace | None = None,
 ) -> Tensor:
     r"""Computes :math:`\mathbf{A} \mathbf{X}`, or with an addend
     :math:`(1 - w) \mathbf{A} \mathbf{X} + w \mathbf{B}`, without a gradient.
@@ -102,6 +108,8 @@ def spmm(
         x (Tensor): The dense matrix.
         addend (Tensor, optional): The matrix :math:`\mathbf{B}`. (default: :obj:`None`)
         weight (float, optional): Its weight :math:`w`. (default: :obj:`0.0`)
+        workspace (Tuple[Tensor, Tensor], optional): What :func:`make_workspace` returned for the
+            matrix. (default: :obj:`None`)
     """
     value, rowptr, col, *pieces = arrays
     if _uses_kernel(x):
@@ -112,7 +120,7 @@ def spmm(
             return csr_matmul_op(rowptr, col, value, x, pieces, addend, 1.0 - weight, weight)
         return csr_matmul(
             rowptr, col, value, x, alpha=1.0 - weight, addend=addend, beta=weight,
-            pieces=tuple(pieces),
+            pieces=tuple(pieces), workspace=workspace,
         )  # fmt: skip
     if x.device.type == 'cpu':
         out = F.embedding_bag(
@@ -129,6 +137,51 @@ def spmm(
         return out
     # In place, PyTorch 2.11 would lose the gradient of a compiled graph.
     return out.lerp(addend, weight) if torch.compiler.is_compiling() else out.lerp_(addend, weight)
+
+
+def spmm_pair(
+    arrays: tuple[Tensor, ...],
+    arrays_t: tuple[Tensor, ...],
+    x: tuple[Tensor, Tensor],
+    addend: tuple[Tensor, Tensor] | None = None,
+    weight: float = 0.0,
+    workspace: Workspace | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Computes :func:`spmm` of a matrix and of its transpose: on CUDA both in one launch.
+
+    Args:
+        arrays (tuple[Tensor, ...]): Values and indices of the matrix.
+        arrays_t (tuple[Tensor, ...]): Those of its transpose.
+        x (Tuple[Tensor, Tensor]): What each is multiplied with.
+        addend (Tuple[Tensor, Tensor], optional): What is added to each. (default: :obj:`None`)
+        weight (float, optional): The weight of both. (default: :obj:`0.0`)
+        workspace (Tuple[Tensor, Tensor], optional): What :func:`make_workspace` returned for both
+            matrices. (default: :obj:`None`)
+    """
+    if _uses_kernel(x[0]) and not torch.compiler.is_compiling():
+        from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul_pair
+
+        return csr_matmul_pair(
+            (arrays, arrays_t), x, alpha=1.0 - weight, addend=addend, beta=weight,
+            workspace=workspace,
+        )  # fmt: skip
+    first, second = (None, None) if addend is None else addend
+    return spmm(arrays, x[0], first, weight), spmm(arrays_t, x[1], second, weight)
+
+
+def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
+    r"""Returns what products of these matrices, one after the other, need besides their results,
+    if anything.
+
+    Args:
+        x (Tensor): What they are multiplied with.
+        *arrays (tuple[Tensor, ...]): The arrays of the matrices that are multiplied at once.
+    """
+    if not _uses_kernel(x) or torch.compiler.is_compiling():
+        return None
+    from mrdib_pyg.ops.kernels.csr_matmul import make_workspace
+
+    return make_workspace(x, *[each[3:] for each in arrays])
 
 
 def _uses_kernel(x: Tensor) -> bool:

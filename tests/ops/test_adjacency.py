@@ -417,10 +417,11 @@ def test_without_weights_equals_ones(num_nodes, normalization):
 
 def test_cut_rows():
     rowptr = torch.tensor([0, 0, 5, 8, 9, 16], dtype=torch.int32)
-    row, piece_ptr, first, last = cut_rows(rowptr, 3)
+    row, piece_ptr, first, last, owner = cut_rows(rowptr, 3)
     assert row.tolist() == [1, 4]
     assert piece_ptr.tolist() == [0, 2, 5]
     assert first.tolist() == [0, 3, 9, 12, 15]
     assert last.tolist() == [3, 5, 12, 15, 16]
-    assert {t.dtype for t in (row, piece_ptr, first, last)} == {torch.int32}
-    assert [t.tolist() for t in cut_rows(rowptr, 7)] == [[], [0], [], []]
+    assert owner.tolist() == [0, 0, 1, 1, 1]
+    assert {t.dtype for t in (row, piece_ptr, first, last, owner)} == {torch.int32}
+    assert [t.tolist() for t in cut_rows(rowptr, 7)] == [[], [0], [], [], []]

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -51,61 +54,105 @@ def _store_row(
     tl.store(out_ptr + row * out_stride + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=['num_pieces'])
+@triton.jit
+def _sum_pieces(
+    partial_ptr, begin, end, channels, offset, mask,
+    acc_type: tl.constexpr, block_entries: tl.constexpr, block_channels: tl.constexpr,
+):  # fmt: skip
+    # In the order of the pieces, whichever was done first: the sum is the same in every run.
+    acc = tl.zeros([block_channels], dtype=acc_type)
+    for start in range(begin, end, block_entries):
+        piece = start + tl.arange(0, block_entries)
+        source = partial_ptr + piece.to(tl.int64)[:, None] * channels + offset[None, :]
+        valid = (piece < end)[:, None] & mask[None, :]
+        # Past the cache of this multiprocessor: other ones have written them.
+        acc += tl.sum(tl.load(source, mask=valid, other=0.0, cache_modifier='.cg'), axis=0)
+    return acc
+
+
+@triton.jit(do_not_specialize=['num_pieces', 'num_pieces_2', 'num_rows', 'num_cuts'])
 def _rows_kernel(
-    rowptr_ptr, col_ptr, value_ptr, row_scale_ptr, col_scale_ptr, x_ptr, addend_ptr, out_ptr,
-    partial_ptr, first_ptr, last_ptr, num_pieces, dims,
+    rowptrs, cols, values, row_scales, col_scales, xs, addends, outs, firsts, lasts, owners,
+    piece_ptrs, cut_rows, partial_ptr, counter_ptr,
+    num_pieces, num_pieces_2, num_rows, num_cuts, dims, x_strides, addend_strides, out_strides,
     alpha: tl.constexpr, beta: tl.constexpr, has_row_scale: tl.constexpr,
     has_addend: tl.constexpr, acc_type: tl.constexpr, block_channels: tl.constexpr,
     has_value: tl.constexpr, has_col_scale: tl.constexpr, max_piece: tl.constexpr,
     block_entries: tl.constexpr,
 ):  # fmt: skip
-    # The pieces of long rows come first: they take longest, and should not be the last to start.
-    channels, x_stride, addend_stride, out_stride = dims
+    # One product or two. The pieces of long rows come first: they take longest, and should not be
+    # the last to start.
+    channels = dims[0]
     program = tl.program_id(0)
     offset = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
     mask = offset < channels
-    if program < num_pieces:
-        acc = _sum_entries(
-            col_ptr, value_ptr, col_scale_ptr, x_ptr, x_stride,
-            tl.load(first_ptr + program), tl.load(last_ptr + program), offset, mask,
-            has_value, has_col_scale, acc_type, block_entries, block_channels,
-        )  # fmt: skip
-        tl.store(partial_ptr + program.to(tl.int64) * channels + offset, acc, mask=mask)
-    else:
-        row = program - num_pieces
-        start = tl.load(rowptr_ptr + row)
-        end = tl.load(rowptr_ptr + row + 1)
-        if end - start <= max_piece:
+    for i in tl.static_range(len(xs)):
+        if i == 0:
+            piece = program
+            is_piece = program < num_pieces
+            row = program - num_pieces - num_pieces_2
+            is_row = (row >= 0) & (row < num_rows)
+        else:
+            piece = program - num_pieces
+            is_piece = (piece >= 0) & (piece < num_pieces_2)
+            row = program - num_pieces - num_pieces_2 - num_rows
+            is_row = row >= 0
+        if is_piece:
             acc = _sum_entries(
-                col_ptr, value_ptr, col_scale_ptr, x_ptr, x_stride, start, end, offset, mask,
+                cols[i], values[i], col_scales[i], xs[i], x_strides[i],
+                tl.load(firsts[i] + piece), tl.load(lasts[i] + piece), offset, mask,
                 has_value, has_col_scale, acc_type, block_entries, block_channels,
             )  # fmt: skip
-            _store_row(
-                acc, row, row_scale_ptr, addend_ptr, addend_stride, out_ptr, out_stride, offset,
-                mask, alpha, beta, has_row_scale, has_addend, acc_type,
-            )  # fmt: skip
+            tl.store(partial_ptr + program.to(tl.int64) * channels + offset, acc, mask=mask)
+            # Whoever is the last of a row adds up its pieces: those before it are written, since
+            # the counter releases what came before it and acquires what others have released.
+            tl.debug_barrier()
+            cut = tl.load(owners[i] + piece)
+            begin = tl.load(piece_ptrs[i] + cut)
+            end = tl.load(piece_ptrs[i] + cut + 1)
+            place = (cut if i == 0 else num_cuts + cut) * tl.num_programs(1) + tl.program_id(1)
+            num_done = tl.atomic_add(counter_ptr + place, 1, sem='acq_rel', scope='gpu')
+            if num_done == end - begin - 1:
+                tl.debug_barrier()
+                tl.store(counter_ptr + place, 0)  # for the next product
+                shift = program - piece
+                acc = _sum_pieces(
+                    partial_ptr, begin + shift, end + shift, channels, offset, mask,
+                    acc_type, block_entries, block_channels,
+                )  # fmt: skip
+                _store_row(
+                    acc, tl.load(cut_rows[i] + cut), row_scales[i], addends[i], addend_strides[i],
+                    outs[i], out_strides[i], offset, mask, alpha, beta, has_row_scale, has_addend,
+                    acc_type,
+                )  # fmt: skip
+        if is_row:
+            start = tl.load(rowptrs[i] + row)
+            end = tl.load(rowptrs[i] + row + 1)
+            if end - start <= max_piece:
+                acc = _sum_entries(
+                    cols[i], values[i], col_scales[i], xs[i], x_strides[i], start, end, offset,
+                    mask, has_value, has_col_scale, acc_type, block_entries, block_channels,
+                )  # fmt: skip
+                _store_row(
+                    acc, row, row_scales[i], addends[i], addend_strides[i], outs[i],
+                    out_strides[i], offset, mask, alpha, beta, has_row_scale, has_addend,
+                    acc_type,
+                )  # fmt: skip
 
 
-@triton.jit
-def _cut_rows_kernel(
-    cut_row_ptr, piece_ptr_ptr, partial_ptr, row_scale_ptr, addend_ptr, out_ptr, dims,
-    alpha: tl.constexpr, beta: tl.constexpr, has_row_scale: tl.constexpr,
-    has_addend: tl.constexpr, acc_type: tl.constexpr, block_channels: tl.constexpr,
-):  # fmt: skip
-    channels, _, addend_stride, out_stride = dims
-    program = tl.program_id(0)
-    offset = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
-    mask = offset < channels
-    acc = tl.zeros([block_channels], dtype=acc_type)
-    # In the order of the pieces, whichever was done first: the sum is the same in every run.
-    for piece in range(tl.load(piece_ptr_ptr + program), tl.load(piece_ptr_ptr + program + 1)):
-        source = partial_ptr + tl.cast(piece, tl.int64) * channels
-        acc += tl.load(source + offset, mask=mask, other=0.0)
-    _store_row(
-        acc, tl.load(cut_row_ptr + program), row_scale_ptr, addend_ptr, addend_stride, out_ptr,
-        out_stride, offset, mask, alpha, beta, has_row_scale, has_addend, acc_type,
-    )  # fmt: skip
+Workspace = tuple[Tensor, Tensor]
+
+
+class _Product(NamedTuple):
+    rowptr: Tensor
+    col: Tensor
+    value: Tensor | None
+    x: Tensor
+    row_scale: Tensor | None
+    col_scale: Tensor | None
+    addend: Tensor | None
+    out: Tensor
+    pieces: tuple[Tensor, ...]
 
 
 def csr_matmul(
@@ -121,6 +168,7 @@ def csr_matmul(
     beta: float = 1.0,
     out: Tensor | None = None,
     pieces: tuple[Tensor, ...] | None = None,
+    workspace: Workspace | None = None,
 ) -> Tensor:
     r"""Computes a sparse-dense product and its sum with another matrix in one pass,
 
@@ -129,8 +177,9 @@ def csr_matmul(
         \, \mathbf{X} + \beta \, \mathbf{B}.
 
     Rows are split over programs, and those of a power law's head into pieces of at most 128 or 512
-    entries, whose sums are added in a fixed order: no atomics, the same bits in every run. Sums are
-    kept in :obj:`float32`, or in :obj:`float64` if :obj:`x` is. Not differentiable by itself.
+    entries. The last of a row's programs to be done adds up its pieces, in their order: the same
+    bits in every run. Sums are kept in :obj:`float32`, or in :obj:`float64` if :obj:`x` is. Not
+    differentiable by itself.
 
     Args:
         rowptr (Tensor): The start of each row of :math:`\mathbf{A}`, and the end of the last.
@@ -149,6 +198,8 @@ def csr_matmul(
             (default: :obj:`None`, a new tensor in the data type of :obj:`x`)
         pieces (tuple[Tensor, ...], optional): :obj:`cut_rows(rowptr, piece_length(nnz))`, which
             takes a synchronization with the device. (default: :obj:`None`, computed)
+        workspace (tuple[Tensor, Tensor], optional): What :func:`make_workspace` has made for these
+            pieces, for products one after the other. (default: :obj:`None`, made)
 
     Shapes:
         - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
@@ -181,54 +232,129 @@ def csr_matmul(
     if out.numel() == 0:
         return out
     addend = None if addend is None else _rows(addend)
-    length = piece_length(col.numel())
-    cut_row, piece_ptr, first, last = cut_rows(rowptr, length) if pieces is None else pieces
-
-    acc_type, acc_dtype = tl.float32, torch.float32
-    if x.dtype == torch.float64:
-        acc_type, acc_dtype = tl.float64, torch.float64
-    partial = torch.empty(first.numel(), size[1], dtype=acc_dtype, device=x.device)
-    block_channels = min(triton.next_power_of_2(size[1]), 128)
-    blocks = triton.cdiv(size[1], block_channels)
-    # Any tensor stands in for one that is not there: it is never read.
-    addend_stride = 0 if addend is None else addend.stride(0)
-    dims = (size[1], x.stride(0), addend_stride, out.stride(0))
-    constants = {
-        'alpha': float(alpha),
-        'beta': float(beta),
-        'has_row_scale': row_scale is not None,
-        'has_addend': addend is not None,
-        'acc_type': acc_type,
-        'block_channels': block_channels,
-    }
-    with torch.cuda.device_of(x):
-        launch(
-            _rows_kernel,
-            (first.numel() + size[0], blocks),
-            (
-                rowptr, col, _or(value, x), _or(row_scale, x), _or(col_scale, x), x, _or(addend, x),
-                out, partial, first, last, first.numel(), dims,
-            ),
-            {
-                **constants,
-                'has_value': value is not None,
-                'has_col_scale': col_scale is not None,
-                'max_piece': length,
-                'block_entries': 16 if block_channels >= 32 else 32,
-            },
-            num_warps=1,
-        )  # fmt: skip
-        if cut_row.numel() > 0:
-            launch(
-                _cut_rows_kernel,
-                (cut_row.numel(), blocks),
-                (
-                    cut_row, piece_ptr, partial, _or(row_scale, x), _or(addend, x), out, dims
-                ),
-                constants,
-                num_warps=1,
-            )  # fmt: skip
+    if pieces is None:
+        pieces = cut_rows(rowptr, piece_length(col.numel()))
+    product = _Product(rowptr, col, value, x, row_scale, col_scale, addend, out, tuple(pieces))
+    _multiply([product], alpha, beta, workspace)
     return out
+
+
+def csr_matmul_pair(
+    arrays: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+    x: tuple[Tensor, Tensor],
+    *,
+    alpha: float = 1.0,
+    addend: tuple[Tensor, Tensor] | None = None,
+    beta: float = 1.0,
+    workspace: Workspace | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Computes two products as :func:`csr_matmul` does, with matrices of as many entries, at
+    once: one launch in place of two, and neither waits for the longest rows of the other.
+
+    Args:
+        arrays (Tuple[tuple[Tensor, ...], tuple[Tensor, ...]]): For each product the values, the row
+            pointers, the columns, and the pieces that :func:`cut_rows` makes.
+        x (Tuple[Tensor, Tensor]): The dense matrices, of one width, type and device.
+        alpha (float, optional): The factor of both products. (default: :obj:`1.0`)
+        addend (Tuple[Tensor, Tensor], optional): What is added to them. (default: :obj:`None`)
+        beta (float, optional): The factor of both addends. (default: :obj:`1.0`)
+        workspace (tuple[Tensor, Tensor], optional): As in :func:`csr_matmul`.
+            (default: :obj:`None`, made)
+    """
+    products = []
+    for i, (value, rowptr, col, *pieces) in enumerate(arrays):
+        own = _rows(x[i])
+        out = own.new_empty(rowptr.numel() - 1, own.size(1))
+        other = None if addend is None else _rows(addend[i])
+        products.append(_Product(rowptr, col, value, own, None, None, other, out, tuple(pieces)))
+    _multiply(products, alpha, beta, workspace)
+    return products[0].out, products[1].out
+
+
+def make_workspace(x: Tensor, *pieces: Sequence[Tensor]) -> Workspace:
+    r"""Makes room for the sums of pieces of rows, and counters of how many there are by now, which
+    each product leaves at zero.
+
+    Args:
+        x (Tensor): The dense matrix of the product.
+        *pieces (Sequence[Tensor]): What :func:`cut_rows` makes, for each product that is computed
+            at once.
+    """
+    num_pieces = sum([p[2].numel() for p in pieces])
+    if num_pieces == 0:  # any tensor stands in for one that is not there: it is never read
+        return x, x
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    num_counters = sum([p[0].numel() for p in pieces]) * _blocks(x.size(1))[1]
+    partial = x.new_empty(num_pieces, x.size(1), dtype=dtype)
+    return partial, x.new_zeros(num_counters, dtype=torch.int32)
+
+
+def _blocks(channels: int) -> tuple[int, int]:
+    # The width of a block of channels, and how many there are.
+    width = min(1 << (channels - 1).bit_length(), 128)
+    return width, -(-channels // width)
+
+
+def _multiply(
+    products: list[_Product], alpha: float, beta: float, workspace: Workspace | None
+) -> None:
+    x = products[0].x
+    channels = x.size(1)
+    num_pieces = [product.pieces[2].numel() for product in products]
+    num_cuts = [product.pieces[0].numel() for product in products]
+    num_rows = [product.rowptr.numel() - 1 for product in products]
+    num_programs = sum(num_pieces) + sum(num_rows)
+    if num_programs == 0 or channels == 0:
+        return
+    block_channels, num_blocks = _blocks(channels)
+    # Any tensor stands in for one that is not there.
+    if workspace is None:
+        workspace = make_workspace(x, *[product.pieces for product in products])
+    partial, counter = workspace
+    first = products[0]
+    cut_row, piece_ptr, starts, ends, owners = zip(*[product.pieces for product in products])
+    launch(
+        _rows_kernel,
+        (num_programs, num_blocks),
+        (
+            tuple([p.rowptr for p in products]),
+            tuple([p.col for p in products]),
+            tuple([_or(p.value, x) for p in products]),
+            tuple([_or(p.row_scale, x) for p in products]),
+            tuple([_or(p.col_scale, x) for p in products]),
+            tuple([p.x for p in products]),
+            tuple([_or(p.addend, x) for p in products]),
+            tuple([p.out for p in products]),
+            starts,
+            ends,
+            owners,
+            piece_ptr,
+            cut_row,
+            partial,
+            counter,
+            num_pieces[0],
+            num_pieces[-1] if len(products) == 2 else 0,
+            num_rows[0],
+            num_cuts[0],
+            (channels,),
+            tuple([p.x.stride(0) for p in products]),
+            tuple([0 if p.addend is None else p.addend.stride(0) for p in products]),
+            tuple([p.out.stride(0) for p in products]),
+        ),
+        {
+            'alpha': float(alpha),
+            'beta': float(beta),
+            'has_row_scale': first.row_scale is not None,
+            'has_addend': first.addend is not None,
+            'acc_type': tl.float64 if x.dtype == torch.float64 else tl.float32,
+            'block_channels': block_channels,
+            'has_value': first.value is not None,
+            'has_col_scale': first.col_scale is not None,
+            'max_piece': piece_length(first.col.numel()),
+            'block_entries': 16 if block_channels >= 32 else 32,
+        },
+        num_warps=1,
+    )
 
 
 def _rows(x: Tensor) -> Tensor:

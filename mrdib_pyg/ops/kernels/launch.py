@@ -1,10 +1,26 @@
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 _INT32_END = 2**31
-_compiled: dict[Any, Any] = {}
+
+
+class _Compiled(NamedTuple):
+    r"""A kernel, which lives as long as its id is part of a key, and what Triton looks up at each
+    launch of it compiled.
+    """
+
+    source: Any
+    kernel: Any
+    run: Any
+    function: Any
+    metadata: Any
+    constants: tuple[Any, ...]
+
+
+_compiled: dict[Any, _Compiled] = {}
 
 
 def launch(
@@ -14,11 +30,11 @@ def launch(
     constants: dict[str, Any],
     num_warps: int,
 ) -> None:
-    r"""Launches a Triton kernel on the current device.
+    r"""Launches a Triton kernel on the device of its tensors.
 
-    A second launch of the same kind skips Triton's binding of the arguments, which takes several
-    times as long as a small kernel runs. The kind are the types of tensors, whether they are
-    aligned, the values of constants, and the class of integers.
+    A second launch of the same kind skips Triton's binding of the arguments and what it looks up,
+    which takes several times as long as a small kernel runs. The kind are the types of tensors,
+    whether they are aligned, the values of constants, and the class of integers.
 
     Args:
         kernel (triton.JITFunction): The kernel; all its integers that are not constants, and not
@@ -29,18 +45,32 @@ def launch(
             values is compiled, and kept, once. Flags are booleans everywhere, numbers nowhere.
         num_warps (int): The number of warps of a program.
     """
-    key = (
-        kernel,
-        torch.cuda.current_device() if torch.cuda.is_available() else -1,
-        num_warps,
-        tuple(constants.values()),
-        tuple(_kind(arg) for arg in args),
-    )
+    device = _device_of(args)
+    if device >= 0 and device != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            return launch(kernel, grid, args, constants, num_warps)
+    key = (id(kernel), device, num_warps, *constants.values(), *_kinds(args))
     grid = (*grid, 1, 1)[:3]
     compiled = _compiled.get(key)
-    if compiled is not None:
-        compiled[grid](*args, *constants.values())
+    if compiled is None:
+        return _compile(key, kernel, grid, args, constants, num_warps)
+    if _is_watched():
+        compiled.kernel[grid](*args, *compiled.constants)
         return
+    compiled.run(
+        *grid, _stream_of(device), compiled.function, compiled.metadata, None, None, None, *args,
+        *compiled.constants,
+    )  # fmt: skip
+
+
+def _compile(
+    key: Any,
+    kernel: Any,
+    grid: tuple[int, ...],
+    args: tuple[Any, ...],
+    constants: dict[str, Any],
+    num_warps: int,
+) -> None:
     if list(constants) != list(kernel.arg_names[len(args) :]):
         raise ValueError(
             f"'constants' must be {list(kernel.arg_names[len(args) :])} in this order (got "
@@ -50,12 +80,46 @@ def launch(
     compiled = kernel[grid](*args, **constants, num_warps=num_warps, enable_fp_fusion=True)
     # On ROCm it also depends on the sizes of tensors, which are not part of the key.
     if compiled is not None and torch.version.hip is None:
-        _compiled[key] = compiled
+        _compiled[key] = _Compiled(
+            kernel, compiled, compiled.run, compiled.function, compiled.packed_metadata,
+            tuple(constants.values()),
+        )  # fmt: skip
 
 
-def _kind(arg: Any) -> Any:
-    if isinstance(arg, Tensor):
-        return arg.dtype, arg.data_ptr() % 16 == 0
-    if isinstance(arg, tuple):  # the integers of which are specialized by value
-        return tuple(x if isinstance(x, int) else _kind(x) for x in arg)
-    return -_INT32_END <= arg < _INT32_END
+def _is_watched() -> bool:
+    # A profiler of Triton is told of launches by hooks; older versions keep them elsewhere.
+    knobs = getattr(triton, 'knobs', None)
+    if knobs is None:
+        return True
+    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    return any(getattr(hook, 'calls', hook) for hook in hooks)
+
+
+def _stream_of(device: int) -> int:
+    return triton.runtime.driver.active.get_current_stream(device)
+
+
+def _device_of(args: tuple[Any, ...]) -> int:
+    # The index of the device of the first tensor, -1 for the CPU of the interpreter.
+    first = args[0]
+    while not isinstance(first, Tensor):
+        first = first[0]
+    return first.get_device()
+
+
+def _kinds(args: tuple[Any, ...]) -> list[Any]:
+    # Every step counts: this is run at each launch.
+    kinds: list[Any] = []
+    for arg in args:
+        if type(arg) is int:
+            kinds.append(-_INT32_END <= arg < _INT32_END)
+        elif type(arg) is tuple:  # the integers of which are specialized by value
+            kinds.append(len(arg))
+            for x in arg:
+                if type(x) is int:
+                    kinds.append(x)
+                else:
+                    kinds.append(x.dtype if x.data_ptr() % 16 == 0 else (x.dtype,))
+        else:
+            kinds.append(arg.dtype if arg.data_ptr() % 16 == 0 else (arg.dtype,))
+    return kinds

@@ -31,6 +31,15 @@ def _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT: tl.constexpr):
     return tl.where(is_row, row, -1), begin, end, slot
 
 
+@triton.jit
+def _weigh(score, keep, mask, HAS_KEEP: tl.constexpr):
+    # By what a triplet enters gradients: the probability of the wrong answer, where it counts.
+    w = tl.where(mask, 1.0 / (1.0 + tl.exp(score)), 0.0)
+    if HAS_KEEP:
+        w = tl.where(tl.load(keep, mask=mask, other=0) != 0, w, 0.0)
+    return w
+
+
 @triton.jit(do_not_specialize=['num_cuts', 'num_users', 'num_items'])
 def score_kernel(
     users,
@@ -40,6 +49,7 @@ def score_kernel(
     partials,
     keeps,
     dims,
+    src,
     pos,
     neg,
     rowptr,
@@ -47,6 +57,8 @@ def score_kernel(
     num_cuts,
     num_users,
     num_items,
+    EACH: tl.constexpr,
+    HAS_SRC: tl.constexpr,
     HAS_SUM: tl.constexpr,
     HAS_KEEP: tl.constexpr,
     SEGMENT: tl.constexpr,
@@ -54,12 +66,14 @@ def score_kernel(
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    r"""Scores the triplets of a piece of a user, and sums what his gradient is a multiple of."""
+    r"""Scores the triplets of a piece of a user, sums what his gradient is a multiple of, and notes
+    him for each of them.
+    """
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
         d = tl.arange(0, BLOCK_D)
         for i in tl.static_range(len(users)):
-            if tl.program_id(1) == i:
+            if (not EACH) | (tl.program_id(1) == i):
                 is_d = d < dims[i]
                 x = tl.load(users[i] + row * dims[i] + d, mask=is_d, other=0.0).to(DTYPE)
                 total = tl.zeros([BLOCK_D], DTYPE)
@@ -77,12 +91,12 @@ def score_kernel(
                     )
                     difference = a.to(DTYPE) - b.to(DTYPE)
                     score = tl.sum(x[None, :] * difference, axis=1)
-                    tl.store(scores[i] + e, score, mask=valid)  # the others stay NaN
+                    tl.store(scores[i] + e, tl.where(valid, score, float('nan')), mask=e < end)
+                    if HAS_SRC and i == 0:
+                        user = tl.zeros([BLOCK_E], tl.int64) + row
+                        tl.store(src + e, user.to(src.dtype.element_ty), mask=e < end)
                     if HAS_SUM:
-                        w = 1.0 / (1.0 + tl.exp(score))
-                        w = tl.where(valid, w, 0.0)
-                        if HAS_KEEP:
-                            w = tl.where(tl.load(keeps[i] + e, mask=valid, other=0) != 0, w, 0.0)
+                        w = _weigh(score, keeps[i] + e, valid, HAS_KEEP)
                         total += tl.sum(w[:, None] * difference, axis=0)
                 if HAS_SUM:
                     if slot < 0:
@@ -96,21 +110,24 @@ def sum_rows_kernel(
     tables,
     outs,
     partials,
-    weights,
+    scores,
+    scales,
+    keeps,
     dims,
-    col,
+    src,
     entry,
     rowptr,
     cut_row,
     num_cuts,
     num_rows,
     num_cols,
+    HAS_KEEP: tl.constexpr,
     SEGMENT: tl.constexpr,
     DTYPE: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    r"""Sums the weighted rows that the entries of a piece of a row name."""
+    r"""Sums the weighted users that the entries of a piece of an item name."""
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT)
     if row >= 0:
         d = tl.arange(0, BLOCK_D)
@@ -120,15 +137,17 @@ def sum_rows_kernel(
                 total = tl.zeros([BLOCK_D], DTYPE)
                 for block in range(begin, end, BLOCK_E):
                     e = block + tl.arange(0, BLOCK_E)
-                    c = tl.load(col + e, mask=e < end, other=-1).to(tl.int64)
                     k = tl.load(entry + e, mask=e < end, other=0)
-                    w = tl.load(weights[i] + k // 2, mask=e < end, other=0.0)
+                    c = tl.load(src + k // 2, mask=e < end, other=-1).to(tl.int64)
+                    score = tl.load(scores[i] + k // 2, mask=e < end, other=0.0)
+                    w = _weigh(score, keeps[i] + k // 2, e < end, HAS_KEEP)
                     w = tl.where(k % 2 == 0, w, -w)
                     mask = ((c >= 0) & (c < num_cols))[:, None] & is_d[None, :]
                     x = tl.load(
                         tables[i] + (c * dims[i])[:, None] + d[None, :], mask=mask, other=0.0
                     )
                     total += tl.sum(w[:, None] * x.to(DTYPE), axis=0)
+                total *= tl.load(scales + i)
                 if slot < 0:
                     tl.store(outs[i] + row * dims[i] + d, total, mask=is_d)
                 else:
@@ -174,7 +193,9 @@ def combine_kernel(
 def add_edges_kernel(
     users,
     grads,
-    weights,
+    scores,
+    scales,
+    keeps,
     dims,
     pos,
     neg,
@@ -183,6 +204,7 @@ def add_edges_kernel(
     num_cuts,
     num_users,
     num_items,
+    HAS_KEEP: tl.constexpr,
     SEGMENT: tl.constexpr,
     DTYPE: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -196,11 +218,13 @@ def add_edges_kernel(
             if tl.program_id(1) == i:
                 is_d = d < dims[i]
                 x = tl.load(users[i] + row * dims[i] + d, mask=is_d, other=0.0).to(DTYPE)
+                x *= tl.load(scales + i)
                 for block in range(begin, end, BLOCK_E):
                     e = block + tl.arange(0, BLOCK_E)
                     p = tl.load(pos + e, mask=e < end, other=-1).to(tl.int64)
                     n = tl.load(neg + e, mask=e < end, other=-1).to(tl.int64)
-                    w = tl.load(weights[i] + e, mask=e < end, other=0.0)
+                    score = tl.load(scores[i] + e, mask=e < end, other=0.0)
+                    w = _weigh(score, keeps[i] + e, e < end, HAS_KEEP)
                     valid = (p >= 0) & (p < num_items) & (n >= 0) & (n < num_items)
                     mask = valid[:, None] & is_d[None, :]
                     change = w[:, None] * x[None, :]
@@ -208,3 +232,57 @@ def add_edges_kernel(
                     at_n = grads[i] + (n * dims[i])[:, None] + d[None, :]
                     tl.atomic_add(at_p, change, mask=mask, sem='relaxed')
                     tl.atomic_add(at_n, -change, mask=mask, sem='relaxed')
+
+
+@triton.jit(do_not_specialize=['num'])
+def gain_kernel(
+    scores,
+    keeps,
+    gains,
+    totals,
+    num,
+    HAS_KEEP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    r"""Makes of scores pointwise gains, and sums a block of losses."""
+    block = tl.program_id(0).to(tl.int64)
+    e = block * BLOCK + tl.arange(0, BLOCK)
+    for i in tl.static_range(len(scores)):
+        if tl.program_id(1) == i:
+            score = tl.load(scores[i] + e, mask=e < num, other=0.0)
+            # log(1 + p), where 1 + p would be rounded
+            p = tl.exp(-tl.abs(score))
+            q = 1.0 + p
+            log = tl.where(q == 1.0, p, tl.log(q) * (p / tl.where(q == 1.0, 1.0, q - 1.0)))
+            loss = log - tl.minimum(score, 0.0)
+            gain = 0.6931471805599453 - loss
+            counts = e < num
+            if HAS_KEEP:
+                counts = counts & (tl.load(keeps[i] + e, mask=counts, other=0) != 0)
+            tl.store(gains[i] + e, tl.where(counts, gain, 0.0), mask=e < num)
+            tl.store(totals[i] + block, tl.sum(tl.where(counts, loss, 0.0), axis=0))
+
+
+@triton.jit(do_not_specialize=['num'])
+def scale_kernel(sums, outs, scales, dims, num, BLOCK: tl.constexpr):
+    r"""Multiplies tables of ``num`` rows by a number each."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    for i in tl.static_range(len(sums)):
+        if tl.program_id(1) == i:
+            mask = at < num.to(tl.int64) * dims[i]
+            x = tl.load(sums[i] + at, mask=mask, other=0.0) * tl.load(scales + i)
+            tl.store(outs[i] + at, x.to(outs[i].dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=['num', 'num_items'])
+def item_kernel(pos, neg, items, num, num_items, BLOCK: tl.constexpr):
+    r"""Lists the positive and the negative item of each triplet in turn; one that is out of range
+    as the first that is.
+    """
+    e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    p = tl.load(pos + e, mask=e < num, other=0).to(tl.int64)
+    n = tl.load(neg + e, mask=e < num, other=0).to(tl.int64)
+    p = tl.where((p >= 0) & (p < num_items), p, num_items).to(items.dtype.element_ty)
+    n = tl.where((n >= 0) & (n < num_items), n, num_items).to(items.dtype.element_ty)
+    tl.store(items + 2 * e, p, mask=e < num)
+    tl.store(items + 2 * e + 1, n, mask=e < num)

@@ -17,7 +17,11 @@ from importlib import import_module  # noqa: E402
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean  # noqa: E402
 from mrdib_pyg.ops.csr import cut_rows  # noqa: E402
-from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul  # noqa: E402
+from mrdib_pyg.ops.kernels.csr_matmul import (  # noqa: E402
+    csr_matmul,
+    csr_matmul_pair,
+    make_workspace,
+)
 
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
 csr_module = import_module('mrdib_pyg.ops.csr')
@@ -171,6 +175,44 @@ def test_addend(adj, dtype):
     total = addend.clone()
     assert csr_matmul(*arrays, x, addend=total, out=total) is total
     assert_rounded(total, addend.double() + dense64(adj) @ x.double(), factor=64)
+
+
+def arrays_of(csr):
+    return csr.value, csr.rowptr, csr.col, *cut_rows(csr.rowptr, 128)
+
+
+@pytest.mark.parametrize('adj', [adjacency, lambda: hub(140)])
+@pytest.mark.parametrize('channels', [3, 130])
+def test_pair_equals_two_products(adj, channels):
+    """Rows are cut in the first, in the second and in none; the second product of a workspace finds
+    its counters at zero.
+    """
+    adj = adj()
+    arrays = arrays_of(adj._csr), arrays_of(adj._csr_t)
+    for pair in (arrays, arrays[::-1]):
+        x = [torch.randn(p[2].max() + 1, channels, device=DEVICE) for p in pair]
+        x[0] = x[0].t().contiguous().t()  # of other strides than the second
+        addend = [torch.randn(p[1].numel() - 1, channels, device=DEVICE) for p in pair]
+        workspace = make_workspace(x[0], pair[0][3:], pair[1][3:])
+        factors = {'alpha': 2 / 3, 'beta': 1 / 3}
+        expected = [
+            csr_matmul(rowptr, col, value, a, pieces=tuple(pieces), addend=b, **factors)
+            for (value, rowptr, col, *pieces), a, b in zip(pair, x, addend)
+        ]
+        for _ in range(2):
+            out = csr_matmul_pair(pair, x, addend=addend, workspace=workspace, **factors)
+            assert all(torch.equal(a, b) for a, b in zip(out, expected))
+        plain = csr_matmul_pair(pair, x)
+        for (value, rowptr, col, *_), a, b in zip(pair, x, plain):
+            assert torch.equal(csr_matmul(rowptr, col, value, a), b)
+
+
+def test_pair_of_which_one_is_empty():
+    empty = torch.empty(2, 0, dtype=torch.long)
+    adj = NormalizedAdjacency(empty, num_nodes=(3, 0)).to(DEVICE)
+    x = torch.randn(0, 4, device=DEVICE), torch.randn(3, 4, device=DEVICE)
+    out = csr_matmul_pair((arrays_of(adj._csr), arrays_of(adj._csr_t)), x)
+    assert torch.equal(out[0], torch.zeros_like(x[1])) and out[1].shape == (0, 4)
 
 
 def test_strided_inputs():

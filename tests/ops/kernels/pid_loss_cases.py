@@ -70,8 +70,10 @@ def test_widths(width):
     assert_equals_reference(tables, 1, *make_triplets(6, 5, 20))
 
 
+@pytest.mark.parametrize('each', [True, False])
 @pytest.mark.parametrize('num', [1, 2, 3, 4])
-def test_numbers_of_modalities(num):
+def test_numbers_of_modalities(num, each, monkeypatch):
+    monkeypatch.setattr(kernels, '_MAX_EACH', 2**18 if each else 0)
     triplet = make_triplets(6, 5, 15)
     tables = make_tables(6, 5, [4, 8, 1, 5][:num] + [6], torch.float64)
     assert_equals_reference(tables, num, *triplet)
@@ -109,12 +111,13 @@ def test_sums_of_cut_rows(segment, monkeypatch):
         count = (torch.rand(30) ** power * 12).long()
         rowptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
         num = int(rowptr[-1])
-        col, weight = torch.randint(7, (num,)), torch.randn(num, dtype=torch.float64)
+        col, score = torch.randint(7, (num,)), torch.randn(num, dtype=torch.float64)
         x = torch.randn(7, 3, dtype=torch.float64)
-        # Entries 2k are positive items, of weight k.
-        out = kernels._sum_rows(rowptr, col, 2 * torch.arange(num), [weight], [x])[0]
+        weights = kernels._Weights((score,), torch.tensor([-2.0]).double(), (score,), False)
+        # Entries 2k are positive items, of the triplet k.
+        out = kernels._sum_rows(rowptr, col, 2 * torch.arange(num), weights, [x])[0]
         expected = torch.zeros_like(out).index_add(
-            0, torch.repeat_interleave(count), weight.view(-1, 1) * x[col]
+            0, torch.repeat_interleave(count), -2.0 * torch.sigmoid(-score).view(-1, 1) * x[col]
         )
         torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
@@ -189,25 +192,69 @@ def test_index_out_of_range_is_nan(which, value):
     score = kernels.score_differences(triplets, tables)[0][0]
     place = int((perm == 3).nonzero())
     assert bool(score[place].isnan()) and int(score.isnan().sum()) == 1
-    weight = torch.ones(1, 20)
+    scale = torch.ones(1)
     for deterministic in (True, False):
-        kernels.item_gradients(triplets, weight, tables, [True], deterministic)
+        arguments = triplets, score.view(1, -1), scale, None, tables
+        kernels.item_gradients(*arguments, [True], deterministic)
 
 
 def test_entry_points():
     user, item = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     src, pos, neg = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])
     triplets = Triplets(to_rowptr(src, 2), None, pos, neg)
-    scores, none = kernels.score_differences(triplets, [user, item])
-    assert scores.tolist() == [[-3.0, 5.0, 0.0]] and none == []
+    scores, none, src_out = kernels.score_differences(triplets, [user, item])
+    assert scores.tolist() == [[-3.0, 5.0, 0.0]] and none == [] and src_out is None
     keep = torch.tensor([[True, False, True]])
-    _, sums = kernels.score_differences(triplets, [user, item], keep, with_sums=True)
+    _, sums, src_out = kernels.score_differences(triplets, [user, item], keep, True, True)
+    assert src_out.tolist() == src.tolist()
+    given = triplets._replace(src=src)
+    assert kernels.score_differences(given, [user, item], with_src=True)[2] is src
     share = torch.tensor(3.0).sigmoid()  # of the first triplet; the last compares an item to itself
     torch.testing.assert_close(sums[0], torch.stack([share * (item[0] - item[1]), 0 * item[0]]))
-    weight = torch.tensor([[1.0, 2.0, 5.0]])
-    for deterministic in (True, False):
-        grad = kernels.item_gradients(triplets, weight, [user, item], [True], deterministic)[0]
-        assert grad.tolist() == [[1.0 - 6.0, 2.0 - 8.0], [-1.0 + 6.0, -2.0 + 8.0]]
-        assert kernels.item_gradients(triplets, weight, [user, item], [False], deterministic) == [
-            None
-        ]
+    scale = torch.tensor([-2.0])
+    grad = kernels.user_gradients(sums, scale, [user, item], [True])[0]
+    assert torch.equal(grad, -2.0 * sums[0])
+    assert kernels.user_gradients(sums, scale, [user, item], [False]) == [None]
+    weight = scale * torch.sigmoid(-scores[0])
+    for mask in (None, keep):
+        a, b, c = (weight if mask is None else weight * mask[0]).tolist()
+        expected = torch.stack(
+            [a * user[0] - b * user[1], -a * user[0] + b * user[1]]  # c adds and subtracts
+        )
+        for deterministic in (True, False):
+            arguments = triplets, scores, scale, mask, [user, item]
+            grad = kernels.item_gradients(*arguments, [True], deterministic)[0]
+            torch.testing.assert_close(grad, expected)
+            assert kernels.item_gradients(*arguments, [False], deterministic) == [None]
+
+
+def test_losses_and_gains():
+    # More than a block; values at which 1 + exp(-x) is one, and infinite ones.
+    scores = torch.cat([torch.tensor([40.0, 20.0, -80.0, 0.0]), 5 * torch.randn(1500)])
+    scores = torch.stack([scores, scores.flip(0)]).double()
+    keep = torch.rand(scores.shape) < 0.5
+    for dtype, rtol in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        loss = -torch.nn.functional.logsigmoid(scores.to(dtype))
+        for mask in (None, keep):
+            counts = torch.ones_like(keep) if mask is None else mask
+            total, gains = kernels.sum_losses(scores.to(dtype), mask)
+            assert gains.dtype == total.dtype == dtype
+            torch.testing.assert_close(total, (loss * counts).sum(dim=1), rtol=rtol, atol=0)
+            expected = (torch.tensor(2.0, dtype=torch.float64).log() - loss) * counts
+            torch.testing.assert_close(gains, expected.to(dtype), rtol=rtol, atol=rtol)
+    small = kernels.sum_losses(torch.tensor([[20.0, 60.0]]))[0]
+    torch.testing.assert_close(small, -torch.nn.functional.logsigmoid(torch.tensor([20.0])))
+    total, gains = kernels.sum_losses(torch.tensor([[float('nan')], [float('-inf')]]))
+    assert total[0].isnan() and gains[0].isnan() and total[1].isinf()
+    assert kernels.sum_losses(torch.empty(2, 0))[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize('num_items', [6, 2**15 - 1, 2**15])
+def test_sorted_items(num_items):
+    pos, neg = torch.tensor([2, 0, -1, 5]), torch.tensor([0, 2**33, 2, 5])
+    triplets = Triplets(torch.tensor([0, 4]), None, pos, neg)
+    rowptr, entry = kernels._sort_items(triplets, num_items)
+    assert rowptr.numel() == num_items + 1
+    assert rowptr[:7].tolist() == [0, 2, 2, 4, 4, 4, 6]
+    assert int(rowptr[-1]) == 6
+    assert entry.tolist() == [1, 2, 0, 5, 6, 7, 3, 4]

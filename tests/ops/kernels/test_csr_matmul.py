@@ -41,8 +41,17 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatc
     from mrdib_pyg.ops.kernels import csr_matmul as kernels
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    types = {'x_ptr': dtype, 'addend_ptr': dtype, 'out_ptr': dtype}
-    indices = ('rowptr_ptr', 'col_ptr', 'first_ptr', 'last_ptr', 'cut_row_ptr', 'piece_ptr_ptr')
+    # Two products, in tuples.
+    indices = ('rowptrs', 'cols', 'firsts', 'lasts', 'owners', 'piece_ptrs', 'cut_rows')
+    types = {
+        **dict.fromkeys(indices, (f'*{index}',) * 2),
+        **dict.fromkeys(('xs', 'addends', 'outs'), (f'*{dtype}',) * 2),
+        **dict.fromkeys(('values', 'row_scales', 'col_scales'), ('*fp32',) * 2),
+        **dict.fromkeys(('x_strides', 'addend_strides', 'out_strides'), ('i32',) * 2),
+        'partial_ptr': '*fp32',
+        'counter_ptr': '*i32',
+        'dims': ('i32',),
+    }
     constants = {
         'alpha': 2 / 3,
         'beta': 1 / 3,
@@ -53,19 +62,12 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatc
         **{f'has_{name}': True for name in ('value', 'row_scale', 'col_scale', 'addend')},
     }
     options = {'num_warps': 1, 'enable_fp_fusion': True}
-    for kernel in (kernels._rows_kernel, kernels._cut_rows_kernel):
-        names = kernel.arg_names
-        signature = {
-            name: 'constexpr'
-            if name in constants
-            else f'*{index if name in indices else types.get(name, "fp32")}'
-            if name.endswith('_ptr')
-            else ('i32',) * 4
-            if name == 'dims'
-            else 'i32'
-            for name in names
-        }
-        constexprs = {(names.index(name),): constants[name] for name in names if name in constants}
-        source = ASTSource(kernel, signature, constexprs=constexprs)
-        compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=options)
-        assert compiled.asm['cubin']
+    kernel = kernels._rows_kernel
+    names = kernel.arg_names
+    signature = {
+        name: 'constexpr' if name in constants else types.get(name, 'i32') for name in names
+    }
+    constexprs = {(names.index(name),): constants[name] for name in names if name in constants}
+    source = ASTSource(kernel, signature, constexprs=constexprs)
+    compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=options)
+    assert compiled.asm['cubin']

@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -19,19 +21,30 @@ class Kernel:
 
 
 class Compiled:
+    function, packed_metadata = 'function', 'metadata'
+
     def __init__(self, kernel):
         self.kernel = kernel
 
+    def run(self, *args):
+        assert args[4:9] == ('function', 'metadata', None, None, None)
+        self.kernel.calls.append(('direct', args[:3], args[-1]))
+
     def __getitem__(self, grid):
-        return lambda *args: self.kernel.calls.append(('direct', grid, args[-1]))
+        return lambda *args: self.kernel.calls.append(('watched', grid, args[-1]))
 
 
 @pytest.fixture
-def launch():
+def module():
     pytest.importorskip('triton', reason='Triton is not installed')
-    from mrdib_pyg.ops.kernels.launch import launch
+    return import_module('mrdib_pyg.ops.kernels.launch')
 
-    return launch
+
+@pytest.fixture
+def launch(module, monkeypatch):
+    # What stands in for a driver where there is none.
+    monkeypatch.setattr(module, '_stream_of', lambda device: 'stream')
+    return module.launch
 
 
 def test_a_second_launch_of_the_same_kind_binds_nothing(launch):
@@ -54,6 +67,15 @@ def test_a_second_launch_of_the_same_kind_binds_nothing(launch):
     assert kinds(x, (8, 3), 7, flag=False)[0] == 'bound'
     assert kinds(x, (8, 3), 7, num_warps=2)[0] == 'bound'
     assert kinds(x, (8, 3), 7)[0] == 'direct'
+
+
+def test_hooks_of_a_profiler_are_told(launch, monkeypatch):
+    triton = pytest.importorskip('triton', minversion='3.6', reason='hooks are kept elsewhere')
+    kernel, args = Kernel(), (torch.zeros(64), (8, 3), 7)
+    launch(kernel, (5, 2), args, {'FLAG': True}, 1)
+    monkeypatch.setattr(triton.knobs.runtime.launch_exit_hook, 'calls', [print])
+    launch(kernel, (5, 2), args, {'FLAG': True}, 1)
+    assert kernel.calls[-1] == ('watched', (5, 2, 1), True)
 
 
 def test_constants_in_another_order(launch):

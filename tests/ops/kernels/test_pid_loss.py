@@ -44,23 +44,26 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, tmp_path, monkeypatch):
     sums = 'fp64' if dtype == 'fp64' else 'fp32'
     constants = {
         'DTYPE': getattr(triton.language, 'float64' if dtype == 'fp64' else 'float32'),
-        'BLOCK_E': 16, 'BLOCK_D': 64, 'SEGMENT': kernels._SEGMENT,
-        'HAS_SUM': True, 'HAS_KEEP': True,
+        'BLOCK': 1024, 'BLOCK_E': 16, 'BLOCK_D': 64, 'SEGMENT': kernels._SEGMENT,
+        'EACH': True, 'HAS_SRC': True, 'HAS_SUM': True, 'HAS_KEEP': True,
     }  # fmt: skip
     # Two modalities: tuples of tables, of sums, and of widths.
-    sized = ('weights', 'scores', 'sums', 'partials', 'grads')
+    sized = ('scores', 'sums', 'partials', 'grads', 'gains', 'totals')
     types = {
-        **dict.fromkeys(('users', 'items', 'tables', 'outs'), (f'*{dtype}',) * 2),
+        **dict.fromkeys(('users', 'tables', 'outs'), (f'*{dtype}',) * 2),
         **dict.fromkeys(sized, (f'*{sums}',) * 2),
         'keeps': ('*i1', '*i1'),
         'dims': ('i32', 'i32'),
-        **dict.fromkeys(('num_cuts', 'num_users', 'num_items', 'num_rows', 'num_cols'), 'i32'),
+        'scales': f'*{sums}',
+        **dict.fromkeys(('src', 'items'), '*i32'),
+        **dict.fromkeys(('num', 'num_cuts', 'num_users', 'num_items', 'num_rows'), 'i32'),
+        'num_cols': 'i32',
     }
-    names = ('score_kernel', 'sum_rows_kernel', 'combine_kernel', 'add_edges_kernel')
-    for kernel in (getattr(kernels, name) for name in names):
+    for kernel in (value for name, value in vars(kernels).items() if name.endswith('_kernel')):
+        own = {'items': types['tables']} if kernel is kernels.score_kernel else {}
         arguments = kernel.arg_names
         signature = {
-            name: 'constexpr' if name in constants else types.get(name, '*i64')
+            name: 'constexpr' if name in constants else {**types, **own}.get(name, '*i64')
             for name in arguments
         }
         constexprs = {
