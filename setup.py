@@ -20,6 +20,7 @@ install_requires = [
     'torch>=2.11',  # the oldest release it is tested on
     'torch-geometric>=2.8',
     'numpy>=1.26',
+    'scipy>=1.11',
     'ogb>=1.3.6',
     'tqdm>=4.60',
 ]

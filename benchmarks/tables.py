@@ -14,7 +14,7 @@ from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
 from benchmarks.scaling.edges import GATHERS
 from benchmarks.training.backbones import COMMON_NAME
-from benchmarks.training.mrdib_cost import PRODUCTS
+from benchmarks.training.mrdib_cost import OPERATORS, PRODUCTS
 from benchmarks.training.step_products import KINDS
 
 README = Path(__file__).parent / 'README.md'
@@ -126,6 +126,28 @@ def mrdib_cost(result: Result) -> str:
     header = ['', 'plain step', 'with MRdIB', 'added', 'products it adds', 'its arithmetic alone']
     common = 'step of the common implementation'
     return make_table([*header, common, 'added, as a share of it'], lines)
+
+
+def mrdib_operators(result: Result) -> str:
+    r"""What a step with MRdIB has more of each kind of operator: milliseconds, and calls."""
+    lines: dict[str, dict[str, dict[str, float]]] = {}
+    for row in result['rows']:
+        if row['case'].get('task') == OPERATORS:
+            lines.setdefault(row['case']['model'], {})[row['method']] = row['values']
+    if len(lines) == 0:
+        return NOT_MEASURED
+    kinds = list(dict.fromkeys(kind for entry in lines.values() for kind in entry))
+    cells = [
+        [model, *(_share(entry.get(kind)) for kind in kinds)] for model, entry in lines.items()
+    ]
+    return make_table(['', *kinds], cells)
+
+
+def _share(values: dict[str, float] | None) -> str:
+    if values is None:
+        return ''
+    calls = f' in {values["calls"]:.0f}' if values['calls'] > 0 else ''
+    return f'{values["ms"]:.1f} ms{calls}'
 
 
 def step_products(result: Result) -> str:
@@ -276,6 +298,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     'steps': ('mrdib_cost', lambda result: pivot(result, _of_task('step'))),
     'step-products': ('mrdib_cost', step_products),
     'mrdib-cost': ('mrdib_cost', mrdib_cost),
+    'mrdib-operators': ('mrdib_cost', mrdib_operators),
     'epochs': ('training', lambda result: pivot(result, _of_task('epoch'))),
     'evaluation': (
         'training',

@@ -29,6 +29,7 @@ from benchmarks.training.backbones import (
     make_batches,
     subjects,
 )
+from benchmarks.training.operators import added_operators
 from benchmarks.training.step_products import StepProducts
 from benchmarks.training.workload import case_of, load
 from mrdib_pyg.nn.models import MODELS
@@ -39,6 +40,8 @@ ARITHMETIC = 'arithmetic of MRdIB alone'
 ADDED = 'products of the step without and with MRdIB'
 #: The task of the rows that hold whole steps, without and with MRdIB in turns.
 TURNS = 'step without and with MRdIB in turns'
+#: The task of the rows that hold what a step with MRdIB has more of each kind of operator.
+OPERATORS = 'operators that MRdIB adds'
 #: By method the task of the rows that hold the products of its step alone.
 PRODUCTS = {
     OURS: 'products of the step alone',
@@ -100,6 +103,11 @@ def _measure(
     if is_long and OURS_MRDIB in rivals and not part.has(entry):
         both = {method: StepProducts(rivals[method]) for method in (OURS, OURS_MRDIB)}
         part.time(entry, both, dict.fromkeys(both, 'ours'), **{**settings, 'min_runs': 11})
+    entry = {**case, 'task': OPERATORS}
+    if is_long and OURS_MRDIB in rivals and not part.has(entry) and not part.out_of_time(entry):
+        for kind, share in added_operators(rivals[OURS], rivals[OURS_MRDIB]).items():
+            part.add(entry, kind, 'ours', values={'ms': 1e3 * share.seconds, 'calls': share.calls})
+        part.write()
     if layer is not None:
         alone = Arithmetic(layer, rivals[OURS_MRDIB])
         part.time({**case, 'task': ARITHMETIC}, {'MRdIB': alone}, {'MRdIB': 'ours'}, **settings)

@@ -196,10 +196,14 @@ def _coalesce(
     repeated = code[1:] == code[:-1]
     if bool(repeated.any()):
         first = torch.cat([repeated.new_ones(1), ~repeated])
-        code = code.masked_select(first)
         if weight is None:
-            weight = _ones(first)
-        weight = weight.new_zeros(code.numel()).index_add(0, first.cumsum(0) - 1, weight)
+            place = first.nonzero().view(-1)
+            weight = place.diff(append=place.new_tensor([first.numel()])).to(_value_dtype())
+            code = code.index_select(0, place)
+            del place
+        else:
+            code = code.masked_select(first)
+            weight = weight.new_zeros(code.numel()).index_add(0, first.cumsum(0) - 1, weight)
     del repeated
     row = code.div(max(size[1], 1), rounding_mode='floor')
     return row, code.sub_(row, alpha=size[1]), weight

@@ -60,7 +60,8 @@ def bpr_terms(
 
 class _BPRTerms(torch.autograd.Function):
     # What is kept for the backward pass is one score a triplet and pair, besides what was given;
-    # with kernels also a sum for each user, which is his gradient but for a factor.
+    # with kernels also the user of each triplet, and a sum for each user, which is his gradient but
+    # for a factor.
     @staticmethod
     def forward(ctx, rowptr, src, pos, neg, keep, deterministic, use_kernels, with_grad, *tables):
         triplets = Triplets(rowptr, src, pos, neg)
@@ -199,7 +200,7 @@ def blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]:
     """
     # Blocks are large against the number of items: each adds to the gradients of all of them.
     num_users, num_triplets = triplets.rowptr.numel() - 1, triplets.pos.numel()
-    size = max(_MAX_TRIPLETS, 2 * num_items)
+    size = max(_MAX_TRIPLETS, 4 * num_items)
     if num_triplets <= size or torch.compiler.is_compiling():
         yield slice(0, num_users), slice(0, num_triplets)
         return

@@ -1,6 +1,7 @@
 from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from mrdib_pyg.ops.sorted_index import sort_stable, to_rowptr
@@ -97,12 +98,22 @@ class CSR:
             num_cols (int): The number of columns of this matrix.
             row (Tensor, optional): The row of each entry, if known. (default: :obj:`None`)
         """
+        if _takes_scipy(self.value):
+            return self._t_by_scipy(num_cols)
         row = self.row() if row is None else row
         col_sorted, perm = sort_stable(self.col, num_cols)
         rowptr_t = to_rowptr(col_sorted, num_cols)
         del col_sorted  # Each of these is as large as the graph.
         # Not by `[]`, which is slower on CPU.
         return CSR(rowptr_t, row.index_select(0, perm), self.value.index_select(0, perm))
+
+    def _t_by_scipy(self, num_cols: int) -> 'CSR':
+        # By counting: a third of the time that sorting takes.
+        arrays = tuple(x.numpy() for x in (self.value, self.col, self.rowptr))
+        csc = csr_array(arrays, shape=(self.rowptr.numel() - 1, num_cols)).tocsc()
+        # It chooses the type of indices itself.
+        rowptr, col = (torch.from_numpy(x).to(self.col.dtype) for x in (csc.indptr, csc.indices))
+        return CSR(rowptr, col, torch.from_numpy(csc.data))
 
     def row(self) -> Tensor:
         r"""Returns the row of each entry."""
@@ -116,6 +127,11 @@ class CSR:
         self.__dict__.update(state)
         if self.rowptr.is_cuda:  # Another version may have cut the rows at another length.
             self.pieces = cut_rows(self.rowptr, piece_length(self.col.numel()))
+
+
+def _takes_scipy(value: Tensor) -> bool:
+    is_plain = value.device.type == 'cpu' and not torch.compiler.is_compiling()
+    return is_plain and value.dtype in (torch.float32, torch.float64) and not value.requires_grad
 
 
 def piece_length(num_entries: int) -> int:

@@ -167,6 +167,7 @@ class _MeanOfRows(torch.autograd.Function):
     def forward(ctx, x_row, x_col, row, col, adj, num_layers):
         ctx.save_for_backward(row, col)
         ctx.adj, ctx.num_layers = adj, num_layers
+        x_row, x_col = x_row.detach(), x_col.detach()  # as in `propagate`
         own_row, own_col = _take((x_row, x_col), (row, col))
         out_row, out_col = own_row.clone(), own_col.clone()
         for _ in range(num_layers - 1):

@@ -85,8 +85,8 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
     the answer is wrong, and its mean is :math:`\log 2 - \mathcal{L}_m`.
 
     No tensor of the size triplets times channels is made: one score a triplet and modality is
-    kept for the backward pass, and on CUDA a sum of the size of each table of users. Half precision
-    is computed in single precision.
+    kept for the backward pass, and on CUDA the user of each triplet and a sum of the size of each
+    table of users. Half precision is computed in single precision.
 
     Args:
         codes (Dict[str, Tuple[torch.Tensor, torch.Tensor]] or List[Tuple]): Per modality the
@@ -175,9 +175,10 @@ def pid_loss_reference(
 def _output(losses: Tensor, gains: Tensor, fused: Pair | None) -> PIDLoss:
     if fused is None:
         return PIDLoss(losses, None, gains.t())
-    # Not by slices, each of which has a gradient of its own to be filled and added.
+    # Not by slices, each of which has a gradient of its own to be filled and added; and copied,
+    # since one of several views is refused a change in place.
     unique, synergistic = losses.split([losses.numel() - 1, 1])
-    return PIDLoss(unique, synergistic.view(()), gains.t())
+    return PIDLoss(unique.clone(), synergistic.view(()).clone(), gains.t())
 
 
 def _keep(problem: PIDProblem, src: Tensor, pos: Tensor, neg: Tensor) -> Tensor | None:

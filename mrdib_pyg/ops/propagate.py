@@ -23,8 +23,8 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     On CPU this is a weighted sum of embedding bags; on CUDA a Triton kernel that cuts long rows
     into pieces, or without Triton a product with a CSR matrix. The gradient with respect to
     :obj:`x` is :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; the one with respect to the edge weights
-    never holds more than a bounded chunk of gathered rows. On CPU and in the kernel, which needs no
-    atomics, results are the same bits in every run.
+    never holds more than a bounded chunk of gathered rows. On CPU and in the kernel, which adds the
+    pieces of a row in their order, results are the same bits in every run.
 
     Args:
         x (Tensor): The node features.

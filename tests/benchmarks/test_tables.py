@@ -4,7 +4,7 @@ from benchmarks import tables, targets
 from benchmarks.markdown import make_table
 from benchmarks.part import RESULTS
 from benchmarks.timer import Timing
-from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, TURNS
+from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, OPERATORS, TURNS
 
 
 def timing(median, runs=3):
@@ -97,6 +97,17 @@ def test_what_bounds_the_cost_of_mrdib(make_part):
     assert texts['MRdIB in a step, bm3'] == '40.0 ms (the products it adds alone 25.0 ms)'
     share = texts['MRdIB in a step, bm3, share of the common step']
     assert share == '10.0 % (products alone 6.2 %)'
+
+
+def test_operators_that_mrdib_adds(make_part):
+    part = make_part('mrdib_cost')
+    assert tables.mrdib_operators(result_of(part)) == tables.NOT_MEASURED
+    for kind, ms, calls in (('dense products', 8.25, 42.0), ('between operators', 4.0, 0.0)):
+        case = {'model': 'mgcn', 'task': OPERATORS}
+        part.add(case, kind, 'ours', values={'ms': ms, 'calls': calls})
+    lines = tables.mrdib_operators(result_of(part)).splitlines()
+    assert lines[0] == '|  | dense products | between operators |'
+    assert lines[2] == '| mgcn | 8.2 ms in 42 | 4.0 ms |'
 
 
 def test_targets_are_judged_both_ways(make_part):

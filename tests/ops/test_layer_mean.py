@@ -1,5 +1,8 @@
+from importlib import import_module
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
@@ -287,3 +290,22 @@ def test_compile_without_graph_breaks(form):
 def test_errors(error, message, x, adj):
     with pytest.raises(error, match=message):
         propagate_mean(x, adj, 2)
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 3])
+def test_products_of_some_rows_prepare_no_gradient(num_layers, monkeypatch):
+    """`embedding_bag` takes half as long again where its input asks for a gradient."""
+    module = import_module('mrdib_pyg.ops.propagate')
+    embedding_bag, seen = F.embedding_bag, []
+
+    def watch(index, x, *args, **kwargs):
+        seen.append(x.requires_grad)
+        return embedding_bag(index, x, *args, **kwargs)
+
+    monkeypatch.setattr(module.F, 'embedding_bag', watch)
+    edge_index = torch.stack([torch.randint(9, (40,)), torch.randint(7, (40,))])
+    adj = NormalizedAdjacency(edge_index, num_nodes=(9, 7))
+    x = torch.randn(9, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    rows = torch.tensor([0, 3]), torch.tensor([1])
+    sum(out.sum() for out in propagate_mean(x, adj, num_layers, rows)).backward()
+    assert len(seen) > 0 and not any(seen)

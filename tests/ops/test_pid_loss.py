@@ -190,6 +190,17 @@ def test_bits_are_repeated():
     assert_same(first, second, rtol=0, atol=0)
 
 
+def test_losses_may_be_changed_in_place():
+    tables = [torch.randn(5, 3, requires_grad=True) for _ in range(4)]
+    index = torch.tensor([0, 2, 4])
+    out = pid_loss([(tables[0], tables[1])], (tables[2], tables[3]), index, index, index.flip(0))
+    loss = out.synergistic
+    loss += 0.5 * out.unique.sum()
+    out.unique.mul_(2.0)
+    loss.backward()
+    assert all(x.grad is not None for x in tables)
+
+
 def test_gains():
     user = torch.tensor([[1.0], [0.0], [60.0], [-60.0]])
     item = torch.tensor([[1.0], [-1.0]])

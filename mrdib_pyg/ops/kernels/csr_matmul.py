@@ -281,8 +281,8 @@ def make_workspace(x: Tensor, *pieces: Sequence[Tensor]) -> Workspace:
             at once.
     """
     num_pieces = sum([p[2].numel() for p in pieces])
-    if num_pieces == 0:  # any tensor stands in for one that is not there: it is never read
-        return x, x
+    if num_pieces == 0:  # tensors of their types stand in for what is not there: never read
+        return x, pieces[0][1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     num_counters = sum([p[0].numel() for p in pieces]) * _blocks(x.size(1))[1]
     partial = x.new_empty(num_pieces, x.size(1), dtype=dtype)

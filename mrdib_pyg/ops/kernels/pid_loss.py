@@ -255,7 +255,8 @@ class _Cut:
         num_programs: int | None = None,
         each: bool = True,
     ) -> None:
-        # A program for each boundary and row, and each table. It reads a row as a whole, once.
+        # A program for each boundary and row, and each table unless one takes all of them. It reads
+        # a row as a whole, once.
         block_d = 1 << (max(1, *[x.size(1) for x in tables]) - 1).bit_length()
         block_e = min(max(tile // block_d, 1), 16)
         if num_programs is None:

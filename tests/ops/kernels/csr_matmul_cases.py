@@ -190,9 +190,17 @@ def test_pair_equals_two_products(adj, channels):
     adj = adj()
     arrays = arrays_of(adj._csr), arrays_of(adj._csr_t)
     for pair in (arrays, arrays[::-1]):
-        x = [torch.randn(p[2].max() + 1, channels, device=DEVICE) for p in pair]
-        x[0] = x[0].t().contiguous().t()  # of other strides than the second
-        addend = [torch.randn(p[1].numel() - 1, channels, device=DEVICE) for p in pair]
+        # Each of a row stride of its own.
+        wide = [
+            torch.randn(int(p[2].max()) + 1, channels + i, device=DEVICE)
+            for i, p in enumerate(pair)
+        ]
+        x = [y[:, :channels] for y in wide]
+        wide = [
+            torch.randn(p[1].numel() - 1, channels + 2 + i, device=DEVICE)
+            for i, p in enumerate(pair)
+        ]
+        addend = [y[:, :channels] for y in wide]
         workspace = make_workspace(x[0], pair[0][3:], pair[1][3:])
         factors = {'alpha': 2 / 3, 'beta': 1 / 3}
         expected = [

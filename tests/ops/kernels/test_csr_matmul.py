@@ -30,8 +30,13 @@ def test_cases():
     assert ' passed' in result.stdout and 'skipped' not in result.stdout, result.stdout
 
 
-@pytest.mark.parametrize(('dtype', 'index'), [('fp32', 'i32'), ('bf16', 'i64')])
-def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatch):
+@pytest.mark.parametrize('dtype', ['fp32', 'bf16'])
+@pytest.mark.parametrize('index', ['i32', 'i64'])
+@pytest.mark.parametrize('num_products', [1, 2])
+@pytest.mark.parametrize('capability', [80, 90])
+def test_compiles_for_a_gpu_that_is_not_there(
+    dtype, index, num_products, capability, tmp_path, monkeypatch
+):
     """The interpreter takes programs that the compiler refuses."""
     triton = pytest.importorskip('triton', reason='Triton is not installed')
     pytest.importorskip('triton.backends.nvidia', reason='Triton is built without CUDA')
@@ -41,15 +46,15 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatc
     from mrdib_pyg.ops.kernels import csr_matmul as kernels
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    # Two products, in tuples.
     indices = ('rowptrs', 'cols', 'firsts', 'lasts', 'owners', 'piece_ptrs', 'cut_rows')
     types = {
-        **dict.fromkeys(indices, (f'*{index}',) * 2),
-        **dict.fromkeys(('xs', 'addends', 'outs'), (f'*{dtype}',) * 2),
-        **dict.fromkeys(('values', 'row_scales', 'col_scales'), ('*fp32',) * 2),
-        **dict.fromkeys(('x_strides', 'addend_strides', 'out_strides'), ('i32',) * 2),
-        'partial_ptr': '*fp32',
-        'counter_ptr': '*i32',
+        **dict.fromkeys(indices, (f'*{index}',) * num_products),
+        **dict.fromkeys(('xs', 'addends', 'outs'), (f'*{dtype}',) * num_products),
+        **dict.fromkeys(('values', 'row_scales', 'col_scales'), ('*fp32',) * num_products),
+        **dict.fromkeys(('x_strides', 'addend_strides', 'out_strides'), ('i32',) * num_products),
+        # Without cut rows the former is the features, the latter indices.
+        'partial_ptr': '*fp32' if num_products == 2 else f'*{dtype}',
+        'counter_ptr': '*i32' if num_products == 2 else f'*{index}',
         'dims': ('i32',),
     }
     constants = {
@@ -69,5 +74,5 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, index, tmp_path, monkeypatc
     }
     constexprs = {(names.index(name),): constants[name] for name in names if name in constants}
     source = ASTSource(kernel, signature, constexprs=constexprs)
-    compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=options)
-    assert compiled.asm['cubin']
+    target = GPUTarget('cuda', capability, 32)
+    assert triton.compile(source, target=target, options=options).asm['cubin']

@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from importlib import import_module
 
 import pytest
@@ -67,6 +68,26 @@ def test_a_second_launch_of_the_same_kind_binds_nothing(launch):
     assert kinds(x, (8, 3), 7, flag=False)[0] == 'bound'
     assert kinds(x, (8, 3), 7, num_warps=2)[0] == 'bound'
     assert kinds(x, (8, 3), 7)[0] == 'direct'
+
+
+def test_the_device_and_the_stream_of_the_tensors(launch, module, monkeypatch):
+    """Another device than the current one, which it is for the launch alone."""
+    kernel, current, streams = Kernel(), [0], []
+
+    @contextmanager
+    def device(index):
+        before, current[0] = current[0], index
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: current[0])
+    monkeypatch.setattr(torch.cuda, 'device', device)
+    monkeypatch.setattr(module, '_device_of', lambda args: 1)
+    monkeypatch.setattr(module, '_stream_of', lambda index: streams.append((index, *current)))
+    for _ in range(3):
+        launch(kernel, (5, 2), (torch.zeros(64), (8, 3), 7), {'FLAG': True}, 1)
+    assert [call[0] for call in kernel.calls] == ['bound', 'direct', 'direct']
+    assert streams == [(1, 1), (1, 1)] and current == [0]
 
 
 def test_hooks_of_a_profiler_are_told(launch, monkeypatch):
