@@ -200,7 +200,7 @@ def blocks(triplets: Triplets, num_items: int) -> Iterator[tuple[slice, slice]]:
     """
     # Blocks are large against the number of items: each adds to the gradients of all of them.
     num_users, num_triplets = triplets.rowptr.numel() - 1, triplets.pos.numel()
-    size = max(_MAX_TRIPLETS, 4 * num_items)
+    size = max(_MAX_TRIPLETS, 2 * num_items)
     if num_triplets <= size or torch.compiler.is_compiling():
         yield slice(0, num_users), slice(0, num_triplets)
         return
