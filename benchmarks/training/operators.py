@@ -40,7 +40,8 @@ class Share(NamedTuple):
 
 def measure_operators(step: Callable[[], Any], count: int = 4) -> dict[str, Share]:
     r"""Returns what each kind of operator takes of a step. *Between operators* is the process time
-    of a step that nothing watches, less that of its operators: Python, autograd, the dispatcher.
+    of a step that nothing watches, less that of its operators, zero at least: Python, autograd, the
+    dispatcher.
 
     Args:
         step (Callable): The training step.
