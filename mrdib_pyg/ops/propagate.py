@@ -7,14 +7,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
-from mrdib_pyg.ops.csr import CSR
+from mrdib_pyg.ops.csr import CSR, Workspace
 
 _WITH_TRITON = importlib.util.find_spec('triton') is not None
 
 # Products of gathered rows that the gradient of the edge weights may hold at a time.
 _MAX_GATHERED = 2**22
-
-Workspace = tuple[Tensor, Tensor]
 
 
 def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops.csr import cut_rows, piece_length
+from mrdib_pyg.ops.csr import Workspace, cut_rows, piece_length
 from mrdib_pyg.ops.kernels.launch import launch
 
 
@@ -138,9 +138,6 @@ def _rows_kernel(
                     out_strides[i], offset, mask, alpha, beta, has_row_scale, has_addend,
                     acc_type,
                 )  # fmt: skip
-
-
-Workspace = tuple[Tensor, Tensor]
 
 
 class _Product(NamedTuple):

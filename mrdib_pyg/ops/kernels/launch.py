@@ -52,38 +52,26 @@ def launch(
     key = (id(kernel), device, num_warps, *constants.values(), *_kinds(args))
     grid = (*grid, 1, 1)[:3]
     compiled = _compiled.get(key)
-    if compiled is None:
-        return _compile(key, kernel, grid, args, constants, num_warps)
-    if _is_watched():
-        compiled.kernel[grid](*args, *compiled.constants)
+    if compiled is not None:
+        if _is_watched():
+            compiled.kernel[grid](*args, *compiled.constants)
+            return
+        compiled.run(
+            *grid, _stream_of(device), compiled.function, compiled.metadata, None, None, None,
+            *args, *compiled.constants,
+        )  # fmt: skip
         return
-    compiled.run(
-        *grid, _stream_of(device), compiled.function, compiled.metadata, None, None, None, *args,
-        *compiled.constants,
-    )  # fmt: skip
-
-
-def _compile(
-    key: Any,
-    kernel: Any,
-    grid: tuple[int, ...],
-    args: tuple[Any, ...],
-    constants: dict[str, Any],
-    num_warps: int,
-) -> None:
     if list(constants) != list(kernel.arg_names[len(args) :]):
         raise ValueError(
             f"'constants' must be {list(kernel.arg_names[len(args) :])} in this order (got "
             f'{list(constants)})'
         )
     # The last is said because Triton's default is about to change. The interpreter returns nothing.
-    compiled = kernel[grid](*args, **constants, num_warps=num_warps, enable_fp_fusion=True)
+    first = kernel[grid](*args, **constants, num_warps=num_warps, enable_fp_fusion=True)
     # On ROCm it also depends on the sizes of tensors, which are not part of the key.
-    if compiled is not None and torch.version.hip is None:
-        _compiled[key] = _Compiled(
-            kernel, compiled, compiled.run, compiled.function, compiled.packed_metadata,
-            tuple(constants.values()),
-        )  # fmt: skip
+    if first is not None and torch.version.hip is None:
+        found = first.run, first.function, first.packed_metadata
+        _compiled[key] = _Compiled(kernel, first, *found, tuple(constants.values()))
 
 
 def _is_watched() -> bool:
