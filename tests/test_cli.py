@@ -10,7 +10,7 @@ import torch
 from mrdib_pyg import __version__
 from mrdib_pyg.cli import main
 from mrdib_pyg.commands import COMMANDS
-from mrdib_pyg.commands.run_folder import absolute
+from mrdib_pyg.commands.arguments import absolute
 from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.training import load_checkpoint, load_model
@@ -234,7 +234,7 @@ def test_interrupt(capsys, tmp_path, dataset, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('mrdib_pyg.training.run', interrupt)
+    monkeypatch.setattr('mrdib_pyg.training._run', interrupt)
     argv = ['train', '--dataset', dataset, '--out', tmp_path / 'run', *TRAIN]
     refused(capsys, argv, 'stopped; continue with --resume', code=1)
 

@@ -20,7 +20,7 @@ from benchmarks.quality.planted import CONTENT
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.pid import measure
-from mrdib_pyg.pid.measure import measure_sources
+from mrdib_pyg.pid._measure import measure_sources
 from mrdib_pyg.pid.planted_truth import PlantedGenerator
 from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
 

@@ -30,7 +30,7 @@ from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
 from mrdib_pyg.training import LossWeights, fit, provenance, seed_everything, write_atomic
-from mrdib_pyg.training.weights import MRDIB_TERMS
+from mrdib_pyg.training.step import MRDIB_TERMS
 
 JSON = RESULTS / 'term_gradients.json'
 OWN = 'own'  # the terms that the model has without MRdIB, together

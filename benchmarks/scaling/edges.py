@@ -37,7 +37,7 @@ from benchmarks.ops.pid_loss import total_of
 from benchmarks.part import Part, main
 from benchmarks.timer import make_clock, summarize
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss, propagate_mean
-from mrdib_pyg.ops.bpr_terms import Triplets, blocks, users_by_item
+from mrdib_pyg.ops._pid_loss import Triplets, blocks, users_by_item
 
 CHANNELS = 64
 NUM_LAYERS = 3

@@ -19,8 +19,7 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
 from mrdib_pyg.ops import encode_edges, sample_negatives
 from mrdib_pyg.training import LossWeights, fit, seed_everything
-from mrdib_pyg.training.make_train_step import make_train_step
-from mrdib_pyg.training.train_step import make_adam
+from mrdib_pyg.training.step import make_adam, make_train_step
 
 BATCH_SIZE = 2_048
 #: The settings of each model, for this package's and for the common implementation alike.

@@ -2,8 +2,7 @@
 
 import argparse
 
-from mrdib_pyg.commands.arguments import Add
-from mrdib_pyg.commands.describe import describe
+from mrdib_pyg.commands.arguments import Add, describe
 
 
 def add_arguments(add: Add) -> None:

@@ -3,8 +3,7 @@
 import argparse
 import json
 
-from mrdib_pyg.commands.arguments import Add, integers
-from mrdib_pyg.commands.run_folder import add_run_arguments, load_run, table
+from mrdib_pyg.commands.arguments import Add, add_run_arguments, integers, load_run, table
 
 
 def add_arguments(add: Add) -> None:

@@ -6,8 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import import_from_here, read_device
+from mrdib_pyg.commands.arguments import Add, Usage, import_from_here, read_device
 
 
 def add_arguments(add: Add) -> None:
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
     import_from_here()
 
-    from mrdib_pyg.training.experiment import (
+    from mrdib_pyg.experiment import (
         Records,
         check_data,
         load_experiment,

@@ -3,9 +3,7 @@
 import argparse
 import json
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.ids import read_id
-from mrdib_pyg.commands.run_folder import add_run_arguments, load_ids, load_run
+from mrdib_pyg.commands.arguments import Add, Usage, add_run_arguments, load_ids, load_run, read_id
 
 
 def add_arguments(add: Add) -> None:

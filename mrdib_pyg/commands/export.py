@@ -4,8 +4,14 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import add_run_arguments, find_dataset, load_ids, load_run
+from mrdib_pyg.commands.arguments import (
+    Add,
+    Usage,
+    add_run_arguments,
+    find_dataset,
+    load_ids,
+    load_run,
+)
 
 
 def add_arguments(add: Add) -> None:

@@ -4,8 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import add_run_arguments, load_run
+from mrdib_pyg.commands.arguments import Add, Usage, add_run_arguments, load_run
 
 
 def add_arguments(add: Add) -> None:

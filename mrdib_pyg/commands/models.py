@@ -5,9 +5,7 @@ import inspect
 import json
 from typing import Any
 
-from mrdib_pyg.commands.arguments import Add
-from mrdib_pyg.commands.describe import describe
-from mrdib_pyg.commands.run_folder import find_class
+from mrdib_pyg.commands.arguments import Add, describe, find_class
 
 
 def add_arguments(add: Add) -> None:

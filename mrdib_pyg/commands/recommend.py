@@ -5,9 +5,15 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.ids import read_id_file, read_ids
-from mrdib_pyg.commands.run_folder import add_run_arguments, load_ids, load_run
+from mrdib_pyg.commands.arguments import (
+    Add,
+    Usage,
+    add_run_arguments,
+    load_ids,
+    load_run,
+    read_id_file,
+    read_ids,
+)
 
 
 def add_arguments(add: Add) -> None:
@@ -60,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from mrdib_pyg.serving import known_pairs, recommend, save_recommendations
-    from mrdib_pyg.serving.save_recommendations import write_text
+    from mrdib_pyg.serving.recommendations import write_text
 
     allow, deny = (None if ids is None else torch.tensor(ids) for ids in lists)
     blocks = recommend(
@@ -85,7 +91,7 @@ def _format(args: argparse.Namespace) -> str:
     if not out.parent.is_dir() or (out.exists() and not out.is_file()):
         raise Usage(f"--out '{args.out}' must be a file in a folder that exists")
 
-    from mrdib_pyg.serving.save_recommendations import format_of
+    from mrdib_pyg.serving.recommendations import format_of
 
     format = format_of(out)
     if format == 'parquet' and importlib.util.find_spec('pyarrow') is None:

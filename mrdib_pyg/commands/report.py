@@ -2,8 +2,7 @@
 
 import argparse
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import find_class
+from mrdib_pyg.commands.arguments import Add, Usage, find_class
 
 
 def add_arguments(add: Add) -> None:

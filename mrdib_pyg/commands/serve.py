@@ -8,8 +8,7 @@ import signal
 import socket
 from typing import Any
 
-from mrdib_pyg.commands.arguments import Add, Usage
-from mrdib_pyg.commands.run_folder import add_run_arguments, load_ids, load_run
+from mrdib_pyg.commands.arguments import Add, Usage, add_run_arguments, load_ids, load_run
 
 
 def add_arguments(add: Add) -> None:

@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mrdib_pyg.commands.arguments import Add, Usage, number, pairs, value
-from mrdib_pyg.commands.run_folder import (
+from mrdib_pyg.commands.arguments import (
+    Add,
+    Usage,
     absolute,
     find_class,
     new_run_folder,
+    number,
+    pairs,
     read_device,
     table,
+    value,
 )
 
 DEFAULT_WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}

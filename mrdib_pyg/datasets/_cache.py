@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch_geometric.data import Data, HeteroData
 
-from mrdib_pyg.datasets._write import replacing
+from mrdib_pyg.files import replacing
 
 #: Part of the name of a file: what another release wrote is not looked at.
 VERSION = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mrdib_pyg.datasets._read import read_array
-from mrdib_pyg.datasets._write import write_array
+from mrdib_pyg.files import write_array
 
 _KEY = 16  # bytes
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mrdib_pyg.datasets._write import replacing
+from mrdib_pyg.files import replacing
 
 #: The files of a data folder, and the columns of their index.
 FILES = {'user': ('user_ids.csv', 'userID'), 'item': ('item_ids.csv', 'itemID')}

@@ -5,8 +5,8 @@ import torch
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets._read import COLUMNS, TIME
-from mrdib_pyg.datasets._write import write_array, write_table
 from mrdib_pyg.datasets.folder import SPLITS
+from mrdib_pyg.files import write_array, write_table
 
 
 def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:

@@ -1,3 +1,5 @@
+"""What every evaluation shares: whose edges count, and the embeddings that are ranked."""
+
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
@@ -13,15 +15,72 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
-from mrdib_pyg.evaluation.protocol import (
-    catalogue_size,
-    check_k,
-    embed,
-    held_out_edges,
-    labels,
-    train_edges,
-)
+from mrdib_pyg.interactions import catalogue_size, held_out_edges, labels, train_edges
 from mrdib_pyg.ops import masked_topk
+
+
+def check_k(k: int | Iterable[int], num_items: int) -> list[int]:
+    """Returns the cut-offs ``k`` as a list, each an integer in ``1..num_items``."""
+    ks = list(k) if isinstance(k, Iterable) else [k]
+    if len(ks) == 0:
+        raise ValueError("'k' is empty: name at least one cut-off, e.g. k=(5, 10, 20)")
+    for value in ks:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"'k' must hold integers, got {value!r} of type {type(value).__name__}")
+        if not 1 <= value <= num_items:
+            raise ValueError(
+                f"'k' must lie between 1 and the number of items ({num_items}), got {value}: "
+                f'leave this cut-off out'
+            )
+    return ks
+
+
+@torch.no_grad()
+def embed(model: Any, data: HeteroData, node_type: str = 'item') -> tuple[Tensor, Tensor]:
+    """Returns the user and item embeddings of ``model`` in evaluation mode, checked, as floats."""
+    if not callable(getattr(model, 'embed', None)):
+        raise TypeError(
+            f"'model' ({type(model).__name__}) has no method embed(): give it one that returns an "
+            f"object with the attributes 'user' and 'item', the embeddings that are ranked"
+        )
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    modes = [module.training for module in modules]
+    if any(modes):  # An evaluation model is left alone, so that embeddings it caches survive.
+        model.eval()
+    try:
+        out = model.embed()
+    finally:
+        if any(modes):
+            model.train()  # First as a whole, so that a cache of embeddings is dropped.
+            for module, mode in zip(modules, modes):
+                module.training = mode
+
+    embeddings = []
+    for name, size in zip(('user', 'item'), catalogue_size(data, node_type)):
+        x = getattr(out, name, None)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"'model.embed()' must return an object with a tensor '{name}'")
+        if x.dim() != 2 or x.size(0) != size:
+            raise ValueError(
+                f"'model.embed().{name}' must have shape [{size}, channels], got {list(x.shape)}: "
+                f'was the model built for this data?'
+            )
+        if not x.sum().isfinite():  # Cheap; which rows it was is asked only if needed.
+            _raise_if_not_finite(name, x)
+        # Low-precision scores would reorder close items.
+        embeddings.append(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
+    return embeddings[0], embeddings[1]
+
+
+def _raise_if_not_finite(name: str, x: Tensor) -> None:
+    invalid = ~x.isfinite().all(dim=1)
+    if invalid.any():  # Otherwise only the sum was too large.
+        raise ValueError(
+            f"'model.embed().{name}' has NaN or infinite entries in {int(invalid.sum())} of "
+            f'{x.size(0)} rows (first: {name} {int(invalid.nonzero()[0])}), so its scores cannot '
+            f'be ranked: check the training loss, or lower the learning rate'
+        )
+
 
 METRICS = {
     'recall': LinkPredRecall,

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.evaluation.protocol import catalogue_size, check_k, embed, has_train_edge, labels
+from mrdib_pyg.evaluation.full_ranking import check_k, embed
+from mrdib_pyg.interactions import catalogue_size, has_train_edge, labels
 
 
 def evaluate_sampled(

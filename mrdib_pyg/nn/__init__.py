@@ -1,9 +1,8 @@
-from mrdib_pyg.nn.attach import attach, capture, detach
+from mrdib_pyg.nn._attach import attach, capture, detach
 from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck, product_of_experts
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
-from mrdib_pyg.nn.conv import ModalityConv
-from mrdib_pyg.nn.mrdib import MRdIB
-from mrdib_pyg.nn.pid_terms import PIDTerms
+from mrdib_pyg.nn.modality_conv import ModalityConv
+from mrdib_pyg.nn.mrdib import MRdIB, PIDTerms
 
 __all__ = [
     'CodeNoise',

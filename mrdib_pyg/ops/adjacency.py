@@ -1,12 +1,326 @@
+"""Indices of rows in sorted order, and where each row begins among them."""
+
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
-from torch_geometric.typing import Adj
+from torch_geometric import EdgeIndex
+from torch_geometric.index import index2ptr
+from torch_geometric.typing import Adj, SparseTensor
 
-from mrdib_pyg.ops.coo import to_coo
-from mrdib_pyg.ops.csr import CSR
-from mrdib_pyg.ops.sorted_index import to_rowptr
+# The most indices that NumPy sorts faster than torch.
+_MAX_RADIX = 2**16
+
+
+def bound(index: Tensor, num_rows: int) -> Tensor:
+    r"""Replaces indices that are out of range by the first that is."""
+    return index.clamp(-1, num_rows).remainder_(num_rows + 1)
+
+
+def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    r"""Sorts indices of rows; returns them and their former places. Equal ones keep their order."""
+    is_small = index.numel() <= _MAX_RADIX and num_rows < 2**32
+    if index.device.type != 'cpu' or torch.compiler.is_compiling() or not is_small:
+        out, perm = (index.int() if num_rows < 2**31 else index).sort(stable=True)
+        return out.to(index.dtype), perm
+    # Branches that cannot be predicted make short sorts slow. NumPy sorts 16-bit integers by
+    # radix, which has none: five times faster for the batch of a training step.
+    perm = torch.from_numpy(np.argsort(index.numpy().astype(np.uint16), kind='stable'))
+    if num_rows >= 2**16:  # Also to tell the first that is out of range.
+        high = (index >> 16).index_select(0, perm)
+        order = torch.from_numpy(np.argsort(high.numpy().astype(np.uint16), kind='stable'))
+        perm = perm.index_select(0, order)
+    return index.index_select(0, perm), perm
+
+
+def to_rowptr(index: Tensor, num_rows: int) -> Tensor:
+    r"""Returns where each row begins among sorted indices, ``[num_rows + 1]``, in their type."""
+    if index.device.type == 'cpu' and not torch.compiler.is_compiling():
+        return index2ptr(index, num_rows)
+    # Not confused by an index out of range, which is not looked for on an accelerator.
+    first = torch.arange(num_rows + 1, dtype=index.dtype, device=index.device)
+    return torch.searchsorted(index, first, out_int32=index.dtype == torch.int32)
+
+
+def to_coo(
+    adj: Adj,
+    edge_weight: Tensor | None = None,
+    num_nodes: int | tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int], bool]:
+    r"""Reads any PyG adjacency.
+
+    Args:
+        adj (Tensor, EdgeIndex or SparseTensor): Edge indices, or a sparse matrix.
+        edge_weight (Tensor, optional): The weight of each edge, only with edge indices.
+            (default: :obj:`None`)
+        num_nodes (int or tuple[int, int], optional): The number of nodes, or the numbers of rows
+            and columns of a bipartite matrix. (default: :obj:`None`)
+
+    Returns:
+        tuple: Row and column of each entry, of the integer type they came in; the weights, or
+        :obj:`None` for ones; the size; and whether rows and columns are different kinds of nodes.
+
+    Raises:
+        TypeError: If :obj:`adj` or the indices are of an unsupported type.
+        ValueError: If shapes, ids, sizes or weights are inconsistent.
+    """
+    size: tuple[int | None, int | None] = (None, None)
+    value: Tensor | None = None
+    is_matrix = True
+    if isinstance(adj, EdgeIndex):
+        size, is_matrix = adj.sparse_size(), False
+        index = adj.as_tensor()
+    elif isinstance(adj, SparseTensor):
+        row, col, value = adj.coo()
+        index, size = torch.stack([row, col]), (adj.size(0), adj.size(1))
+    elif not isinstance(adj, Tensor):
+        raise TypeError(
+            f"'adj' must be an edge_index, EdgeIndex, sparse tensor or SparseTensor (got "
+            f'{type(adj).__name__})'
+        )
+    elif adj.layout == torch.strided:
+        index, is_matrix = adj, False
+    elif adj.layout in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc) and adj.dim() == 2:
+        coo = adj.to_sparse_coo().coalesce()
+        index, value, size = coo.indices(), coo.values(), (adj.size(0), adj.size(1))
+    else:
+        raise TypeError(
+            f"'adj' must be a matrix in COO, CSR or CSC layout if sparse (got {adj.dim()} "
+            f'dimensions in {adj.layout})'
+        )
+
+    if index.dim() != 2 or index.size(0) != 2:
+        raise ValueError(
+            f"'adj' must have the shape [2, num_edges] if given as edge_index (got "
+            f'{list(index.shape)})'
+        )
+    if index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"'adj' must hold integer ids if given as edge_index (got {index.dtype}); call .long()"
+        )
+    if is_matrix and edge_weight is not None:
+        raise ValueError("'edge_weight' goes with an edge_index; a sparse matrix has its own")
+    weight = _check_weight(edge_weight if value is None else value, index.size(1))
+    rows_cols, bipartite = _check_size(size, num_nodes)
+    for name, ids, bound in (('row', index[0], rows_cols[0]), ('column', index[1], rows_cols[1])):
+        if ids.numel() > 0 and (int(ids.min()) < 0 or int(ids.max()) >= bound):
+            raise ValueError(
+                f"'adj' has {name} ids from {int(ids.min())} to {int(ids.max())}, but 'num_nodes' "
+                f'allows 0 to {bound - 1}'
+            )
+    return index[0], index[1], weight, rows_cols, bipartite
+
+
+def _check_weight(weight: Tensor | None, num_edges: int) -> Tensor | None:
+    if weight is None:
+        return None
+    if weight.dim() == 2 and weight.size(1) == 1:
+        weight = weight.view(-1)
+    if weight.shape != (num_edges,):
+        raise ValueError(
+            f"'edge_weight' must have one value for each of the {num_edges} edges (got the "
+            f'shape {list(weight.shape)})'
+        )
+    if not weight.is_floating_point() or weight.element_size() < 4:
+        weight = weight.float()
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("'edge_weight' must be finite (got NaN or infinity)")
+    return weight
+
+
+def _check_size(
+    size: tuple[int | None, int | None], num_nodes: int | tuple[int, int] | None
+) -> tuple[tuple[int, int], bool]:
+    bipartite = isinstance(num_nodes, (tuple, list))
+    if num_nodes is not None:
+        given = num_nodes if isinstance(num_nodes, (tuple, list)) else (num_nodes, num_nodes)
+        if len(given) != 2 or any(not isinstance(n, int) or n < 0 for n in given):
+            raise ValueError(
+                f"'num_nodes' must be an integer or a pair (rows, columns) (got {num_nodes!r})"
+            )
+        rows, cols = given
+    elif size[0] is None or size[1] is None:
+        raise ValueError(
+            "'num_nodes' is needed with an edge_index, where isolated nodes cannot be seen; pass "
+            'the number of nodes, or (rows, columns) for a bipartite graph'
+        )
+    else:
+        rows, cols = size[0], size[1]
+        bipartite = rows != cols
+    for n, known in zip((rows, cols), size):
+        if known is not None and n != known:
+            raise ValueError(
+                f"'num_nodes' ({rows}, {cols}) does not match the size {tuple(size)} of 'adj'"
+            )
+    return (rows, cols), bipartite
+
+
+# The entries of a matrix up to which it is small: what counts then is the longest row.
+_MAX_SMALL = 2**20
+
+# Up to so many entries `embedding_bag` is given int64 indices: over those it is 5 to 10 % faster in
+# single precision, until the time goes into reading features from memory.
+_MAX_LONG = 2**21
+
+#: The sums of pieces of rows on CUDA, and counters of how many of a row there are.
+Workspace = tuple[Tensor, Tensor]
+
+
+class CSR:
+    r"""The arrays of a sparse matrix in CSR format, and what is derived from them once.
+
+    The rows of a graph of interactions follow a power law, and one program of a CUDA kernel cannot
+    be left alone with the longest: on CUDA, :attr:`pieces` cuts them (see :func:`cut_rows`).
+
+    Args:
+        rowptr (Tensor): The start of each row, and the end of the last.
+        col (Tensor): The column of each entry, in the data type of :obj:`rowptr`.
+        value (Tensor): The value of each entry.
+        pieces (tuple[Tensor, ...], optional): The cut rows, if known. (default: :obj:`None`)
+
+    Shapes:
+        - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
+          :math:`(\textrm{nnz})`
+    """
+
+    def __init__(
+        self,
+        rowptr: Tensor,
+        col: Tensor,
+        value: Tensor,
+        pieces: tuple[Tensor, ...] | None = None,
+    ):
+        self.rowptr = rowptr
+        self.col = col
+        self.value = value
+        if pieces is None:
+            pieces = cut_rows(rowptr, piece_length(col.numel())) if rowptr.is_cuda else ()
+        self.pieces: tuple[Tensor, ...] = pieces
+        self._cast: dict[torch.dtype, Tensor] = {}
+        self._long: tuple[Tensor, Tensor] | None = None
+
+    def indices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        r"""Returns the row pointers and columns in the integer type that is the fastest on CPU for
+        features of a data type.
+        """
+        if dtype.itemsize < 4 or self.col.numel() > _MAX_LONG:
+            return self.rowptr, self.col
+        if self._long is None:
+            if torch.compiler.is_compiling():
+                return self.rowptr, self.col
+            self._long = self.rowptr.long(), self.col.long()
+        return self._long
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        r"""Returns :attr:`value` in another data type; cast once, unless it needs a gradient."""
+        if dtype == self.value.dtype:
+            return self.value
+        if dtype in self._cast:
+            return self._cast[dtype]
+        value = self.value.to(dtype)
+        if not value.requires_grad and not torch.compiler.is_compiling():
+            self._cast[dtype] = value
+        return value
+
+    def to(self, *args: Any, **kwargs: Any) -> 'CSR':
+        r"""Moves or casts; takes the arguments of :meth:`torch.Tensor.to`. A data type applies to
+        :attr:`value` alone.
+        """
+        value = self.value.to(*args, **kwargs)
+        device = value.device
+        if value is self.value:
+            return self
+        pieces = self.pieces if device == self.value.device else None
+        return CSR(self.rowptr.to(device), self.col.to(device), value, pieces)
+
+    def select(self, rows: Tensor) -> 'CSR':
+        r"""Returns the matrix of the rows with the given ids, in their order."""
+        start = self.rowptr.index_select(0, rows)
+        count = self.rowptr.index_select(0, rows + 1) - start
+        rowptr = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=count.dtype)])
+        shift = torch.repeat_interleave(start - rowptr[:-1], count)
+        entry = torch.arange(shift.numel(), dtype=shift.dtype, device=shift.device) + shift
+        return CSR(rowptr, self.col.index_select(0, entry), self.value.index_select(0, entry))
+
+    def t(self, num_cols: int, row: Tensor | None = None) -> 'CSR':
+        r"""Returns the transposed matrix, whose rows list their columns in increasing order if
+        those of this one do.
+
+        Args:
+            num_cols (int): The number of columns of this matrix.
+            row (Tensor, optional): The row of each entry, if known. (default: :obj:`None`)
+        """
+        if _takes_scipy(self.value):
+            return self._t_by_scipy(num_cols)
+        row = self.row() if row is None else row
+        col_sorted, perm = sort_stable(self.col, num_cols)
+        rowptr_t = to_rowptr(col_sorted, num_cols)
+        del col_sorted  # Each of these is as large as the graph.
+        # Not by `[]`, which is slower on CPU.
+        return CSR(rowptr_t, row.index_select(0, perm), self.value.index_select(0, perm))
+
+    def _t_by_scipy(self, num_cols: int) -> 'CSR':
+        # By counting, in less time than sorting takes.
+        arrays = tuple(x.numpy() for x in (self.value, self.col, self.rowptr))
+        csc = csr_array(arrays, shape=(self.rowptr.numel() - 1, num_cols)).tocsc()
+        # It chooses the type of indices itself.
+        rowptr, col = (torch.from_numpy(x).to(self.col.dtype) for x in (csc.indptr, csc.indices))
+        return CSR(rowptr, col, torch.from_numpy(csc.data))
+
+    def row(self) -> Tensor:
+        r"""Returns the row of each entry."""
+        return torch.repeat_interleave(self.rowptr.diff())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Only leaves of the autograd graph can be copied or pickled.
+        return {**self.__dict__, '_cast': {}, '_long': None, 'value': self.value.detach()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.rowptr.is_cuda:  # Another version may have cut the rows at another length.
+            self.pieces = cut_rows(self.rowptr, piece_length(self.col.numel()))
+
+
+def _takes_scipy(value: Tensor) -> bool:
+    is_plain = value.device.type == 'cpu' and not torch.compiler.is_compiling()
+    return is_plain and value.dtype in (torch.float32, torch.float64) and not value.requires_grad
+
+
+def piece_length(num_entries: int) -> int:
+    r"""Returns the most entries of a row that one program of the CUDA kernel sums; longer rows are
+    cut. With short pieces the longest rows are done sooner, with long ones fewer sums are added up.
+
+    Args:
+        num_entries (int): The number of entries of the matrix.
+    """
+    return 128 if num_entries < _MAX_SMALL else 512
+
+
+def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""Cuts the rows of more than :obj:`length` entries into pieces.
+
+    Args:
+        rowptr (Tensor): The start of each row, and the end of the last.
+        length (int): The most entries of a piece, see :func:`piece_length`.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the
+        pieces of each begin in the three lists that follow, and where those of the last end; the
+        first entry of each piece; the end of each piece; which of the cut rows it is a piece of.
+        All in the data type of :obj:`rowptr`.
+    """
+    row = (rowptr.diff() > length).nonzero().view(-1)
+    start, end = rowptr[row], rowptr[row + 1]
+    count = (end - start + length - 1).div(length, rounding_mode='floor')
+    piece_ptr = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=count.dtype)])
+    owner = torch.repeat_interleave(count).to(rowptr.dtype)
+    position = torch.arange(owner.numel(), dtype=rowptr.dtype, device=rowptr.device)
+    first = start[owner] + (position - piece_ptr[owner]) * length
+    last = torch.minimum(first + length, end[owner])
+    return row.to(rowptr.dtype), piece_ptr, first, last, owner
+
 
 _INT32_END = 2**31
 

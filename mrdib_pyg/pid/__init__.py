@@ -1,12 +1,10 @@
 r"""Partial information decomposition: of tables, of Gaussians, and of trained recommenders."""
 
-from mrdib_pyg.pid.discrete import decompose, decompose_pairs
-from mrdib_pyg.pid.explainer import Explainer, explain
-from mrdib_pyg.pid.explanation import Explanation
+from mrdib_pyg.pid._decompose import PID, decompose, decompose_pairs
+from mrdib_pyg.pid._explain import Explainer, Explanation, explain
+from mrdib_pyg.pid._measure import measure
 from mrdib_pyg.pid.gaussian import gaussian_pid
-from mrdib_pyg.pid.measure import measure
 from mrdib_pyg.pid.measurement import Atoms, Estimate, Measurement, PairPID, Part
-from mrdib_pyg.pid.pid import PID
 
 __all__ = [
     'Atoms',

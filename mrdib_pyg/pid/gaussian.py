@@ -3,8 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from mrdib_pyg.pid.discrete import BASES, check_base
-from mrdib_pyg.pid.pid import PID
+from mrdib_pyg.pid._decompose import BASES, PID, check_base
 
 # Relative to the variance: asymmetry and negative eigenvalues that rounding explains, directions
 # that count as constant, and what must be left of the target for its information to be finite.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrdib_pyg.datasets import Planted
-from mrdib_pyg.pid.atoms import atoms
+from mrdib_pyg.pid._decompose import atoms
 
 KINDS = ('v', 't', 'r', 's')
 #: The kinds of bits that tell of the target in each modality; a factor of a product tells nothing.

@@ -1,10 +1,8 @@
+from mrdib_pyg.interactions import known_pairs
 from mrdib_pyg.serving.app import make_app
-from mrdib_pyg.serving.export import Export, export, load_export
-from mrdib_pyg.serving.export_ogb import export_ogb
+from mrdib_pyg.serving.exports import Export, export, export_ogb, load_export
 from mrdib_pyg.serving.index import Index
-from mrdib_pyg.serving.known_pairs import known_pairs
-from mrdib_pyg.serving.recommend import Recommendations, recommend
-from mrdib_pyg.serving.save_recommendations import save_recommendations
+from mrdib_pyg.serving.recommendations import Recommendations, recommend, save_recommendations
 from mrdib_pyg.serving.service import Service
 
 __all__ = [

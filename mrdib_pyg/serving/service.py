@@ -6,11 +6,11 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.interactions import UserItems
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.pid import Explainer
 from mrdib_pyg.serving.index import Index
-from mrdib_pyg.serving.recommend import restrict_pairs, select_items
-from mrdib_pyg.serving.user_items import UserItems
+from mrdib_pyg.serving.recommendations import restrict_pairs, select_items
 
 Id = str | int
 

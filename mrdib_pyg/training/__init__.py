@@ -1,17 +1,15 @@
-from mrdib_pyg.training.atomic import atomic_file, atomic_folder, write_atomic
+from mrdib_pyg.files import atomic_file, atomic_folder, write_atomic
+from mrdib_pyg.training._fit import FitResult, fit, seed_everything
+from mrdib_pyg.training._freed_memory import keep_freed_memory
+from mrdib_pyg.training._run import provenance, run
 from mrdib_pyg.training.checkpoint import (
     CheckpointError,
+    History,
     load_checkpoint,
+    load_model,
     save_checkpoint,
 )
-from mrdib_pyg.training.fit import FitResult, fit
-from mrdib_pyg.training.freed_memory import keep_freed_memory
-from mrdib_pyg.training.history import History
-from mrdib_pyg.training.load import load_model
-from mrdib_pyg.training.provenance import provenance
-from mrdib_pyg.training.run import run
-from mrdib_pyg.training.seed import seed_everything
-from mrdib_pyg.training.weights import LossWeights
+from mrdib_pyg.training.step import LossWeights
 
 __all__ = [
     'CheckpointError',

@@ -81,7 +81,7 @@ def test_factors_have_the_strides_and_values_they_had():
 
 
 def test_chunks_that_share_a_buffer_and_parameters_that_change(monkeypatch):
-    monkeypatch.setattr(sys.modules['mrdib_pyg.ops.linear_rows'], '_MAX_GATHERED', 12)
+    monkeypatch.setattr(sys.modules['mrdib_pyg.ops.rows'], '_MAX_GATHERED', 12)
     x, rows = torch.randn(9, 6), torch.tensor([8, 1, 3, 3, 5])
     weight = nn.Parameter(torch.randn(4, 6))
     optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)

@@ -1,8 +1,7 @@
 import pandas as pd
 import pytest
 
-from mrdib_pyg.commands.arguments import Usage
-from mrdib_pyg.commands.ids import read_id, read_id_file, read_ids
+from mrdib_pyg.commands.arguments import Usage, read_id, read_id_file, read_ids
 from mrdib_pyg.datasets import IdMap, prepare_table
 from mrdib_pyg.datasets._item_features import read_order
 

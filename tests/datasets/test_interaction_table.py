@@ -7,9 +7,7 @@ import pytest
 import torch
 from tables import CSV, NAMES, VECTORS, csv, frame
 
-from mrdib_pyg.datasets import (
-    InteractionTable,
-)
+from mrdib_pyg.datasets import InteractionTable
 
 
 def test_interaction_table(tmp_path):

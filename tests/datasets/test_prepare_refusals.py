@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from tables import CSV, HEADER, NAMES, csv, refuse
 
-from mrdib_pyg.datasets import (
-    IdMap,
-    _chunks,
-    prepare_table,
-)
+from mrdib_pyg.datasets import IdMap, _chunks, prepare_table
 
 
 def test_refused_settings(tmp_path):

@@ -7,13 +7,7 @@ import pandas as pd
 import pytest
 from tables import CSV, NAMES, ROWS, csv, frame, load, read_back
 
-from mrdib_pyg.datasets import (
-    IdMap,
-    PrepareReport,
-    _chunks,
-    prepare_table,
-    random_split,
-)
+from mrdib_pyg.datasets import IdMap, PrepareReport, _chunks, prepare_table, random_split
 
 
 def test_prepare_table(tmp_path):

@@ -4,10 +4,7 @@ import pytest
 import torch
 from tables import NAMES, VECTORS, csv, load
 
-from mrdib_pyg.datasets import (
-    IdMap,
-    prepare_table,
-)
+from mrdib_pyg.datasets import IdMap, prepare_table
 
 
 def features(kind, folder):

@@ -3,11 +3,7 @@ import pandas as pd
 import pytest
 from tables import NAMES, read_back
 
-from mrdib_pyg.datasets import (
-    PrepareReport,
-    _chunks,
-    prepare_table,
-)
+from mrdib_pyg.datasets import PrepareReport, _chunks, prepare_table
 from mrdib_pyg.datasets._time_reader import TimeReader
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tables import NAMES, csv, load
 
-from mrdib_pyg.datasets import IdMap, _take_place, prepare_table
+from mrdib_pyg import files as _take_place
+from mrdib_pyg.datasets import IdMap, prepare_table
 
 
 def test_the_folder_is_replaced_only_if_asked(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch_geometric.typing
 
 from mrdib_pyg.datasets import Planted, write_folder
-from mrdib_pyg.training.experiment import load_experiment
+from mrdib_pyg.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ['--epochs', '2', '--num_users', '100']

@@ -18,8 +18,8 @@ from reader import Reader  # noqa: E402
 from run_readers import RUN_READERS  # noqa: E402
 from spoil import inside_gzip, inside_json, inside_safetensors, inside_zip  # noqa: E402
 
-from mrdib_pyg.commands.ids import read_id_file  # noqa: E402
-from mrdib_pyg.datasets import (  # noqa: E402
+from mrdib_pyg.commands.arguments import read_id_file  # noqa: E402
+from mrdib_pyg.datasets import (
     IdMap,
     InteractionFolder,
     PrepareReport,

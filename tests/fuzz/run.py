@@ -23,7 +23,7 @@ from readers import READERS  # noqa: E402
 
 from benchmarks import schema  # noqa: E402
 from mrdib_pyg.training import write_atomic  # noqa: E402
-from mrdib_pyg.training.provenance import provenance  # noqa: E402
+from mrdib_pyg.training._run import provenance  # noqa: E402
 
 #: Packages that read files, or make the inputs.
 PACKAGES = ('hypothesis', 'pandas', 'pyarrow', 'safetensors', 'faiss-cpu')

@@ -19,18 +19,21 @@ from spoil import (
     inside_zip,
 )
 
-from mrdib_pyg.commands.run_folder import find_dataset
+from mrdib_pyg.commands.arguments import find_dataset
 from mrdib_pyg.datasets import IdMap, Planted, data_hash
+from mrdib_pyg.experiment import Records, load_experiment
 from mrdib_pyg.nn.models import VBPR
 from mrdib_pyg.report import charts, load_run_folder
-from mrdib_pyg.report.curves_section import curves_section
 from mrdib_pyg.report.decomposition_section import decomposition_section
-from mrdib_pyg.report.groups import group_runs
-from mrdib_pyg.report.results_section import headlines, results_section
-from mrdib_pyg.report.settings_section import settings_section
+from mrdib_pyg.report.results_section import (
+    curves_section,
+    headlines,
+    results_section,
+    settings_section,
+)
+from mrdib_pyg.report.runs import group_runs
 from mrdib_pyg.serving import Index, export, load_export
 from mrdib_pyg.training import fit, load_checkpoint, load_model, save_checkpoint
-from mrdib_pyg.training.experiment import Records, load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Planted(num_users=6, num_items=5, num_interactions=5)[0]
@@ -104,7 +107,7 @@ def make_records(folder):
 
 
 def record(suffix):
-    from mrdib_pyg.training.experiment import job_id
+    from mrdib_pyg.experiment import job_id
 
     return f'runs/{job_id(JOB)}{suffix}'
 

@@ -7,7 +7,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from mrdib_pyg.nn import Posterior, VariationalBottleneck, product_of_experts
 from mrdib_pyg.nn.bottleneck import MAX_LOGSTD, MIN_LOGSTD, EncodedPosterior
-from mrdib_pyg.nn.codes import encode
+from mrdib_pyg.nn.mrdib import encode
 
 
 def random_posterior(num_rows=6, channels=4, dtype=torch.float64):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-import mrdib_pyg.nn.critic_rows as module
-from mrdib_pyg.nn.critic_rows import critic_rows
+import mrdib_pyg.nn.mrdib as module
+from mrdib_pyg.nn.mrdib import critic_rows
 
 
 @pytest.fixture(params=[False, True], ids=['eager', 'static'])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mrdib_pyg.nn.gaussian_rows import (
+from mrdib_pyg.nn.bottleneck import (
     encode_rows,
     encode_rows_reference,
     kl_of_rows,

@@ -11,7 +11,7 @@ from torch_geometric.testing import withCUDA
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate
-from mrdib_pyg.ops.csr import cut_rows
+from mrdib_pyg.ops.adjacency import cut_rows
 
 withSparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="'torch-sparse' is not installed")
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mrdib_pyg.ops import contrastive_loss
 
-contrastive_loss_module = sys.modules['mrdib_pyg.ops.contrastive_loss']
+contrastive_loss_module = sys.modules['mrdib_pyg.ops._contrastive_loss']
 
 
 def example(dtype=torch.float64):

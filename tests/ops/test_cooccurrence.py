@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch_geometric.testing import withCUDA
 
-from mrdib_pyg.ops import cooccurrence, cooccurrence_graph
+from mrdib_pyg.ops import cooccurrence_graph
+from mrdib_pyg.ops import item_graphs as cooccurrence
 
 TOY = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [0, 1, 2, 1, 0, 2, 3]])
 OTHER = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 2, 0, 1, 3, 2, 4, 4]])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mrdib_pyg.ops import edge_cosine
 
 # The function hides the module of the same name.
-edge_cosine_module = sys.modules['mrdib_pyg.ops.edge_cosine']
+edge_cosine_module = sys.modules['mrdib_pyg.ops.item_graphs']
 
 
 def test_against_all_pairs(monkeypatch):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch_geometric.testing import withCUDA
 
-from mrdib_pyg.ops import NormalizedAdjacency, knn, knn_graph
-from mrdib_pyg.ops.topk import stable_topk
+from mrdib_pyg.ops import NormalizedAdjacency, knn_graph
+from mrdib_pyg.ops import item_graphs as knn
+from mrdib_pyg.ops._topk import stable_topk
 
 IMAGE = torch.tensor([[1, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
 TEXT = torch.tensor([[1, 0.2], [2, 1], [-0.1, 1], [1, -1]])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
-from mrdib_pyg.ops.layer_mean import mean_of_rows
+from mrdib_pyg.ops._propagate import mean_of_rows
 
 
 def bipartite(dtype=torch.float64):
@@ -295,7 +295,7 @@ def test_errors(error, message, x, adj):
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
 def test_products_of_some_rows_prepare_no_gradient(num_layers, monkeypatch):
     """`embedding_bag` takes half as long again where its input asks for a gradient."""
-    module = import_module('mrdib_pyg.ops.propagate')
+    module = import_module('mrdib_pyg.ops._propagate')
     embedding_bag, seen = F.embedding_bag, []
 
     def watch(index, x, *args, **kwargs):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mrdib_pyg.ops import linear_rows
 
-linear_rows_module = sys.modules['mrdib_pyg.ops.linear_rows']
+linear_rows_module = sys.modules['mrdib_pyg.ops.rows']
 
 
 @pytest.mark.parametrize('budget', [1, 12, 2**18])

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mrdib_pyg.ops import edge_cosine, knn_graph
-from mrdib_pyg.ops.normalize_rows import normalize_rows
+from mrdib_pyg.ops.rows import normalize_rows
 
 
 @pytest.mark.parametrize('scale', [1.0, 1e-13, 1e-30, 1e20, 1e37])

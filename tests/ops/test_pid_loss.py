@@ -9,10 +9,10 @@ from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
 from mrdib_pyg.ops import NormalizedAdjacency, PIDLoss, pid_loss
-from mrdib_pyg.ops.pid_loss import pid_loss_reference
+from mrdib_pyg.ops._pid_loss import pid_loss_reference
 
-sorted_index = import_module('mrdib_pyg.ops.sorted_index')
-terms = import_module('mrdib_pyg.ops.bpr_terms')
+sorted_index = import_module('mrdib_pyg.ops.adjacency')
+terms = import_module('mrdib_pyg.ops._pid_loss')
 
 NAMES = ('image', 'text', 'audio', 'video')
 

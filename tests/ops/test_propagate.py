@@ -6,7 +6,7 @@ from torch_geometric.testing import withCUDA
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate
 
-module = import_module('mrdib_pyg.ops.propagate')  # The package's attribute is the function.
+module = import_module('mrdib_pyg.ops._propagate')  # The package's attribute is the function.
 
 
 def random_adjacency(rows, cols, num_edges, normalization='sym', symmetric=False, **kwargs):
@@ -220,7 +220,7 @@ def test_results_do_not_depend_on_the_type_of_the_indices(monkeypatch):
     assert {t.dtype for t in adj._csr.indices(torch.bfloat16)} == {torch.int32}
     assert adj._csr.indices(torch.float32)[1] is adj._csr.indices(torch.float64)[1]
     expected = propagate(x, adj)
-    monkeypatch.setattr(import_module('mrdib_pyg.ops.csr'), '_MAX_LONG', 20)
+    monkeypatch.setattr(import_module('mrdib_pyg.ops.adjacency'), '_MAX_LONG', 20)
     assert adj.nnz > 20
     assert {t.dtype for t in adj._csr.indices(torch.float32)} == {torch.int32}
     assert torch.equal(propagate(x, adj), expected)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mrdib_pyg.ops.sorted_index import _MAX_RADIX, sort_stable, to_rowptr
+from mrdib_pyg.ops.adjacency import _MAX_RADIX, sort_stable, to_rowptr
 
 
 @pytest.mark.parametrize('num_rows', [100, 2**16, 2**16 + 1, 2**20, 2**33])

@@ -3,8 +3,9 @@ import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
-from mrdib_pyg.ops import masked_topk, topk
-from mrdib_pyg.ops.topk import stable_topk
+from mrdib_pyg.ops import _topk as topk
+from mrdib_pyg.ops import masked_topk
+from mrdib_pyg.ops._topk import stable_topk
 
 
 def naive_topk(user, item, k, mask=None):

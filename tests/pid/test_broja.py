@@ -5,7 +5,7 @@ import pytest
 import torch
 from joint_tables import GATES, normalized, random_tables
 
-from mrdib_pyg.pid.atoms import atoms
+from mrdib_pyg.pid._decompose import atoms
 from mrdib_pyg.pid.broja import broja
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from mrdib_pyg.pid.calibration import Calibration
+from mrdib_pyg.pid.sources import Calibration
 
 
 def test_recovers_log_odds():

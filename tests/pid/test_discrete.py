@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from joint_tables import GATES, normalized, random_tables, table
 
 from mrdib_pyg.pid import PID, decompose, decompose_pairs
-from mrdib_pyg.pid.atoms import atoms
+from mrdib_pyg.pid._decompose import atoms
 
 MEASURES = ['broja', 'imin', 'mmi']
 AND = 1.5 - 0.75 * math.log2(3)  # the information of one input of an AND gate

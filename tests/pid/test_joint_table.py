@@ -1,6 +1,6 @@
 import torch
 
-from mrdib_pyg.pid.joint_table import choose_bins, joint_table, quantile_bins, user_weights
+from mrdib_pyg.pid._decompose import choose_bins, joint_table, quantile_bins, user_weights
 
 
 def test_bins_hold_equally_many():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mrdib_pyg.pid.labeled_pairs import sample_pairs
+from mrdib_pyg.pid.pairs import sample_pairs
 
 
 def edges(data):

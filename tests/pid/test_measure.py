@@ -7,12 +7,11 @@ import torch
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import VBPR, LightGCN
 from mrdib_pyg.pid import Estimate, decompose, measure
-from mrdib_pyg.pid.joint_table import quantile_bins
-from mrdib_pyg.pid.labeled_pairs import sample_pairs
-from mrdib_pyg.pid.measure import _estimate, estimate, measure_sources
-from mrdib_pyg.pid.model_sources import model_sources
+from mrdib_pyg.pid._decompose import quantile_bins
+from mrdib_pyg.pid._measure import _estimate, estimate, measure_sources
+from mrdib_pyg.pid.pairs import sample_pairs
 from mrdib_pyg.pid.planted_truth import LogOdds, PlantedGenerator
-from mrdib_pyg.pid.predictors import Predictors
+from mrdib_pyg.pid.sources import Predictors, model_sources
 
 
 @pytest.fixture(scope='module')

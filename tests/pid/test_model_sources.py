@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.pid.model_sources import model_sources
+from mrdib_pyg.pid.sources import model_sources
 
 MULTIMODAL = [name for name, cls in MODELS.items() if cls.multimodal]
 #: Models in which the IDs have no path of their own beside the codes.

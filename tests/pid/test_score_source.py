@@ -1,6 +1,6 @@
 import torch
 
-from mrdib_pyg.pid.score_source import ScoreSource
+from mrdib_pyg.pid.sources import ScoreSource
 
 
 def test_features_against_all_scores():

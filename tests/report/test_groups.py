@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from mrdib_pyg.report.groups import group_runs, mean_and_spread
-from mrdib_pyg.report.run_folder import load_run_folder
+from mrdib_pyg.report.runs import group_runs, load_run_folder, mean_and_spread
 
 
 def changed(run, **changes):

@@ -11,7 +11,7 @@ from mrdib_pyg.datasets import IdMap, InteractionFolder
 from mrdib_pyg.nn.mutual_information import Gaussian
 from mrdib_pyg.pid import explain
 from mrdib_pyg.report import charts, write_report
-from mrdib_pyg.report.curves_section import thin
+from mrdib_pyg.report.results_section import thin
 from mrdib_pyg.training import load_model, run
 
 altair = pytest.importorskip('altair', reason='altair is not installed')
@@ -241,7 +241,7 @@ def test_explanations(runs, tmp_path, monkeypatch):
         def _replace(self, user, item):
             return types.SimpleNamespace(sentence=f'Item {item} for user {user}.')
 
-    stub = types.ModuleType('mrdib_pyg.pid.explainer')
+    stub = types.ModuleType('mrdib_pyg.pid._explain')
     stub.Explainer = lambda model, data: lambda users, items: [Explained() for _ in users]
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
     page = write(runs, tmp_path / 'report.html', users=['3'], k=2)

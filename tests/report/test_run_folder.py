@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mrdib_pyg.report import load_run_folder
-from mrdib_pyg.report.run_folder import distinguish
+from mrdib_pyg.report.runs import distinguish
 
 
 def test_run_folder(runs):

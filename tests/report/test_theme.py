@@ -1,6 +1,6 @@
 import pytest
 
-from mrdib_pyg.report.theme import COLORS, DASHES, SHAPES, css_variables, resolve, series
+from mrdib_pyg.report.charts import COLORS, DASHES, SHAPES, css_variables, resolve, series
 
 
 def luminance(color: str) -> float:

@@ -14,7 +14,7 @@ from mrdib_pyg.nn.mutual_information import MINE
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
 
 # The function hides the module of the same name.
-fit_module = importlib.import_module('mrdib_pyg.training.fit')
+fit_module = importlib.import_module('mrdib_pyg.training._fit')
 
 WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
 TERMS = ['task', 'l2', 'bottleneck', 'redundant', 'unique', 'synergistic']
@@ -488,7 +488,7 @@ def test_embeddings_that_overflow(data):
                 param.fill_(3e38)
         return {name: 0.0 for name in TERMS}
 
-    module = importlib.import_module('mrdib_pyg.training.fit')
+    module = importlib.import_module('mrdib_pyg.training._fit')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, '_train_epoch', lambda run, *args: overflow())
         with pytest.raises(FloatingPointError, match='embeddings are no longer finite'):

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from mrdib_pyg.training import freed_memory, keep_freed_memory
+from mrdib_pyg.training import _freed_memory as freed_memory
+from mrdib_pyg.training import keep_freed_memory
 
 FAULTS = """
 import resource

@@ -10,11 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, Triplets
-from mrdib_pyg.ops.fixed_shapes import fixed_shapes, has_fixed_shapes
+from mrdib_pyg.ops._fixed_shapes import fixed_shapes, has_fixed_shapes
 from mrdib_pyg.training import LossWeights, fit, seed_everything
-from mrdib_pyg.training.graphed_step import GraphedStep
-from mrdib_pyg.training.make_train_step import make_train_step
-from mrdib_pyg.training.train_step import TrainStep, make_adam
+from mrdib_pyg.training.step import GraphedStep, TrainStep, make_adam, make_train_step
 
 CASES = [
     (name, mrdib)
@@ -72,7 +70,7 @@ def make_model(data, name, mrdib, channels=8):
 )
 def test_no_step_waits_for_the_device(name, mrdib, missing, monkeypatch):
     """Tensors on the device 'meta' have shapes, but no values that could be read."""
-    module = import_module('mrdib_pyg.ops.propagate')
+    module = import_module('mrdib_pyg.ops._propagate')
     monkeypatch.setattr(  # there are no sparse products on that device
         module, '_csr_matmul', lambda rowptr, col, value, x: x.new_empty(len(rowptr) - 1, x.size(1))
     )

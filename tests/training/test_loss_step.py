@@ -4,7 +4,7 @@ import torch
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import LightGCN, MultimodalLightGCN, Triplets
 from mrdib_pyg.training import LossWeights, fit, load_checkpoint, seed_everything
-from mrdib_pyg.training.loss_step import make_loss_step
+from mrdib_pyg.training.step import make_loss_step
 
 # By torch's own tracing.
 pytestmark = pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')

@@ -13,7 +13,7 @@ import torch
 
 from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
 from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
-from mrdib_pyg.training.run_state import _load_optimizer
+from mrdib_pyg.training.checkpoint import _load_optimizer
 
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])  # of killing.py

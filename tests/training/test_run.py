@@ -183,14 +183,14 @@ def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch
     run(data, 'vbpr', out=tmp_path, resume=True, **FIT)  # nothing is left to train
     assert (tmp_path / 'results.json').exists() and (tmp_path / 'pid.json').exists()
 
-    train_epoch = sys.modules['mrdib_pyg.training.fit']._train_epoch
+    train_epoch = sys.modules['mrdib_pyg.training._fit']._train_epoch
 
     def stop(state, *args):
         if state.epoch == last:
             raise KeyboardInterrupt
         return train_epoch(state, *args)
 
-    monkeypatch.setattr(sys.modules['mrdib_pyg.training.fit'], '_train_epoch', stop)
+    monkeypatch.setattr(sys.modules['mrdib_pyg.training._fit'], '_train_epoch', stop)
     for last in (2, 3):  # before and after a further epoch is done
         with pytest.raises(KeyboardInterrupt):
             run(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})

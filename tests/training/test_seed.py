@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mrdib_pyg.training import seed_everything
-from mrdib_pyg.training.seed import epoch_generator
+from mrdib_pyg.training._fit import epoch_generator
 
 
 def draw():

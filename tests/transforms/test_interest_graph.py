@@ -5,7 +5,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.ops import interest_counts
 from mrdib_pyg.transforms import InterestGraph, ItemKNN
-from mrdib_pyg.transforms import interest_graph as module
+from mrdib_pyg.transforms import item_graphs as module
 
 
 def toy():

@@ -1,15 +1,15 @@
-from mrdib_pyg.nn.models.base import Recommender
+from mrdib_pyg.nn.models._drop_modalities import drop_modalities
+from mrdib_pyg.nn.models.batch import Embeddings, Rows, Triplets
 from mrdib_pyg.nn.models.bm3 import BM3
-from mrdib_pyg.nn.models.drop_modalities import drop_modalities
 from mrdib_pyg.nn.models.dualgnn import DualGNN
 from mrdib_pyg.nn.models.freedom import FREEDOM
 from mrdib_pyg.nn.models.lightgcn import LightGCN
 from mrdib_pyg.nn.models.mgcn import MGCN
 from mrdib_pyg.nn.models.mmgcn import MMGCN
 from mrdib_pyg.nn.models.multimodal_lightgcn import MultimodalLightGCN
+from mrdib_pyg.nn.models.recommender import Recommender
 from mrdib_pyg.nn.models.registry import MODELS, find_model
 from mrdib_pyg.nn.models.soil import SOIL
-from mrdib_pyg.nn.models.types import Embeddings, Rows, Triplets
 from mrdib_pyg.nn.models.vbpr import VBPR
 
 __all__ = [

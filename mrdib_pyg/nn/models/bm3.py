@@ -6,11 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.nn.models.modality_dict import ModalityDict
-from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import take_rows
-from mrdib_pyg.nn.models.unit_rows import unit_rows
+from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.cold_start import NewItems
+from mrdib_pyg.nn.models.features import ModalityDict, unit_rows
+from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import propagate_mean
 

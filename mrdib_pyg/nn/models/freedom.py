@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.nn.models.feature_maps import FeatureMaps
-from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import bpr_loss, take_rows, to_local
-from mrdib_pyg.nn.models.weighted_graph import weighted_graph
+from mrdib_pyg.nn.models.batch import bpr_loss, take_rows, to_local
+from mrdib_pyg.nn.models.cold_start import NewItems
+from mrdib_pyg.nn.models.features import FeatureMaps
+from mrdib_pyg.nn.models.multi_view import weighted_graph
+from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean, prune_edges
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
-from mrdib_pyg.transforms.item_graph_union import item_weights, modality_weights
+from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights
 
 SLOTS = ('graph', 'projection')
 

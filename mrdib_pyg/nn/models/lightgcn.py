@@ -4,10 +4,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.nn.models.types import batch_norms
+from mrdib_pyg.nn.models.batch import batch_norms
+from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.ops import propagate_mean
-from mrdib_pyg.ops.layer_mean import mean_of_rows
+from mrdib_pyg.ops._propagate import mean_of_rows
 
 
 class LightGCN(Recommender):

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Triplets
-from mrdib_pyg.nn.models.multi_view import MultiView
-from mrdib_pyg.nn.models.types import batch_squares
-from mrdib_pyg.nn.models.weighted_graph import weighted_graph
+from mrdib_pyg.nn.models.batch import batch_squares
+from mrdib_pyg.nn.models.multi_view import MultiView, weighted_graph
+from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Triplets
 from mrdib_pyg.transforms import ItemKNN
 
 

@@ -6,8 +6,11 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import Posterior, product_of_experts
-from mrdib_pyg.nn.conv import ModalityConv
-from mrdib_pyg.nn.models.base import (
+from mrdib_pyg.nn.modality_conv import ModalityConv
+from mrdib_pyg.nn.models.batch import batch_squares, take_rows
+from mrdib_pyg.nn.models.cold_start import NewItems
+from mrdib_pyg.nn.models.features import ModalityDict
+from mrdib_pyg.nn.models.recommender import (
     Embeddings,
     Layer,
     Pair,
@@ -16,9 +19,6 @@ from mrdib_pyg.nn.models.base import (
     Triplets,
     _sum,
 )
-from mrdib_pyg.nn.models.modality_dict import ModalityDict
-from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import batch_squares, take_rows
 from mrdib_pyg.ops import propagate_mean
 
 FUSIONS = ('sum', 'attention', 'mlp', 'product_of_experts')

@@ -1,8 +1,6 @@
 import importlib
 from typing import Any
 
-from mrdib_pyg.nn.models.arguments import constructor_arguments
-from mrdib_pyg.nn.models.base import Recommender
 from mrdib_pyg.nn.models.bm3 import BM3
 from mrdib_pyg.nn.models.dualgnn import DualGNN
 from mrdib_pyg.nn.models.freedom import FREEDOM
@@ -10,6 +8,7 @@ from mrdib_pyg.nn.models.lightgcn import LightGCN
 from mrdib_pyg.nn.models.mgcn import MGCN
 from mrdib_pyg.nn.models.mmgcn import MMGCN
 from mrdib_pyg.nn.models.multimodal_lightgcn import MultimodalLightGCN
+from mrdib_pyg.nn.models.recommender import Recommender, constructor_arguments
 from mrdib_pyg.nn.models.soil import SOIL
 from mrdib_pyg.nn.models.vbpr import VBPR
 

@@ -5,11 +5,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Triplets
-from mrdib_pyg.nn.models.multi_view import MultiView
-from mrdib_pyg.nn.models.weighted_graph import weighted_graph
+from mrdib_pyg.nn.models.multi_view import MultiView, weighted_graph
+from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Triplets
 from mrdib_pyg.ops import NormalizedAdjacency
-from mrdib_pyg.ops.second_order_edges import RULES
+from mrdib_pyg.ops.item_graphs import RULES
 from mrdib_pyg.transforms import InterestGraph, SecondOrderGraph
 
 

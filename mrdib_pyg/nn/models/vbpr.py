@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.base import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.nn.models.modality_dict import ModalityDict
-from mrdib_pyg.nn.models.new_items import NewItems
-from mrdib_pyg.nn.models.types import batch_norms, take_rows
+from mrdib_pyg.nn.models.batch import batch_norms, take_rows
+from mrdib_pyg.nn.models.cold_start import NewItems
+from mrdib_pyg.nn.models.features import ModalityDict
+from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 
 
 class VBPR(Recommender):

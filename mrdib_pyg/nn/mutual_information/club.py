@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mrdib_pyg.nn.mutual_information.base import MutualInformation
-from mrdib_pyg.nn.mutual_information.running_standardization import RunningStandardization
+from mrdib_pyg.nn.mutual_information.base import MutualInformation, RunningStandardization
 
 MIN_LOGSTD, MAX_LOGSTD = -5.0, 3.0
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops.csr import Workspace, cut_rows, piece_length
+from mrdib_pyg.ops.adjacency import Workspace, cut_rows, piece_length
 from mrdib_pyg.ops.kernels.launch import launch
 
 

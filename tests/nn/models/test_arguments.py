@@ -3,7 +3,7 @@ from typing import Optional
 
 import pytest
 
-from mrdib_pyg.nn.models.arguments import check_values
+from mrdib_pyg.nn.models.recommender import check_values
 
 
 class Model:

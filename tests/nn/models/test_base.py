@@ -4,7 +4,7 @@ from contract import make_batch, make_data, moved, same
 from torch_geometric.transforms import ToSparseTensor
 
 from mrdib_pyg.nn.models import BM3, FREEDOM, MGCN, MODELS, VBPR, Recommender, Triplets
-from mrdib_pyg.nn.models.types import bpr_loss
+from mrdib_pyg.nn.models.batch import bpr_loss
 
 
 def test_data_that_lacks_what_a_model_reads():

@@ -6,7 +6,7 @@ from contract import CHANNELS, make_batch, make_data, moved, same
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.nn.models.new_items import NewItems
+from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.transforms import ItemKNN
 
 MULTIMODAL = [name for name, cls in MODELS.items() if cls.multimodal]
@@ -164,7 +164,7 @@ def test_soil():
 
 
 def _new_items(model, features):
-    from mrdib_pyg.nn.models.new_items import NewItems
+    from mrdib_pyg.nn.models.cold_start import NewItems
 
     return NewItems(model.item_features, features)
 

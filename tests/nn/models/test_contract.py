@@ -7,7 +7,7 @@ import torch
 from contract import RecommenderContract, make_data
 
 from mrdib_pyg.nn.models import MODELS, VBPR, Embeddings, Recommender, Triplets
-from mrdib_pyg.nn.models.types import bpr_loss, to_local
+from mrdib_pyg.nn.models.batch import bpr_loss, to_local
 
 
 @pytest.mark.parametrize('name', MODELS)

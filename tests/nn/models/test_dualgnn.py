@@ -6,8 +6,8 @@ from contract import RecommenderContract, make_batch, make_data, moved
 from toy import BATCH, MEAN_ITEM, MEAN_USER, close, toy
 
 from mrdib_pyg.nn.models import DualGNN, Rows
+from mrdib_pyg.nn.models.batch import bpr_loss
 from mrdib_pyg.nn.models.dualgnn import LOSS_SCALE
-from mrdib_pyg.nn.models.types import bpr_loss
 from mrdib_pyg.transforms import UserCooccurrence
 
 PREFERENCES = torch.tensor([[1.0, 1], [2, 0], [0, -1]])

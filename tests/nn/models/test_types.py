@@ -2,7 +2,7 @@ import torch
 from torch.autograd import gradcheck
 
 from mrdib_pyg.nn.models import Triplets
-from mrdib_pyg.nn.models.types import batch_norms, batch_squares
+from mrdib_pyg.nn.models.batch import batch_norms, batch_squares
 
 BATCH = Triplets(torch.tensor([0, 2, 2]), torch.tensor([1, 0, 3]), torch.tensor([3, 3, 1]))
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from mrdib_pyg.nn.models.unit_rows import unit_rows
+from mrdib_pyg.nn.models.features import unit_rows
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mrdib_pyg.nn.mutual_information.critic import Critic
+from mrdib_pyg.nn.mutual_information.critics import Critic
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mrdib_pyg.nn.mutual_information.running_standardization import RunningStandardization
+from mrdib_pyg.nn.mutual_information.base import RunningStandardization
 
 
 def test_running_standardization():

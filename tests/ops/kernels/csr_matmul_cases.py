@@ -16,17 +16,13 @@ if not INTERPRETED and not torch.cuda.is_available():
 from importlib import import_module  # noqa: E402
 
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean  # noqa: E402
-from mrdib_pyg.ops.csr import cut_rows  # noqa: E402
-from mrdib_pyg.ops.kernels.csr_matmul import (  # noqa: E402
-    csr_matmul,
-    csr_matmul_pair,
-    make_workspace,
-)
+from mrdib_pyg.ops.adjacency import cut_rows  # noqa: E402
+from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul, csr_matmul_pair, make_workspace  # noqa: E402
 
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
-csr_module = import_module('mrdib_pyg.ops.csr')
+csr_module = import_module('mrdib_pyg.ops.adjacency')
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-module = import_module('mrdib_pyg.ops.propagate')  # The package's attribute is the function.
+module = import_module('mrdib_pyg.ops._propagate')  # The package's attribute is the function.
 
 
 def adjacency(rows=17, cols=23, num_edges=150, symmetric=False):

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss
-from mrdib_pyg.ops.bpr_terms import Triplets
-from mrdib_pyg.ops.pid_loss import pid_loss_reference
-from mrdib_pyg.ops.sorted_index import to_rowptr
+from mrdib_pyg.ops._pid_loss import Triplets, pid_loss_reference
+from mrdib_pyg.ops.adjacency import to_rowptr
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 if not INTERPRETED and not torch.cuda.is_available():
@@ -19,7 +18,7 @@ if not INTERPRETED and not torch.cuda.is_available():
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
 
 kernels = import_module('mrdib_pyg.ops.kernels.pid_loss')
-door = import_module('mrdib_pyg.ops.pid_loss')
+door = import_module('mrdib_pyg.ops._pid_loss')
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from mrdib_pyg.training.experiment import Experiment
+from mrdib_pyg.experiment import Experiment
 
 DESCRIPTION = {
     'datasets': [{'path': 'planted', 'name': 'toy', 'num_users': 40, 'num_items': 50}],

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from mrdib_pyg.training.experiment import bootstrap_gain
-from mrdib_pyg.training.experiment.bootstrap import resample_sums
+from mrdib_pyg.experiment import bootstrap_gain
+from mrdib_pyg.experiment.summary import resample_sums
 
 
 @pytest.fixture

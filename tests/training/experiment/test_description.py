@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mrdib_pyg.experiment import Experiment, job_id, load_experiment
 from mrdib_pyg.nn.models import MODELS, Recommender
-from mrdib_pyg.training.experiment import Experiment, job_id, load_experiment
 
 
 def test_cells(experiment):

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mrdib_pyg.training.experiment import Experiment, Records, job_id, run_experiment, stage
-from mrdib_pyg.training.experiment.pool import WorkerPool, hold_interrupts
-from mrdib_pyg.training.experiment.worker import Task, execute, run_job
+from mrdib_pyg.experiment import Experiment, Records, job_id, run_experiment, stage
+from mrdib_pyg.experiment.runner import Task, WorkerPool, execute, hold_interrupts, run_job
 
 ROOT = Path(__file__).resolve().parents[3]
 

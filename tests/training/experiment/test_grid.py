@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from mrdib_pyg.training.experiment.grid import axes, draw, nest, size
+from mrdib_pyg.experiment.description import axes, draw, nest, size
 
 BASE = {('lr',): [1, 2, 3], ('fit', 'reg'): [10, 20, 30, 40]}
 OWN = {('w',): ['a', 'b', 'c'], ('v',): [0]}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mrdib_pyg.training.experiment import (
+from mrdib_pyg.experiment import (
     Experiment,
     Records,
     bootstrap_gain,
@@ -18,7 +18,7 @@ from mrdib_pyg.training.experiment import (
     stage,
     summarize,
 )
-from mrdib_pyg.training.experiment.figures import sensitivity
+from mrdib_pyg.experiment.figures import sensitivity
 
 
 def finish(experiment, out, runner):

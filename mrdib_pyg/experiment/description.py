@@ -1,0 +1,598 @@
+"""The settings that are tried: a value is fixed, a list is searched."""
+
+import importlib
+import inspect
+import json
+import math
+import os.path as osp
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mrdib_pyg.experiment import description as checks
+from mrdib_pyg.nn import MRdIB
+from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
+from mrdib_pyg.nn.models import find_model
+from mrdib_pyg.nn.models.recommender import check_values
+from mrdib_pyg.nn.models.registry import model_settings, takes_mrdib
+from mrdib_pyg.training._fit import _check_settings, _cutoff
+from mrdib_pyg.training._fit import fit as fit_function
+from mrdib_pyg.training.step import LossWeights
+
+KeyPath = tuple[str, ...]
+
+Axes = dict[KeyPath, list[Any]]
+
+Row = dict[KeyPath, Any]
+
+
+def axes(table: Mapping[str, Any], where: str, prefix: KeyPath = ()) -> Axes:
+    r"""Returns the values of each setting of a table, by its path within the table.
+
+    Args:
+        table (Dict[str, Any]): A value is fixed, a list is searched; tables may be nested.
+        where (str): What to call the table in errors.
+        prefix (Tuple[str, ...], optional): The path of the table. (default: :obj:`()`)
+
+    Raises:
+        ValueError: If a list is empty or names a value twice.
+    """
+    out: Axes = {}
+    for name, value in table.items():
+        path = (*prefix, name)
+        if isinstance(value, Mapping):
+            out |= axes(value, where, path)
+            continue
+        values = value if isinstance(value, list) else [value]
+        if len(values) == 0:
+            raise ValueError(f"{where}: '{'.'.join(path)}' lists no value; name one, or leave it")
+        if any(x in values[:i] for i, x in enumerate(values)):
+            raise ValueError(f"{where}: '{'.'.join(path)}' lists a value twice; leave one out")
+        out[path] = values
+    return out
+
+
+def size(grid: Axes) -> int:
+    r"""Returns the number of points of a grid."""
+    return math.prod(len(values) for values in grid.values())
+
+
+def nest(row: Row) -> dict[str, Any]:
+    r"""Returns a point of a grid as nested dictionaries."""
+    out: dict[str, Any] = {}
+    for path, value in row.items():
+        inner = out
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = value
+    return out
+
+
+def draw(base: Axes, own: Axes, n: int, seed: str, own_seed: str) -> list[tuple[Row, Row]]:
+    r"""Draws ``n`` different points of the product of two grids, balanced: every value of a
+    setting comes up as often as any other, up to one, where the grid allows it.
+
+    The points of ``base`` depend on ``seed`` alone: the variants of a model, which have their own
+    grids, share them trial by trial. A product of exactly ``n`` points is listed in full.
+
+    Args:
+        base (Dict[Tuple[str, ...], List]): The grid of the model.
+        own (Dict[Tuple[str, ...], List]): The grid of the variant.
+        n (int): The number of points.
+        seed (str): Seeds the draw of ``base``.
+        own_seed (str): Seeds the draw of ``own``.
+
+    Raises:
+        ValueError: If the product has fewer points.
+    """
+    if size(base) * size(own) < n:
+        raise ValueError(f'{size(base) * size(own)} settings, fewer than {n}')
+    points = _distinct(base, min(n, size(base)), random.Random(seed))
+    points = [points[i % len(points)] for i in range(n)]
+    rng = random.Random(own_seed)
+    if size(base) < n:  # a point of `base` comes up several times: with other points of `own`
+        needed = [len(range(i, n, size(base))) for i in range(min(n, size(base)))]
+        per_point = [_distinct(own, count, rng) for count in needed]
+        own_points = [per_point[i % len(per_point)][i // len(per_point)] for i in range(n)]
+    else:
+        own_points = _balanced(own, n, rng)
+    return list(zip(points, own_points))
+
+
+def _distinct(grid: Axes, n: int, rng: random.Random) -> list[Row]:
+    total = size(grid)
+    if n == total:
+        return [_point(grid, i) for i in range(total)]
+    for _ in range(1000):
+        rows = _balanced(grid, n, rng)
+        if all(row not in rows[:i] for i, row in enumerate(rows)):
+            return rows
+    return [_point(grid, i) for i in sorted(rng.sample(range(total), n))]
+
+
+def _balanced(grid: Axes, n: int, rng: random.Random) -> list[Row]:
+    columns = []
+    for values in grid.values():
+        column: list[Any] = []
+        while len(column) < n:
+            column += rng.sample(values, len(values))
+        column = column[:n]
+        rng.shuffle(column)
+        columns.append(column)
+    return [dict(zip(grid, [column[i] for column in columns])) for i in range(n)]
+
+
+def _point(grid: Axes, index: int) -> Row:
+    out: Row = {}
+    for path, values in reversed(grid.items()):
+        index, i = divmod(index, len(values))
+        out[path] = values[i]
+    return {path: out[path] for path in grid}
+
+
+KINDS = ('plain', 'l2', 'noise', 'mrdib')
+
+#: The weights that each kind of variant takes.
+TERMS: dict[str, tuple[str, ...]] = {
+    'plain': (),
+    'l2': ('bottleneck',),
+    'noise': (),
+    'mrdib': ('bottleneck', 'redundant', 'unique'),
+}
+
+DEFAULTS: dict[str, Any] = {
+    'trials': [12, 4],
+    'selection_seeds': [101, 102],
+    'seeds': [1, 2, 3, 4, 5],
+    'k': [5, 10, 20],
+    'monitor': 'recall@20',
+    'search_seed': 0,
+    'fit': {},
+    'groups': {},
+    'epoch_seconds': {},
+}
+
+
+class Source(NamedTuple):
+    r"""A data set: its name in the results, where it is, and arguments of its class."""
+
+    name: str
+    path: str
+    kwargs: dict[str, Any]
+
+
+class Cell(NamedTuple):
+    r"""A model in one variant on one data set, with the settings that are tried, and the name of
+    its class, as :func:`~mrdib_pyg.nn.models.find_model` takes it.
+    """
+
+    dataset: Source
+    model: str
+    variant: str
+    kind: str
+    settings: list[dict[str, Any]]
+    class_name: str
+
+
+class Experiment:
+    r"""What an experiment compares: models times data sets times variants, each with the same
+    number of trials, chosen on the validation edges.
+
+    Args:
+        description (Dict[str, Any]): The content of the file, see ``docs/EXPERIMENTS.md``.
+        name (str, optional): What to call the experiment. (default: ``'experiment'``)
+        models (Sequence[str], optional): Takes these models of the description alone.
+            (default: :obj:`None`, all)
+
+    Raises:
+        ValueError: If something is missing, unknown, out of range, or does not fit together; the
+            message names it and says what to do.
+    """
+
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        name: str = 'experiment',
+        models: Sequence[str] | None = None,
+    ) -> None:
+        self.name = name
+        try:
+            self.description = json.loads(json.dumps(description))  # a copy that is surely plain
+        except TypeError as e:  # TOML has dates
+            raise ValueError(
+                f'the description may hold numbers, words, truth values, lists and tables ({e})'
+            ) from None
+        raw = {**DEFAULTS, **self.description}
+        checks.keys('the description', raw, [*DEFAULTS, 'datasets', 'models', 'variants'])
+        for key in ('datasets', 'models', 'variants'):
+            if not raw.get(key):
+                raise ValueError(f"the description names no {key}: add '{key}'")
+        checks.tables(raw)
+        self.trials = checks.integers('trials', raw['trials'], low=1)
+        self.selection_seeds = checks.integers('selection_seeds', raw['selection_seeds'])
+        self.seeds = checks.integers('seeds', raw['seeds'])
+        self.k = sorted(checks.integers('k', raw['k'], low=1))
+        checks.protocol(self.trials, self.selection_seeds, self.seeds)
+        self.monitor = str(raw['monitor'])
+        checks.monitor(self.monitor, self.k)
+        self.search_seed = checks.integers('search_seed', [raw['search_seed']])[0]
+        self.epoch_seconds: dict[str, float] = raw['epoch_seconds']
+        self.groups: dict[str, list[str]] = raw['groups']
+        self.datasets = [_source(entry) for entry in raw['datasets']]
+        checks.unique('datasets', [source.name for source in self.datasets])
+
+        chosen = list(raw['models']) if models is None else list(models)
+        for model in chosen:
+            if model not in raw['models']:
+                raise ValueError(
+                    f"the description has no model '{model}'; it has {sorted(raw['models'])}"
+                )
+        self._models = {model: raw['models'][model] for model in raw['models'] if model in chosen}
+        self._variants: dict[str, dict[str, Any]] = raw['variants']
+        self._fit: dict[str, Any] = raw['fit']
+        self.cells = [
+            self._cell(source, model, variant)
+            for source in self.datasets
+            for model in self._models
+            for variant in self._variants_of(model)
+        ]
+
+    @property
+    def models(self) -> list[str]:
+        r"""The names of the models, in the order of the description."""
+        return list(self._models)
+
+    def job(self, cell: Cell, trial: int, seed: int, test: bool) -> dict[str, Any]:
+        r"""Returns all that a run depends on, apart from the data themselves."""
+        return {
+            'dataset': {'name': cell.dataset.name, **cell.dataset.kwargs},
+            'model': cell.model,
+            **({} if cell.class_name == cell.model else {'class': cell.class_name}),
+            **cell.settings[trial],
+            'monitor': self.monitor,
+            'k': self.k,
+            'seed': seed,
+            'test': test,
+        }
+
+    def _variants_of(self, model: str) -> list[str]:
+        names = self._models[model].get('variants', list(self._variants))
+        names = names if isinstance(names, list) else [names]
+        checks.unique(f'models.{model}.variants', names)
+        for name in names:
+            if not isinstance(name, str) or name not in self._variants:
+                raise ValueError(
+                    f'[models.{model}]: there is no variant {name!r}; the description has '
+                    f'{list(self._variants)}'
+                )
+        return list(names)
+
+    def _cell(self, source: Source, model: str, variant: str) -> Cell:
+        of_model = {k: v for k, v in self._models[model].items() if k != 'variants'}
+        class_name = of_model.pop('class', model)
+        of_variant = dict(self._variants[variant])
+        kind = of_variant.pop('kind', variant)
+        if kind not in KINDS:
+            raise ValueError(
+                f"[variants.{variant}]: 'kind' must be one of {list(KINDS)} (got '{kind}')"
+            )
+        fit = {**self._fit, **of_model.pop('fit', {}), **of_variant.pop('fit', {})}
+        weights = of_variant.pop('weights', {})
+        checks.model(model, class_name, of_model, kind)
+        checks.layer(variant, kind, of_variant)
+        checks.weights(variant, kind, weights, TERMS[kind])
+        own_fit = {k: v for k, v in fit.items() if k in self._variants[variant].get('fit', {})}
+        shared_fit = {**self._fit, **self._models[model].get('fit', {})}
+        base = axes({'settings': of_model, 'fit': shared_fit}, f'[models.{model}], [fit]')
+        own = axes(
+            {'fit': own_fit, 'layer': of_variant, 'weights': weights}, f'[variants.{variant}]'
+        )
+        seed = f'{self.search_seed}/{model}'
+        free = {path: values for path, values in base.items() if path not in own}
+        try:
+            if size(free) * size(own) < self.trials[0]:
+                raise ValueError(f'{size(free) * size(own)} settings, fewer than {self.trials[0]}')
+            rows = draw(base, own, self.trials[0], seed, f'{seed}/{variant}')
+        except ValueError as e:
+            raise ValueError(
+                f"the model '{model}' with the variant '{variant}' has {e} 'trials': list more "
+                f'values in [models.{model}], [fit] or [variants.{variant}], or lower trials[0] '
+                f'for all'
+            ) from None
+        # What the variant sets itself takes the place of the model's, which was drawn along so
+        # that the variants of a model share all else trial by trial.
+        joined = [{**a, **b} for a, b in rows]
+        if any(row in joined[:i] for i, row in enumerate(joined)):
+            rows = draw(free, own, self.trials[0], seed, f'{seed}/{variant}')
+            joined = [{**a, **b} for a, b in rows]
+        settings = [_setting(nest(row), kind) for row in joined]
+        for setting in settings:
+            checks.model_values(model, class_name, setting['settings'])
+            checks.fit(setting['fit'], class_name)
+            checks.weight_values(variant, setting['weights'])
+        if kind != 'plain':
+            layers = {json.dumps(setting['mrdib']): setting['mrdib'] for setting in settings}
+            for layer in layers.values():
+                checks.layer_values(variant, kind, layer)
+        return Cell(source, model, variant, kind, settings, class_name)
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.name}, datasets={[d.name for d in self.datasets]}, '
+            f'models={self.models}, variants={list(self._variants)})'
+        )
+
+
+def load_experiment(path: str | Path, models: Sequence[str] | None = None) -> Experiment:
+    r"""Reads the description of an experiment from a TOML file, or from a JSON file.
+
+    Args:
+        path (str or Path): The file.
+        models (Sequence[str], optional): Takes these models of the description alone.
+            (default: :obj:`None`, all)
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or the description is not possible.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no description of an experiment '{path}'")
+    try:
+        text = path.read_text(encoding='utf-8')
+        raw = json.loads(text) if path.suffix == '.json' else _toml(text)
+    except (ValueError, RecursionError) as e:  # of both parsers, and of the encoding
+        raise ValueError(f"'{path}' is not readable: {e}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"'{path}' must hold a table of settings, not a {type(raw).__name__}")
+    try:
+        return Experiment(raw, path.stem, models)
+    except ValueError as e:
+        raise ValueError(f"'{path}': {e}") from None
+
+
+def _toml(text: str) -> Any:
+    for name in ('tomllib', 'tomli'):  # the former from Python 3.11 on
+        try:
+            return importlib.import_module(name).loads(text)
+        except ModuleNotFoundError:
+            continue
+    raise ValueError('TOML needs Python 3.11 or newer or the package tomli; or write it as .json')
+
+
+def _source(entry: Any) -> Source:
+    entry = {'path': entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get('path'), str):
+        raise ValueError(
+            "each of 'datasets' must be a folder, a name of `mrdib datasets`, or a table with a "
+            f"'path' (got {entry!r})"
+        )
+    kwargs = {key: value for key, value in entry.items() if key not in ('path', 'name')}
+    name = str(entry.get('name', osp.basename(osp.normpath(entry['path']))))
+    if not checks.is_file_name(name):
+        raise ValueError(f"the data set '{name}' needs a 'name' of letters, digits, '_', '.', '-'")
+    if name == 'all':  # which the mean over all data sets is called
+        raise ValueError("a data set cannot be called 'all'; give it another 'name'")
+    return Source(name, entry['path'], kwargs)
+
+
+def _setting(nested: dict[str, Any], kind: str) -> dict[str, Any]:
+    layer = {k: None if v == 'none' else v for k, v in nested.get('layer', {}).items()}
+    mrdib: dict[str, Any] | None = layer
+    if kind != 'mrdib':
+        mrdib = None if kind == 'plain' else {'control': kind, **layer}
+    settings = {k: None if v == 'none' else v for k, v in nested.get('settings', {}).items()}
+    return {
+        'settings': settings,
+        'fit': nested.get('fit', {}),
+        'mrdib': mrdib,
+        'weights': nested.get('weights', {}),
+    }
+
+
+LAYERS: dict[str, type] = {'l2': CodePenalty, 'noise': CodeNoise, 'mrdib': MRdIB}
+
+#: Arguments that the model or the experiment fills in.
+GIVEN = {'channels', 'fused_channels', 'user_codes'}
+
+FIT = {'epochs': 500, 'batch_size': 2048, 'lr': 1e-3, 'critic_steps': 0, 'patience': 20}
+
+
+def is_file_name(name: str) -> bool:
+    r"""Returns whether a name is plain enough to be part of the name of a file."""
+    return re.fullmatch(r'\w[\w.-]*', name, re.ASCII) is not None
+
+
+def keys(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    r"""Refuses keys that mean nothing: a misspelled one would otherwise change nothing."""
+    for key in table:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key '{key}'; known are {sorted(known)}")
+
+
+def tables(raw: Mapping[str, Any]) -> None:
+    r"""Refuses values of the wrong form in the sections of a description."""
+    if not isinstance(raw['datasets'], list):
+        raise ValueError(f"'datasets' must be a list (got {raw['datasets']!r})")
+    for name in ('models', 'variants', 'fit', 'groups', 'epoch_seconds'):
+        if not isinstance(raw[name], dict):
+            raise ValueError(f"'{name}' must be a table, [{name}] in TOML (got {raw[name]!r})")
+    for section in ('models', 'variants'):
+        for name, table in raw[section].items():
+            inner = [table.get(key, {}) for key in ('fit', 'weights') if isinstance(table, dict)]
+            if not isinstance(table, dict) or not all(isinstance(x, (dict, list)) for x in inner):
+                raise ValueError(f"'{section}.{name}' must be a table of settings (got {table!r})")
+            if isinstance(table.get('fit', {}), list):
+                raise ValueError(f"'{section}.{name}.fit' must be a table (got {table['fit']!r})")
+            if not is_file_name(name.replace(' ', '_')):
+                raise ValueError(f"'{section}.{name}': name it by letters, digits, '_', '.', '-'")
+    of_fit = {f'{section}.{name}.fit': table.get('fit', {}) for section in ('models', 'variants')
+              for name, table in raw[section].items()}  # fmt: skip
+    for where, table in {'fit': raw['fit'], **of_fit}.items():
+        for name, value in table.items():
+            if isinstance(value, dict):
+                raise ValueError(f"'{where}.{name}' must be a value or a list (got {value!r})")
+    for group, names in raw['groups'].items():
+        if not isinstance(names, list) or len(names) == 0:
+            raise ValueError(f"'groups.{group}' must be a list of models (got {names!r})")
+        unique(f'groups.{group}', names)
+        for name in names:
+            if not isinstance(name, str) or name not in raw['models']:
+                raise ValueError(
+                    f"'groups.{group}': the description has no model {name!r}; it has "
+                    f'{sorted(raw["models"])}'
+                )
+    for model, seconds in raw['epoch_seconds'].items():
+        if model not in raw['models']:
+            raise ValueError(
+                f"'epoch_seconds': the description has no model '{model}'; it has "
+                f'{sorted(raw["models"])}'
+            )
+        if not (type(seconds) in (int, float) and seconds > 0):
+            raise ValueError(f"'epoch_seconds.{model}' must be positive (got {seconds!r})")
+
+
+def integers(name: str, value: Any, low: int = 0) -> list[int]:
+    r"""Returns a list of different integers, at least ``low``."""
+    ok = isinstance(value, list) and len(value) > 0
+    if not ok or any(type(x) is not int or not low <= x < 2**32 for x in value):
+        raise ValueError(f"'{name}' must be a list of integers from {low} on (got {value!r})")
+    unique(name, value)
+    return list(value)
+
+
+def unique(name: str, values: Sequence[Any]) -> None:
+    r"""Refuses a value that is named twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"'{name}' names {value!r} twice; leave one out")
+
+
+def protocol(trials: Sequence[int], selection_seeds: Sequence[int], seeds: Sequence[int]) -> None:
+    r"""Refuses a selection that would not be one: see :class:`Experiment`."""
+    if list(trials) != sorted(trials, reverse=True) or len(trials) != len(selection_seeds):
+        raise ValueError(
+            f"'trials' must fall, with one number for each of 'selection_seeds': how many settings "
+            f'run with that seed, such as [12, 4] (got {list(trials)} for {list(selection_seeds)})'
+        )
+    both = sorted(set(selection_seeds) & set(seeds))
+    if both:
+        raise ValueError(
+            f"'seeds' and 'selection_seeds' share {both}: a setting chosen by a seed looks better "
+            f'on it; name other ones'
+        )
+
+
+def monitor(name: str, k: Sequence[int]) -> None:
+    r"""Refuses a metric that does not exist or is not measured."""
+    if _cutoff(name) not in k:
+        raise ValueError(f"'monitor' is '{name}' but 'k' is {list(k)}; add {_cutoff(name)} to 'k'")
+
+
+def model(name: str, cls: Any, settings: Mapping[str, Any], kind: str) -> None:
+    r"""Refuses an unknown model, an unknown setting, and MRdIB where there is no modality."""
+    if not isinstance(cls, str):
+        raise ValueError(f"'models.{name}.class' must be 'module:Class' (got {cls!r})")
+    try:
+        found = find_model(cls)
+    except ValueError as e:
+        where = " in its 'class'" if cls == name else ''
+        raise ValueError(f'[models.{name}]: {e}{where}') from e.__cause__
+    if kind != 'plain' and not takes_mrdib(found):
+        why = 'has no argument for MRdIB' if found.multimodal else 'knows no modalities'
+        raise ValueError(
+            f"the model '{name}' {why}, so it has no codes for a variant of the kind '{kind}'; "
+            f"write variants = ['plain'] in [models.{name}]"
+        )
+    keys(f'[models.{name}]', settings, list(model_settings(found)))
+
+
+def model_values(name: str, class_name: str, settings: Mapping[str, Any]) -> None:
+    r"""Refuses values that are of another type than a model's constructor takes."""
+    try:
+        check_values(find_model(class_name), settings)
+    except ValueError as e:
+        raise ValueError(f'[models.{name}]: {e}') from None
+
+
+def layer(variant: str, kind: str, settings: Mapping[str, Any]) -> None:
+    r"""Refuses settings that MRdIB, or the control, does not have."""
+    known: list[str] = []
+    if kind in LAYERS:
+        known = [x for x in inspect.signature(LAYERS[kind]).parameters if x not in GIVEN]
+    keys(f'[variants.{variant}]', settings, known)
+
+
+def layer_values(variant: str, kind: str, settings: Mapping[str, Any]) -> None:
+    r"""Refuses values that MRdIB, or the control, would refuse once a run has begun."""
+    given = {name: value for name, value in settings.items() if name != 'control'}
+    if kind == 'mrdib' and given.get('bottleneck', 'late') != 'late':
+        given['fused_channels'] = 2
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn
+            LAYERS[kind]({'first': 2, 'second': 2}, **given)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'[variants.{variant}]: {e}') from None
+
+
+def weights(variant: str, kind: str, table: Any, terms: Sequence[str]) -> None:
+    r"""Refuses weights of terms that a variant does not have, and asks for those it has."""
+    for candidate in table if isinstance(table, list) else [table]:
+        if not isinstance(candidate, dict):
+            raise ValueError(
+                f"[variants.{variant}]: 'weights' must be a table or a list of tables (got "
+                f'{candidate!r} in it)'
+            )
+        for term in candidate:
+            if term not in terms:
+                raise ValueError(
+                    f"[variants.{variant}]: a variant of the kind '{kind}' has no weight '{term}', "
+                    f'it has {list(terms)}; weights of MRdIB belong to a variant of the kind mrdib'
+                )
+        for term in terms:
+            if term not in candidate:
+                raise ValueError(
+                    f"[variants.{variant}]: 'weights.{term}' is missing; name its values, or 0 to "
+                    f'leave the term out'
+                )
+
+
+def weight_values(variant: str, table: Mapping[str, Any]) -> None:
+    r"""Refuses weights that are no numbers >= 0."""
+    try:
+        LossWeights({}, table)
+    except ValueError as e:
+        raise ValueError(f'[variants.{variant}]: {e}') from None
+
+
+def fit(settings: Mapping[str, Any], model: str) -> None:
+    r"""Refuses settings of the training that :func:`fit` does not have, not in this range, or not
+    for a model, the name of its class.
+    """
+    known = [*FIT, 'compile', 'modality_dropout']
+    known = [name for name in inspect.signature(fit_function).parameters if name in known]
+    keys('[fit]', settings, known)
+    numbers = {name: value for name, value in settings.items() if name in FIT}
+    ratio = settings.get('modality_dropout', 0.0)
+    if type(ratio) not in (int, float) or not 0 <= ratio < 1:
+        raise ValueError(f"'fit.modality_dropout' must lie in [0, 1) (got {ratio!r})")
+    if ratio > 0 and not find_model(model).multimodal:
+        raise ValueError(
+            f"'fit.modality_dropout' is {ratio}, but the model '{model}' reads no modality; set "
+            f'fit.modality_dropout = 0 in its table'
+        )
+    if ratio > 0 and settings.get('compile', False):
+        raise ValueError(
+            "'fit.modality_dropout' and 'fit.compile' exclude each other: a compiled step takes "
+            'the same masks each time'
+        )
+    if not isinstance(settings.get('compile', False), bool):
+        raise ValueError(f"'fit.compile' must be true or false (got {settings['compile']!r})")
+    try:
+        _check_settings(seed=0, **{**FIT, **numbers})
+    except TypeError:
+        raise ValueError(f"'fit' must hold numbers (got {dict(settings)})") from None

@@ -1,0 +1,168 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mrdib_pyg.nn.models.batch import Embeddings
+from mrdib_pyg.ops import NormalizedAdjacency, masked_topk
+
+
+class Ranker(nn.Module):
+    r"""The part of a recommender that scores and ranks: users and items whose inner product is the
+    score, computed by :meth:`forward` and kept while nothing changes.
+
+    A subclass sets :attr:`num_users`, :attr:`num_items` and :attr:`adj`, the training edges as a
+    matrix of users and items.
+    """
+
+    num_users: int
+    num_items: int
+    adj: NormalizedAdjacency
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cache: tuple[tuple[int, ...], Embeddings] | None = None
+        self._may_change = False
+
+    def forward(self) -> Embeddings:
+        r"""Returns the embeddings of all users and items."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def embed(self) -> Embeddings:
+        r"""Returns the embeddings of all users and items in evaluation mode. A model in evaluation
+        mode keeps them until a parameter changes or ``train()`` or ``eval()`` is called: they are
+        not to be written to. A change in place by way of ``param.data`` leaves no trace: call
+        :meth:`forget` after one.
+        """
+        if self.training:
+            with self.evaluation_mode():
+                return _freeze(self())
+        if self._may_change:
+            return _freeze(self())
+        # Versions tell of changes in place, such as those of a loaded state, and addresses of
+        # tensors that were put in the place of others (`param.data = ...`).
+        key = tuple(
+            n
+            for t in (*self.parameters(), *self.buffers())
+            for n in (id(t), t._version, t.data_ptr())
+        )
+        if self._cache is None or self._cache[0] != key:
+            with torch.inference_mode(False), torch.no_grad():  # they may enter a loss later on
+                self._cache = (key, _freeze(self()))
+        return self._cache[1]
+
+    @contextmanager
+    def evaluation_mode(self) -> Iterator[None]:
+        r"""Puts a model in training mode into evaluation mode while it lasts; afterwards each of
+        its modules is in the mode that it had.
+        """
+        if not self.training:
+            yield
+            return
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            self.forget()
+            for module, training in modes:
+                module.training = training
+
+    def train(self, mode: bool = True) -> 'Ranker':
+        r"""Sets the mode, as in :class:`torch.nn.Module`."""
+        self.forget()
+        self._may_change = False
+        return super().train(mode)
+
+    def forget(self, until_mode_is_set: bool = False) -> None:
+        r"""Forgets the embeddings that are kept; they are computed when they are asked for.
+
+        Args:
+            until_mode_is_set (bool, optional): If set to :obj:`True`, none are kept until
+                ``train()`` or ``eval()`` is called. The step of a fused optimizer leaves no trace
+                in the versions of parameters, so this is for whoever may be training.
+                (default: :obj:`False`)
+        """
+        self._cache = None
+        self._may_change = self._may_change or until_mode_is_set
+
+    @torch.no_grad()
+    def predict(self, edge_label_index: Tensor) -> Tensor:
+        r"""Returns the scores of pairs of a user and an item, ``[2, n]`` to ``[n]``.
+
+        Raises:
+            IndexError: If a user or an item does not exist.
+        """
+        user, item = self.embed()[:2]
+        for name, row, size in zip(('user', 'item'), edge_label_index, (len(user), len(item))):
+            if row.numel() > 0 and not 0 <= int(row.min()) <= int(row.max()) < size:
+                raise IndexError(
+                    f"the {name}s of 'edge_label_index' must lie in [0, {size}) (got "
+                    f'{int(row.min())} to {int(row.max())})'
+                )
+        return (user[edge_label_index[0]] * item[edge_label_index[1]]).sum(dim=-1)
+
+    @torch.no_grad()
+    def recommend(
+        self, user: Tensor | None = None, k: int = 20, exclude_seen: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the scores and ids of the :obj:`k` best items of each user.
+
+        Args:
+            user (torch.Tensor, optional): The ids of the users. (default: :obj:`None`, all)
+            k (int, optional): The number of items; where fewer remain, the row ends in ids of
+                :obj:`-1`. (default: :obj:`20`)
+            exclude_seen (bool, optional): If set to :obj:`False`, items of the training edges are
+                candidates too. (default: :obj:`True`)
+
+        Raises:
+            ValueError: If :obj:`k` exceeds the number of items.
+            TypeError: If ids are no integers.
+            IndexError: If a user does not exist.
+        """
+        emb = self.embed()
+        device = emb.user.device
+        if user is None:
+            user = torch.arange(self.num_users, device=device)
+        user = torch.as_tensor(user, device=device).reshape(-1)
+        if user.numel() == 0:  # of an empty list, which is one of floats
+            user = user.long()
+        elif user.is_floating_point() or user.dtype == torch.bool:
+            raise TypeError(f"'user' must hold integer ids (got {user.dtype})")
+        user = user.long()  # ids of 8 bits would be taken for a mask
+        if user.numel() > 0 and not 0 <= int(user.min()) <= int(user.max()) < self.num_users:
+            raise IndexError(
+                f"'user' must lie in [0, {self.num_users}) (got {int(user.min())} to "
+                f'{int(user.max())})'
+            )
+        mask = self.seen_pairs(user) if exclude_seen else None
+        return masked_topk(emb.user[user], emb.item, k, mask)
+
+    def seen_pairs(self, user: Tensor) -> Tensor:
+        r"""Returns the training edges of users, as the mask of
+        :func:`~mrdib_pyg.ops.masked_topk`.
+
+        Args:
+            user (torch.Tensor): The ids of the users, ``[B]``; one may come more than once.
+
+        Returns:
+            torch.Tensor: Pairs of a row of :obj:`user` and an item, ``[2, n]``.
+        """
+        # One row per entry of `user`, which may repeat: expand each user's slice of edges.
+        start = self.adj.rowptr[user].long()
+        count = self.adj.rowptr[user + 1].long() - start
+        row = torch.repeat_interleave(count)
+        offset = torch.arange(row.numel(), device=row.device) - (count.cumsum(0) - count)[row]
+        return torch.stack([row, self.adj.col[start[row] + offset]])
+
+
+def _freeze(embeddings: Embeddings) -> Embeddings:
+    # A table that is an embedding as it is would go on to change with the model.
+    def copy(x: Tensor) -> Tensor:
+        is_table = isinstance(x, nn.Parameter) or x.requires_grad or x._is_view()
+        return x.detach().clone() if is_table else x
+
+    views = {name: (copy(user), copy(item)) for name, (user, item) in embeddings.views.items()}
+    return Embeddings(copy(embeddings.user), copy(embeddings.item), views)

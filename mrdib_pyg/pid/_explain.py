@@ -1,0 +1,210 @@
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.pid._decompose import choose_bins, information, joint_table, quantile_bins
+from mrdib_pyg.pid.pairs import sample_pairs
+from mrdib_pyg.pid.sources import ALL, CONTENT, Predictors, model_sources
+
+
+class Explanation(NamedTuple):
+    r"""What a model says for a user taking an item, in parts that add up to the whole, in nats.
+
+    Each number is pointwise information: how much more likely, on a logarithmic scale, the pair
+    becomes an edge rather than a non-edge, in a draw of half of each. Certainty is
+    :math:`\ln 2 = 0.693`; what speaks against the item is negative and has no lower limit.
+
+    Args:
+        user (int or str): The user.
+        item (int or str): The item.
+        total (float): What everything says: the sum of all parts.
+        redundant (float): What the modalities share: what the weakest says, the one that knows
+            least of all validation edges. 0 with a single modality.
+        unique (Dict[str, float]): What each modality adds to that by itself; 0 for the weakest.
+        synergistic (float): What only the fusion of the codes adds.
+        id (float, optional): What the ID path adds; :obj:`None` for a model without one.
+        weakest (str): The weakest modality.
+    """
+
+    user: int | str
+    item: int | str
+    total: float
+    redundant: float
+    unique: dict[str, float]
+    synergistic: float
+    id: float | None
+    weakest: str
+
+    @property
+    def parts(self) -> dict[str, float]:
+        r"""The parts by a name each; their sum is :obj:`total`."""
+        out = {'shared': self.redundant} if len(self.unique) > 1 else {}
+        out.update({f'{name} alone': x for name, x in self.unique.items()})
+        out['fusion'] = self.synergistic
+        if self.id is not None:
+            out['id'] = self.id
+        return out
+
+    @property
+    def sentence(self) -> str:
+        r"""The numbers in words."""
+        words = {'shared': 'what the modalities share', 'fusion': 'their fusion'}
+        words['id'] = 'the IDs of user and item'
+        if len(self.unique) == 1:
+            words['fusion'] = 'the rest of the content path'
+        said = []
+        for name, x in sorted(self.parts.items(), key=lambda part: -abs(part[1])):
+            if len(self.unique) > 1 and name == f'{self.weakest} alone':
+                continue  # zero by definition, which is no finding
+            said.append(f'{words.get(name, name)} {_signed(x)}')
+        if abs(self.total) < 0.005:
+            verdict = 'says next to nothing about'
+        else:
+            verdict = 'speaks ' + ('for' if self.total > 0 else 'against')
+        return (
+            f'The model {verdict} item {self.item} for user {self.user} ({_signed(self.total)} of '
+            f'at most +0.69 nats): {", ".join(said)}.'
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        r"""Returns everything as strict JSON, with the sentence and the unit."""
+        return {'unit': 'nats', **self._asdict(), 'sentence': self.sentence}
+
+    def __repr__(self) -> str:
+        width = max(map(len, [*self.parts, 'total'])) + 2
+        lines = [f'{name:{width}}{x:+.4f}' for name, x in self.parts.items()]
+        return '\n'.join([*lines, f'{"total":{width}}{self.total:+.4f}', self.sentence])
+
+
+def _signed(x: float) -> str:
+    text = f'{x:+.2f}'
+    return '0.00' if text in ('+0.00', '-0.00') else text
+
+
+class Explainer:
+    r"""Explains the scores of a trained recommender, pair by pair. What it needs of the data is
+    read once: see :func:`explain` for what it computes.
+
+    Args:
+        model (Recommender): The trained model, as it is now.
+        data (HeteroData): Its data, with validation edges.
+        negatives (str, optional): How non-edges are drawn, see :func:`measure`.
+            (default: :obj:`"uniform"`)
+        seed (int, optional): Seeds the draws. (default: :obj:`0`)
+
+    Raises:
+        TypeError: If the model is no recommender of this package.
+        ValueError: If the model has no modality, or the data no validation edges.
+    """
+
+    def __init__(
+        self, model: Recommender, data: HeteroData, negatives: str = 'uniform', seed: int = 0
+    ) -> None:
+        sources = {name: source.cpu() for name, source in model_sources(model).items()}
+        pairs = sample_pairs(data, 'val', negatives, seed=seed)
+        self.size = (model.num_users, model.num_items)
+        self.predictors = Predictors(sources, model.modalities, pairs)
+        logits = self.predictors(pairs.user, pairs.item)
+        one, num_bins = torch.ones(1, len(pairs.y), dtype=torch.float64), choose_bins(len(pairs.y))
+        known = {
+            name: float(
+                information(joint_table(one, quantile_bins(logits[name], num_bins), pairs.y))
+            )
+            for name in model.modalities
+        }
+        self.weakest = min(known, key=known.__getitem__)
+
+    def __call__(self, user: int | Tensor, item: int | Tensor) -> list[Explanation]:
+        r"""Explains pairs of a user and an item.
+
+        Args:
+            user (int or torch.Tensor): The users, ``[n]``.
+            item (int or torch.Tensor): The items, ``[n]``.
+
+        Raises:
+            ValueError: If the numbers of users and items differ.
+            IndexError: If a user or an item does not exist.
+        """
+        users, items = (torch.as_tensor(x).reshape(-1).cpu() for x in (user, item))
+        if users.shape != items.shape:
+            raise ValueError(
+                f"'user' and 'item' must be as many (got {users.numel()} and {items.numel()})"
+            )
+        for name, x, size in zip(('user', 'item'), (users, items), self.size):
+            if x.numel() > 0 and not 0 <= int(x.min()) <= int(x.max()) < size:
+                raise IndexError(
+                    f"'{name}' must lie in [0, {size}) (got {int(x.min())} to {int(x.max())})"
+                )
+        logits = self.predictors(users, items)
+        said = {name: (logsigmoid(x) + math.log(2.0)).tolist() for name, x in logits.items()}
+        out = []
+        for i, (u, v) in enumerate(zip(users.tolist(), items.tolist())):
+            alone = {name: said[name][i] for name in self.predictors.modalities}
+            shared = alone[self.weakest] if len(alone) > 1 else 0.0
+            unique = {name: x - shared for name, x in alone.items()}
+            content, total = said[CONTENT][i], said[ALL][i]
+            out.append(
+                Explanation(
+                    user=u,
+                    item=v,
+                    total=total,
+                    redundant=shared,
+                    unique=unique,
+                    synergistic=content - shared - sum(unique.values()),
+                    id=total - content if self.predictors.has_id else None,
+                    weakest=self.weakest,
+                )
+            )
+        return out
+
+
+def explain(
+    model: Recommender,
+    user: int,
+    item: int,
+    data: HeteroData,
+    *,
+    negatives: str = 'uniform',
+    seed: int = 0,
+) -> Explanation:
+    r"""Says in nats what speaks for a user taking an item: what the modalities share, what each
+    adds, what only their fusion adds, and what the ID path adds.
+
+    The scores of the model are made log-odds :math:`\ell` on the validation edges, as in
+    :func:`measure`. A predictor says :math:`i = \ln \sigma(\ell) + \ln 2` of a pair, its pointwise
+    information about the pair being an edge. With the predictors of one modality :math:`m`, of all
+    codes, and of codes and IDs,
+
+    .. math::
+        r = i_{m^*}, \quad u_m = i_m - r, \quad s = i_{\mathrm{content}} - r - \sum_m u_m, \quad
+        i_{\mathrm{all}} = r + \sum_m u_m + s + i_{\mathrm{id}}
+
+    where :math:`m^*` is the modality that knows least of all validation edges. With three or more
+    modalities, what only some of them share is in :math:`s`.
+
+    These are statements about the model, not about what moves the user, and a single pair has no
+    interval. To explain many pairs, make an :class:`Explainer`.
+
+    Args:
+        model (Recommender): The trained model.
+        user (int): The user.
+        item (int): The item.
+        data (HeteroData): The data of the model, with validation edges.
+        negatives (str, optional): How non-edges are drawn, see :func:`measure`.
+            (default: :obj:`"uniform"`)
+        seed (int, optional): Seeds the draws. (default: :obj:`0`)
+
+    Returns:
+        Explanation: The parts, their sum and a sentence.
+
+    Raises:
+        TypeError: If the model is no recommender of this package.
+        ValueError: If the model has no modality, or the data no validation edges.
+        IndexError: If the user or the item does not exist.
+    """
+    return Explainer(model, data, negatives, seed)(user, item)[0]

@@ -1,0 +1,168 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.evaluation import held_out_edges
+from mrdib_pyg.interactions import catalogue_size, train_edges
+from mrdib_pyg.ops import encode_edges, sample_negatives
+
+NEGATIVES = ('uniform', 'popularity')
+
+_MAX_ROUNDS = 64
+
+
+class LabeledPairs(NamedTuple):
+    r"""Pairs of a user and an item, half of them held-out edges and half of them non-edges of the
+    same users.
+
+    Args:
+        user (torch.Tensor): The users, ``[n]``.
+        item (torch.Tensor): The items, ``[n]``.
+        y (torch.Tensor): 1 for an edge, 0 for a non-edge, ``[n]``; the first half are the edges,
+            the second their non-edges in the same order.
+    """
+
+    user: Tensor
+    item: Tensor
+    y: Tensor
+
+
+def sample_pairs(
+    data: HeteroData,
+    split: str,
+    negatives: str = 'uniform',
+    seed: int = 0,
+    items: Tensor | None = None,
+) -> LabeledPairs:
+    r"""Returns the held-out edges, and for each a non-edge of the same user: an item the user has
+    no edge to in any split.
+
+    Args:
+        data (HeteroData): Users, items, training and held-out edges.
+        split (str): The held-out edges, :obj:`"val"` or :obj:`"test"`.
+        negatives (str, optional): :obj:`"uniform"` draws from all items alike,
+            :obj:`"popularity"` from the items of the held-out edges, each as often as it occurs
+            there, so that popularity alone does not tell edges from non-edges.
+            (default: :obj:`"uniform"`)
+        seed (int, optional): Seeds the draws. (default: :obj:`0`)
+        items (torch.Tensor, optional): A boolean mask ``[I]`` of the items whose edges are taken
+            and from which is drawn. (default: :obj:`None`, all items)
+
+    Returns:
+        LabeledPairs: The pairs; an edge whose user has no non-edge to draw is left out.
+
+    Raises:
+        ValueError: If the split or the way of drawing is unknown, or there is no edge, or no
+            non-edge for any.
+    """
+    if negatives not in NEGATIVES:
+        raise ValueError(f"'negatives' must be one of {list(NEGATIVES)} (got {negatives!r})")
+    num_items = catalogue_size(data)[1]
+    user, item = held_out_edges(data, split).cpu()
+    known = [train_edges(data).cpu()]
+    for edge_type in data.edge_types:
+        if edge_type[::2] == ('user', 'item') and 'edge_label_index' in data[edge_type]:
+            known.append(data[edge_type].edge_label_index.cpu())
+    codes = torch.unique(encode_edges(torch.cat(known, dim=1), num_items))
+    candidates = None
+    if items is not None:
+        items = items.cpu()
+        user, item = user[items[item]], item[items[item]]
+        candidates = items.nonzero().view(-1)
+    generator = torch.Generator().manual_seed(seed)
+    if user.numel() == 0:
+        drawn = user
+    elif negatives == 'uniform':
+        drawn = sample_negatives(user, codes, num_items, candidates=candidates, generator=generator)
+    else:
+        drawn = _draw_as_often(user, item, codes, num_items, generator)
+    keep, num_edges = drawn >= 0, user.numel()
+    user, item, drawn = user[keep], item[keep], drawn[keep]
+    if user.numel() == 0 and items is None:
+        raise ValueError(
+            f"for none of the {num_edges} edges of the split '{split}' is there a non-edge of the "
+            f"same user to draw by negatives='{negatives}'; use a split with more edges, or "
+            f'another way of drawing'
+        )
+    one = torch.ones_like(user)
+    return LabeledPairs(
+        torch.cat([user, user]), torch.cat([item, drawn]), torch.cat([one, 1 - one])
+    )
+
+
+def _draw_as_often(
+    user: Tensor, item: Tensor, codes: Tensor, num_items: int, generator: torch.Generator
+) -> Tensor:
+    # Draws items as often as they occur, again where they hit an edge; -1 where that never ends.
+    out = torch.full_like(user, -1)
+    left = torch.arange(user.numel())
+    for _ in range(_MAX_ROUNDS):
+        drawn = item[torch.randint(item.numel(), (left.numel(),), generator=generator)]
+        code = user[left] * num_items + drawn
+        place = torch.searchsorted(codes, code).clamp(max=codes.numel() - 1)
+        free = codes[place] != code
+        out[left[free]] = drawn[free]
+        left = left[~free]
+        if left.numel() == 0:
+            break
+    return out
+
+
+POPULARITY = 'popularity'
+
+MAX_GROUPS = 100
+
+
+def item_groups(
+    data: HeteroData, names: Sequence[str], num_items: int
+) -> dict[str, dict[str, Tensor]]:
+    r"""Returns per grouping the boolean masks ``[I]`` of the items of each group.
+
+    Args:
+        data (HeteroData): Items and training edges.
+        names (Sequence[str]): The groupings: :obj:`"popularity"`, the tenths of the items by their
+            number of training edges, from 1 for the fewest to 10 (items with equal numbers share
+            a group, so some may be empty), or a column of :obj:`data['item']`.
+        num_items (int): The number of items.
+
+    Raises:
+        ValueError: If a grouping is no column, or has other than one integer or boolean per item,
+            or too many groups.
+    """
+    out: dict[str, dict[str, Tensor]] = {}
+    for name in names:
+        label = _tenth(data, num_items) if name == POPULARITY else _column(data, name, num_items)
+        values = torch.unique(label)
+        if len(values) > MAX_GROUPS:
+            raise ValueError(
+                f"'groups': the column '{name}' has {len(values)} values, more than {MAX_GROUPS}; "
+                f'name a categorical column'
+            )
+        out[name] = {str(value): label == value for value in values.tolist()}
+    return out
+
+
+def _tenth(data: HeteroData, num_items: int) -> Tensor:
+    count = torch.bincount(train_edges(data)[1].cpu(), minlength=num_items)
+    rank = torch.searchsorted(count.sort().values, count)
+    return 1 + 10 * rank // num_items
+
+
+def _column(data: HeteroData, name: str, num_items: int) -> Tensor:
+    store = data['item']
+    if name not in store:
+        columns = [key for key, x in store.items() if isinstance(x, Tensor) and x.dim() == 1]
+        raise ValueError(
+            f"'groups': there is no column data['item'].{name}; known are {[POPULARITY, *columns]}"
+        )
+    label = store[name]
+    if not isinstance(label, Tensor) or label.shape != (num_items,) or label.is_floating_point():
+        found = list(label.shape) if isinstance(label, Tensor) else type(label).__name__
+        raise ValueError(
+            f"'groups': data['item'].{name} must hold one integer or boolean for each of the "
+            f'{num_items} items (got {found})'
+        )
+    return label.cpu()

@@ -1,0 +1,297 @@
+"""Which runs differ in nothing but their seed, and what to call them."""
+
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, NamedTuple
+
+NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
+
+
+class RunFolder(NamedTuple):
+    r"""What the files of a run say, as :func:`~mrdib_pyg.training.run` and ``mrdib measure`` wrote
+    them.
+
+    Args:
+        path (Path): The folder.
+        config (Dict[str, Any]): The settings, from ``config.json``.
+        history (List[Dict[str, Any]]): One entry per epoch, from ``history.jsonl``.
+        results (Dict[str, Any], optional): What ``results.json`` holds; :obj:`None` if there is no
+            such file.
+        pid (Dict[str, Any], optional): What ``pid.json`` holds; :obj:`None` if there is no such
+            file.
+        notes (List[str]): What is missing or torn, a sentence each.
+        name (str): What to call it: the name of the folder.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    results: dict[str, Any] | None
+    pid: dict[str, Any] | None
+    notes: list[str]
+    name: str
+
+    @property
+    def seed(self) -> int | None:
+        r"""The seed of the run."""
+        seed = self.config.get('seed')
+        return seed if type(seed) is int else None
+
+    @property
+    def monitor(self) -> str:
+        r"""The validation metric that chose the epoch."""
+        return str(self.config['fit'].get('monitor', 'recall@20'))
+
+    @property
+    def variant(self) -> str:
+        r"""What sits between the two functions of the model, in words."""
+        mrdib = self.config['settings'].get('mrdib')
+        if mrdib is None:
+            return 'plain'
+        control = mrdib.get('control')
+        return 'MRdIB' if control is None else NAMES.get(control, str(control))
+
+    @property
+    def best_epoch(self) -> int | None:
+        r"""The epoch whose parameters were kept: that of the results or, without them, the first
+        one with the best validation metric so far.
+        """
+        if self.results is not None and isinstance(self.results.get('best_epoch'), int):
+            return self.results['best_epoch']
+        scored = [
+            (row['val'][self.monitor], -row['epoch'])
+            for row in self.history
+            if isinstance(row.get('val'), dict) and self.monitor in row['val']
+        ]
+        return -max(scored)[1] if scored else None
+
+    def metrics(self, split: str) -> dict[str, float]:
+        r"""The metrics of a split, empty where it was not evaluated."""
+        values = None if self.results is None else self.results.get(split)
+        if not isinstance(values, dict):
+            return {}
+        return {key: value for key, value in values.items() if is_number(value)}
+
+
+def load_run_folder(path: str | Path) -> RunFolder:
+    r"""Reads the files of a run but for its checkpoints. What is missing or torn is noted.
+
+    Args:
+        path (str or Path): A folder made by ``mrdib train``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no readable ``config.json``: it is no run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"there is no run folder '{path}'; make one with `mrdib train --out`"
+        )
+    config = _read(path / 'config.json')
+    fits = isinstance(config, dict) and isinstance(config.get('model'), str)
+    fits = fits and all(isinstance(config.get(key), dict) for key in ('settings', 'fit'))
+    if not fits or not isinstance(config['settings'].get('mrdib', {}), (dict, NoneType)):
+        raise ValueError(
+            f"'{path}' has no readable config.json, so it is no run folder; pass a folder made by "
+            f'`mrdib train`'
+        )
+    notes: list[str] = []
+    history = _read_history(path, notes)
+    results = _read_optional(path, 'results.json', notes)
+    if results is None and not (path / 'results.json').exists():
+        notes.append(
+            f"'{path}' has no results.json: its training has not finished; finish it by `mrdib "
+            f'train` with the same arguments and --resume'
+        )
+    elif results is not None and not results.get('test'):
+        notes.append(
+            f"'{path}' has no test results: it was trained with --no-test, or its data have no "
+            f'test edges; `mrdib evaluate {path}` prints what the model reaches'
+        )
+    pid, name = _read_optional(path, 'pid.json', notes), path.name or str(path)
+    return RunFolder(path, config, history, results, pid, notes, name)
+
+
+def distinguish(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    r"""Gives runs in folders of one name as much more of their paths as tells them apart."""
+    parts = [run.path.resolve().parts for run in runs]
+    lengths = [1] * len(runs)
+    while True:
+        ends = [p[-n:] for p, n in zip(parts, lengths)]
+        shared = [ends.count(end) > 1 and n < len(p) for end, p, n in zip(ends, parts, lengths)]
+        if not any(shared):
+            break
+        lengths = [n + more for n, more in zip(lengths, shared)]
+    return [
+        run if n == 1 else run._replace(name='/'.join(end))
+        for run, n, end in zip(runs, lengths, ends)
+    ]
+
+
+def is_number(value: Any) -> bool:
+    r"""Whether a value that was read from JSON is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # JSON of Python has NaN, and integers without end
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _read_optional(path: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
+    if not (path / name).exists():
+        return None
+    values = _read(path / name)
+    if isinstance(values, dict):
+        return values
+    notes.append(f"'{path / name}' is torn or no JSON object; it is left out")
+    return None
+
+
+def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    file = path / 'history.jsonl'
+    try:
+        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        notes.append(f"'{path}' has no history.jsonl: there are no training curves")
+        return []
+    out: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        fits = isinstance(row, dict) and isinstance(row.get('train'), dict)
+        if not fits or row.get('epoch') != len(out) + 1:
+            notes.append(
+                f"'{file}' is torn in line {len(out) + 1} of {len(lines)}: the curves show the "
+                f'epochs before it; --resume of `mrdib train` mends it'
+            )
+            break
+        out.append(row)
+    return out
+
+
+class Group(NamedTuple):
+    r"""The runs of the same settings on the same data, which differ in their seed.
+
+    Args:
+        number (int): The place of the group in the report, which chooses its color and shape.
+        label (str): Its name, unlike that of any other group.
+        dataset (str): The name of the data set, unlike that of any other data.
+        runs (List[RunFolder]): The runs.
+    """
+
+    number: int
+    label: str
+    dataset: str
+    runs: list[RunFolder]
+
+    @property
+    def first(self) -> RunFolder:
+        r"""The run that stands for the group where one model is looked at."""
+        return self.runs[0]
+
+    def values(self, split: str, metric: str) -> list[float]:
+        r"""The values of a metric of the runs that have it."""
+        found = [run.metrics(split) for run in self.runs]
+        return [values[metric] for values in found if metric in values]
+
+
+def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
+    r"""Groups runs that differ in nothing but the seed, in the order of their first run.
+
+    A label tells the variant and whatever distinguishes a group from the others: the data set, the
+    model, settings.
+    """
+    found: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        found.setdefault(_key(run), []).append(run)
+    members = list(found.values())
+    datasets = _dataset_names(members)
+    models = {group[0].config['model'] for group in members}
+    labels = [
+        [dataset] * (len(set(datasets)) > 1)
+        + [group[0].config['model']] * (len(models) > 1)
+        + [group[0].variant]
+        for dataset, group in zip(datasets, members)
+    ]
+    flat = [_flatten(group[0].config) for group in members]
+    for same in _collisions(labels):
+        shown = {key for i in same for key in flat[i]}
+        shown = {key for key in shown if len({flat[i].get(key) for i in same}) > 1}
+        for i in same:
+            parts = [f'{key}={flat[i].get(key, "default")}' for key in sorted(shown)]
+            labels[i] = [*labels[i], ', '.join(parts)]
+    return [
+        Group(i, ' · '.join(label), dataset, group)
+        for i, (label, dataset, group) in enumerate(zip(labels, datasets, members))
+    ]
+
+
+def mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
+    r"""Returns the mean and the standard deviation of a sample (:math:`n - 1`), which is
+    :obj:`None` for one value.
+    """
+    values = list(values)
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def weights_of(run: RunFolder) -> dict[str, Any]:
+    r"""Returns the weights of the loss terms that the run was given."""
+    weights = run.config['fit'].get('weights')
+    return dict(weights) if isinstance(weights, dict) else {}
+
+
+def _key(run: RunFolder) -> str:
+    config = {
+        name: value
+        for name, value in run.config.items()
+        # The same data in another place, or another machine, is the same experiment.
+        if name in ('data_hash', 'model', 'settings', 'fit')
+    }
+    return json.dumps(config, sort_keys=True)
+
+
+def _dataset_names(members: list[list[RunFolder]]) -> list[str]:
+    names = [os.path.basename(str(group[0].config.get('dataset') or 'data')) for group in members]
+    hashes = [str(group[0].config.get('data_hash')) for group in members]
+    known: dict[str, set[str]] = {}
+    for name, digest in zip(names, hashes):
+        known.setdefault(name, set()).add(digest)
+    return [
+        f'{name} ({digest[:8]})' if len(known[name]) > 1 else name
+        for name, digest in zip(names, hashes)
+    ]
+
+
+def _collisions(labels: list[list[str]]) -> list[list[int]]:
+    found: dict[tuple[str, ...], list[int]] = {}
+    for i, label in enumerate(labels):
+        found.setdefault(tuple(label), []).append(i)
+    return [same for same in found.values() if len(same) > 1]
+
+
+def _flatten(config: dict[str, Any]) -> dict[str, str]:
+    out: dict[str, str] = {}
+
+    def add(prefix: str, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                add(f'{prefix}{key}.', value)
+            else:
+                out[f'{prefix}{key}'] = str(value)
+
+    add('', config['settings'])
+    add('', config['fit'])
+    return out

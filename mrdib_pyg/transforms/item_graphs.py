@@ -1,0 +1,528 @@
+"""What the transforms read of a data set: features, masks of what is missing, edges."""
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import coalesce
+
+from mrdib_pyg.ops import (
+    NormalizedAdjacency,
+    cooccurrence_graph,
+    edge_cosine,
+    interest_counts,
+    knn_graph,
+    prune_edges,
+    second_order_edges,
+)
+from mrdib_pyg.ops.rows import normalize_rows
+
+EDGE = ('user', 'rates', 'item')
+
+
+def modalities_of(data: HeteroData, modality: None | str | Sequence[str]) -> list[str]:
+    r"""Returns the modalities asked for, or all that the items have.
+
+    Raises:
+        ValueError: If one has no features, or there is none.
+    """
+    known = [key[2:] for key in data['item'].keys() if key.startswith('x_')]
+    names = [modality] if isinstance(modality, str) else list(modality or known)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"'modality' names '{name}', but there is no data['item'].x_{name}; the items have "
+                f'{known}'
+            )
+    if len(names) == 0:
+        raise ValueError("the items have no features; set data['item'].x_<modality>")
+    return names
+
+
+def available(data: HeteroData, name: str) -> Tensor | None:
+    r"""Returns the mask of the items that have a modality, or :obj:`None` if all do. A row of
+    zeros has no direction, and so no neighbors: it counts as missing.
+    """
+    x = data['item'][f'x_{name}']
+    mask = (x != 0).any(dim=1)
+    if f'has_{name}' in data['item']:
+        mask &= data['item'][f'has_{name}'].bool()
+    return None if bool(mask.all()) else mask
+
+
+def train_edges(data: HeteroData) -> Tensor:
+    r"""Returns the training edges, sorted and without repeats."""
+    if EDGE not in data.edge_types:
+        raise ValueError(f"'data' has no training edges {EDGE}")
+    # Which multiplies ids, and their products may exceed 32 bits.
+    return coalesce(data[EDGE].edge_index.long())
+
+
+FORMS = ('similarity', 'binary')
+
+#: The neighbors of all items: an array ``[num_items, n]`` of item ids, or the ``.npy`` file of one.
+Neighbors = str | os.PathLike | np.ndarray | Tensor
+
+
+@functional_transform('item_knn')
+class ItemKNN(BaseTransform):
+    r"""Adds, per modality, the graph of each item's :math:`k` most cosine-similar items, itself
+    included, as edges ``('item', '<modality>_knn', 'item')`` with an ``edge_weight``.
+
+    With the cosines :math:`w_{ij} \ge 0` (negative ones are set to zero) on the edges that are
+    kept, and their row sums :math:`r_i`, the weights are
+
+    .. math::
+        \frac{w_{ij}}{\sqrt{r_i r_j}} \;\; (\textrm{'similarity'}), \qquad
+        \frac{1}{|\mathcal{N}_i|} \;\; (\textrm{'binary'})
+
+    as in `"Multi-View Graph Convolutional Network for Multimedia Recommendation"
+    <https://arxiv.org/abs/2308.03588>`_ and in `"A Tale of Two Graphs: Freezing and Denoising Graph
+    Structures for Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_. The graph is
+    directed; among equally similar items those of lower id are kept.
+
+    An item that lacks a modality, or has a row of zeros, keeps only a self-loop of weight one,
+    and is nobody's neighbor.
+
+    Args:
+        k (int, optional): The number of neighbors, the item included. (default: :obj:`10`)
+        modality (str or list[str], optional): The modalities. (default: :obj:`None`, all)
+        form (str, optional): :obj:`"similarity"` or :obj:`"binary"`.
+            (default: :obj:`"similarity"`)
+        neighbors (dict[str, str or Tensor], optional): Per modality the neighbors that are given,
+            as item ids ``[num_items, n]`` or as the ``.npy`` file of such an array, e.g.
+            ``{'image': 'baby/image_knn.npy'}``. They are taken as they are, whatever :obj:`k`;
+            negative ids are padding. The :obj:`"binary"` form needs no features then.
+            (default: :obj:`None`)
+        chunk_size (int, optional): The number of items to compare at a time. (default:
+            :obj:`None`, chosen by the number of items)
+
+    Raises:
+        ValueError: If a setting is out of range or unknown, or given neighbors do not fit.
+    """
+
+    def __init__(
+        self,
+        k: int = 10,
+        modality: None | str | Sequence[str] = None,
+        form: str = 'similarity',
+        neighbors: Mapping[str, Neighbors] | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        if k < 1:
+            raise ValueError(f"'k' must be at least 1 (got {k})")
+        if form not in FORMS:
+            raise ValueError(f"'form' must be one of {list(FORMS)} (got {form!r})")
+        self.k = k
+        self.modality = modality
+        self.form = form
+        self.neighbors = dict(neighbors or {})
+        self.chunk_size = chunk_size
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        num_items = int(data['item'].num_nodes)
+        if self.modality is None and len(self.neighbors) > 0:
+            known = [key[2:] for key in data['item'].keys() if key.startswith('x_')]
+            names = [*known, *(name for name in self.neighbors if name not in known)]
+        elif isinstance(self.modality, str) or self.modality is not None:
+            names = [self.modality] if isinstance(self.modality, str) else list(self.modality)
+        else:
+            names = modalities_of(data, None)
+        for name in names:
+            edge_index, edge_weight = self._edges(data, name, num_items)
+            keep = edge_weight > 0
+            adj = NormalizedAdjacency(
+                edge_index[:, keep],
+                edge_weight[keep],
+                num_nodes=num_items,
+                normalization='left' if self.form == 'binary' else 'sym',
+            )
+            store = data['item', f'{name}_knn', 'item']
+            store.edge_index, store.edge_weight = adj.to_edge_index()
+        return data
+
+    def _edges(self, data: HeteroData, name: str, num_items: int) -> tuple[Tensor, Tensor]:
+        given = name in self.neighbors
+        if not given or self.form == 'similarity' or f'x_{name}' in data['item']:
+            modalities_of(data, name)
+            x, mask = data['item'][f'x_{name}'], available(data, name)
+        else:
+            x, mask = None, None
+        if given:
+            edge_index = _given_edges(self.neighbors[name], name, num_items)
+            if mask is not None:
+                edge_index = edge_index[:, mask[edge_index].all(dim=0)]
+                absent = (~mask).nonzero().view(-1)
+                edge_index = torch.cat([edge_index, absent.expand(2, -1)], dim=1)
+        if self.form == 'binary':
+            if not given:
+                edge_index, _ = knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
+            return edge_index, torch.ones(edge_index.size(1), device=edge_index.device)
+        if not given:
+            return knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
+        edge_weight = edge_cosine(x if mask is None else x.where(mask[:, None], 0.0), edge_index)
+        # The self-loops of rows without features among them.
+        return edge_index, edge_weight.masked_fill_(edge_index[0] == edge_index[1], 1.0)
+
+    def __repr__(self) -> str:
+        # The name of cached data is made of this: given arrays go in by their content.
+        neighbors = {name: _describe(given) for name, given in self.neighbors.items()}
+        return (
+            f'{self.__class__.__name__}(k={self.k}, modality={self.modality!r}, '
+            f'form={self.form!r}, neighbors={neighbors})'
+        )
+
+
+def _given_edges(given: Neighbors, name: str, num_items: int) -> Tensor:
+    index: Any = given
+    if isinstance(given, (str, os.PathLike)):
+        index = np.load(given, allow_pickle=False)
+    index = torch.as_tensor(index)
+    what = f"the neighbors of '{name}'"
+    if index.dim() != 2 or index.size(0) != num_items or index.is_floating_point():
+        raise ValueError(
+            f'{what} must be item ids with a row for each of the {num_items} items (got '
+            f'{index.dtype} of the shape {list(index.shape)})'
+        )
+    index = index.long()
+    if index.numel() > 0 and int(index.max()) >= num_items:
+        raise ValueError(f'{what} name item {int(index.max())}, but there are {num_items} items')
+    row = torch.arange(num_items).repeat_interleave(index.size(1))
+    col = index.reshape(-1).cpu()
+    code = torch.unique((row * num_items + col)[col >= 0])
+    return torch.stack([code // num_items, code % num_items]).to(index.device)
+
+
+def _describe(given: Neighbors) -> str:
+    if isinstance(given, (str, os.PathLike)):
+        stat = os.stat(given)
+        return f'{os.fspath(given)} {stat.st_size} {stat.st_mtime_ns}'
+    array = np.ascontiguousarray(torch.as_tensor(given).cpu().numpy())
+    return hashlib.sha256(array.data).hexdigest()[:16]
+
+
+@functional_transform('item_graph_union')
+class ItemGraphUnion(BaseTransform):
+    r"""Adds the weighted union of the item graphs of all modalities, the frozen item graph of `"A
+    Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation"
+    <https://arxiv.org/abs/2211.06924>`_, as edges ``('item', 'union', 'item')`` with an
+    ``edge_weight``,
+
+    .. math::
+        \mathbf{S} = \sum_m w_m \mathbf{S}_m, \quad \sum_m w_m = 1
+
+    of the graphs ``('item', '<modality>_knn', 'item')`` or, where the data has none, of those of
+    :class:`ItemKNN` in the binary form, so that each row of the union sums to one. An item that
+    lacks a modality shares its weight among those it has; without any, its row is empty.
+
+    Args:
+        weights (dict[str, float], optional): The weight of each modality; they are divided by
+            their sum. (default: :obj:`None`, see :func:`modality_weights`)
+        k (int, optional): The number of neighbors where a graph is to be made.
+            (default: :obj:`10`)
+
+    Raises:
+        ValueError: If a weight is missing, negative, or all are zero.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None, k: int = 10) -> None:
+        self.weights = None if weights is None else dict(weights)
+        self.k = k
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        names = modalities_of(data, None)
+        weight = item_weights(data, names, self.weights)
+        edges, values = [], []
+        for m, name in enumerate(names):
+            edge = ('item', f'{name}_knn', 'item')
+            graph = data
+            if edge not in data.edge_types:
+                graph = ItemKNN(self.k, name, form='binary')(data)
+            edge_index = graph[edge].edge_index.long()
+            edges.append(edge_index)
+            values.append(graph[edge].edge_weight * weight[edge_index[0], m])
+        store = data['item', 'union', 'item']
+        value = torch.cat(values)
+        keep = value > 0
+        store.edge_index, store.edge_weight = coalesce(
+            torch.cat(edges, dim=1)[:, keep], value[keep], reduce='sum'
+        )
+        return data
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(weights={self.weights}, k={self.k})'
+
+
+def modality_weights(names: list[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    r"""Returns a weight per modality, with a sum of one: those given or, without any, 0.1 for
+    images and 0.9 for texts where these are the two modalities, and equal ones elsewhere.
+
+    Raises:
+        ValueError: If a weight is missing, unknown, negative, or all are zero.
+    """
+    if weights is None:
+        pair = {'image': 0.1, 'visual': 0.1, 'text': 0.9}
+        if len(names) == 2 and 'text' in names and all(name in pair for name in names):
+            return {name: pair[name] for name in names}
+        return {name: 1.0 / len(names) for name in names}
+    if set(weights) != set(names):
+        raise ValueError(
+            f'the weights name {sorted(weights)}, but the modalities are {sorted(names)}'
+        )
+    total = sum(weights.values())
+    if not (0 < total < math.inf and min(weights.values()) >= 0):
+        raise ValueError(f'weights must not be negative, nor all zero (got {dict(weights)})')
+    return {name: weights[name] / total for name in names}
+
+
+def item_weights(data: HeteroData, names: list[str], weights: Mapping[str, float] | None) -> Tensor:
+    r"""Returns the weight of each modality for each item, ``[num_items, M]``: that of a modality
+    an item lacks is shared among those it has. Without any, all are zero.
+    """
+    given = torch.tensor(list(modality_weights(names, weights).values()))
+    out = given.repeat(int(data['item'].num_nodes), 1)
+    is_full = True
+    for m, name in enumerate(names):
+        if f'has_{name}' in data['item']:
+            has = data['item'][f'has_{name}'].bool().cpu()
+            is_full &= bool(has.all())
+            out[~has, m] = 0.0
+    if is_full:  # no division, so that a mask of ones changes no bit
+        return out
+    total = out.sum(dim=1, keepdim=True)
+    return out / total.masked_fill(total == 0, 1.0)
+
+
+# Similarities that one chunk of items may hold: 32 MiB.
+_MAX_SCORES = 2**23
+
+
+@functional_transform('interest_graph')
+class InterestGraph(BaseTransform):
+    r"""Adds, per modality, the interest-aware item graph of "SOIL: Contrastive Second-Order
+    Interest Learning for Multimodal Recommendation" (ACM Multimedia 2024) as edges
+    ``('item', '<modality>_interest', 'item')`` with an ``edge_weight``,
+
+    .. math::
+        \mathbf{G}_m = \mathrm{norm}(\mathbf{W}_m) + \mathrm{norm}(\tilde{\mathbf{S}}_m), \quad
+        W_{m,ij} = \nu_{ij} \max(0, \cos(\mathbf{x}_{m,i}, \mathbf{x}_{m,j}))
+
+    where :math:`\nu_{ij}` counts the users who know item :math:`i` and whose profile is close to
+    item :math:`j` (:func:`~mrdib_pyg.ops.interest_counts`), :math:`\tilde{\mathbf{S}}_m` is the
+    graph of :class:`ItemKNN`, which is taken from the data where it has one, and
+    :math:`\mathrm{norm}(\mathbf{W})_{ij} = W_{ij} / \sqrt{r_i r_j}` with the row sums :math:`r`.
+
+    Args:
+        k (int, optional): The number of items a user is interested in, per modality.
+            (default: :obj:`10`)
+        num_neighbors (int, optional): The number of neighbors in the graph of :class:`ItemKNN`.
+            (default: :obj:`10`)
+        chunk_size (int, optional): The number of users or items to compare at a time. (default:
+            :obj:`None`, chosen by the number of items)
+    """
+
+    def __init__(self, k: int = 10, num_neighbors: int = 10, chunk_size: int | None = None) -> None:
+        self.k = k
+        self.num_neighbors = num_neighbors
+        self.chunk_size = chunk_size
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        names = modalities_of(data, None)
+        num_items = int(data['item'].num_nodes)
+        features = [data['item'][f'x_{name}'].float() for name in names]
+        masks = [available(data, name) for name in names]
+        pairs, count = interest_counts(
+            train_edges(data),
+            features,
+            self.k,
+            num_users=int(data['user'].num_nodes),
+            masks=masks,
+            chunk_size=self.chunk_size,
+        )
+        for name, x, mask in zip(names, features, masks):
+            edge = ('item', f'{name}_knn', 'item')
+            graph = data
+            if edge not in data.edge_types:
+                graph = ItemKNN(self.num_neighbors, name, chunk_size=self.chunk_size)(data)
+            edge_index, weight = pairs, count
+            if mask is not None:
+                keep = mask[pairs].all(dim=0)
+                edge_index, weight, x = pairs[:, keep], count[keep], x.where(mask[:, None], 0.0)
+            weight = weight * _cosine(x, edge_index, self.chunk_size)
+            keep = weight > 0
+            edge_index, weight = edge_index[:, keep], weight[keep]
+            if mask is not None:
+                absent = (~mask).nonzero().view(-1)
+                edge_index = torch.cat([edge_index, absent.expand(2, -1)], dim=1)
+                weight = torch.cat([weight, weight.new_ones(absent.numel())])
+            adj = NormalizedAdjacency(edge_index, weight, num_nodes=num_items)
+            edge_index, weight = adj.to_edge_index()
+            store = data['item', f'{name}_interest', 'item']
+            store.edge_index, store.edge_weight = coalesce(
+                torch.cat([edge_index, graph[edge].edge_index], dim=1),
+                torch.cat([weight, graph[edge].edge_weight]),
+                reduce='sum',
+            )
+        return data
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(k={self.k}, num_neighbors={self.num_neighbors})'
+
+
+def _cosine(x: Tensor, edge_index: Tensor, chunk_size: int | None) -> Tensor:
+    # A product of matrices costs less per pair than gathered rows, and pays off from a share of
+    # the pairs on. The edges are sorted by row.
+    num_items = x.size(0)
+    if edge_index.size(1) < num_items * num_items / 100:
+        return edge_cosine(x, edge_index)
+    chunk_size = chunk_size or max(_MAX_SCORES // num_items, 1)
+    x = normalize_rows(x)
+    start = torch.arange(0, num_items + chunk_size, chunk_size, device=x.device)
+    bounds = torch.searchsorted(edge_index[0].contiguous(), start).tolist()
+    out = []
+    for i, (begin, end) in enumerate(zip(bounds, bounds[1:])):
+        rows = slice(i * chunk_size, (i + 1) * chunk_size)
+        row, col = edge_index[:, begin:end]
+        out.append((x[rows] @ x.t())[row - i * chunk_size, col])
+    return torch.cat(out).clamp_(-1, 1)
+
+
+@functional_transform('second_order_graph')
+class SecondOrderGraph(BaseTransform):
+    r"""Adds the second-order graph of "SOIL: Contrastive Second-Order Interest Learning for
+    Multimodal Recommendation" (ACM Multimedia 2024), from users to items that those they know
+    attract, as edges ``('user', 'second_order', 'item')`` with an ``edge_weight``. See
+    :func:`~mrdib_pyg.ops.second_order_edges`.
+
+    Args:
+        k (int, optional): The number of second-order edges of a user. (default: :obj:`2`)
+        rule (str, optional): :obj:`"public"`, the rule of the public code, or
+            :obj:`"unrecorded"`, that of the paper. (default: :obj:`"public"`)
+        chunk_size (int, optional): The number of items to compare at a time. (default:
+            :obj:`None`, chosen by the number of items)
+    """
+
+    def __init__(self, k: int = 2, rule: str = 'public', chunk_size: int | None = None) -> None:
+        self.k = k
+        self.rule = rule
+        self.chunk_size = chunk_size
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        names = modalities_of(data, None)
+        store = data['user', 'second_order', 'item']
+        store.edge_index, store.edge_weight = second_order_edges(
+            train_edges(data),
+            [data['item'][f'x_{name}'] for name in names],
+            self.k,
+            self.rule,
+            num_users=int(data['user'].num_nodes),
+            masks=[available(data, name) for name in names],
+            chunk_size=self.chunk_size,
+        )
+        return data
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(k={self.k}, rule={self.rule!r})'
+
+
+class UserCooccurrence(BaseTransform):
+    r"""Adds the user graph of `"DualGNN: Dual Graph Neural Network for Multimedia Recommendation"
+    <https://doi.org/10.1109/TMM.2021.3138298>`_: edges ``('user', 'cooccurrence', 'user')`` from
+    each user to those with the most items in common, and their ``edge_weight``.
+
+    .. math::
+        c_{uv} = |\mathcal{N}_u \cap \mathcal{N}_v|, \quad
+        w_{uv} = \frac{\exp(c_{uv})}{\sum_{v'} \exp(c_{uv'})}
+
+    Only training edges ``('user', 'rates', 'item')`` are read. Among equal counts the user of lower
+    id is kept; a user who shares no item has no edge. See
+    :func:`~mrdib_pyg.ops.cooccurrence_graph`.
+
+    Args:
+        k (int, optional): The largest number of neighbors of a user. (default: :obj:`40`)
+        weighting (str, optional): :obj:`"softmax"` over the counts of the neighbors that are kept,
+            or :obj:`"mean"` for equal weights. (default: :obj:`"softmax"`)
+
+    Raises:
+        ValueError: If a setting is unknown or not positive, or the data has no training edges.
+    """
+
+    def __init__(self, k: int = 40, weighting: str = 'softmax') -> None:
+        if k < 1:
+            raise ValueError(f"'k' must be at least 1 (got {k})")
+        if weighting not in ('softmax', 'mean'):
+            raise ValueError(f"'weighting' must be 'softmax' or 'mean' (got '{weighting}')")
+        self.k = k
+        self.weighting = weighting
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        if EDGE not in data.edge_types:
+            raise ValueError(f"'data' has no training edges {EDGE} to count common items in")
+        edge_index, edge_weight = cooccurrence_graph(
+            data[EDGE].edge_index, int(data['user'].num_nodes), self.k, weighting=self.weighting
+        )
+        store = data['user', 'cooccurrence', 'user']
+        store.edge_index, store.edge_weight = edge_index, edge_weight
+        return data
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.k}, weighting={self.weighting!r})'
+
+
+@functional_transform('prune_edges')
+class PruneEdges(BaseTransform):
+    r"""Drops training edges at random, those between nodes of high degree more often, by the
+    degree-sensitive pruning of `"A Tale of Two Graphs: Freezing and Denoising Graph Structures for
+    Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_. See
+    :func:`~mrdib_pyg.ops.prune_edges`.
+
+    The edges that are left are sorted and without repeats; of a repeated edge the attributes of its
+    first entry are kept.
+
+    Args:
+        ratio (float, optional): The ratio of edges to drop. (default: :obj:`0.8`)
+        seed (int, optional): Seeds each draw, so that all are the same; by default each is
+            another, by the global seed. (default: :obj:`None`)
+    """
+
+    def __init__(self, ratio: float = 0.8, seed: int | None = None) -> None:
+        if not 0 <= ratio < 1:
+            raise ValueError(f"'ratio' must lie in [0, 1) (got {ratio})")
+        self.ratio = ratio
+        self.seed = seed
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        edge_index, perm = _sorted(data)
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator(edge_index.device).manual_seed(self.seed)
+        num_nodes = (int(data['user'].num_nodes), int(data['item'].num_nodes))
+        kept = prune_edges(edge_index, self.ratio, num_nodes=num_nodes, generator=generator)
+        store = data[EDGE]
+        for key, value in list(store.items()):
+            if key != 'edge_index' and isinstance(value, Tensor) and store.is_edge_attr(key):
+                store[key] = value[perm[kept]]
+        store.edge_index = edge_index[:, kept]
+        return data
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(ratio={self.ratio}, seed={self.seed})'
+
+
+def _sorted(data: HeteroData) -> tuple[Tensor, Tensor]:
+    # The training edges, sorted and without repeats, and where each first stands in the data.
+    edge_index = train_edges(data)
+    num_items = int(data['item'].num_nodes)
+    given = data[EDGE].edge_index.long()
+    code = given[0] * num_items + given[1]
+    order = code.argsort(stable=True)
+    place = torch.searchsorted(code[order], edge_index[0] * num_items + edge_index[1])
+    return edge_index, order[place]

@@ -1,0 +1,237 @@
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.data.storage import EdgeStorage
+from torch_geometric.transforms import BaseTransform
+
+from mrdib_pyg.datasets.folder import SPLITS
+from mrdib_pyg.datasets.splits import SPLIT_NAMES, split_interactions
+
+EDGE = ('user', 'rates', 'item')
+
+
+class InteractionSplit(BaseTransform):
+    r"""Splits the interactions of training, validation and test anew: their edges are put together,
+    a pair that comes twice once, and divided by
+    :func:`~mrdib_pyg.datasets.split_interactions`.
+
+    Graphs that were made of the training edges, those of users and the interest-aware ones of
+    items, would tell of edges that are held out now, and are left out, as are attributes of edges
+    other than :obj:`time`: make them afterwards.
+
+    Args:
+        strategy (str, optional): :obj:`"random"` for a draw per user, :obj:`"leave_one_out"` for
+            the last two interactions of each user, or :obj:`"temporal"` for two moments that are
+            the same for all. The last two read the attribute :obj:`time` of each of the three edge
+            types, which :class:`~mrdib_pyg.datasets.InteractionFolder` has with
+            :obj:`timestamps=True`. (default: :obj:`"random"`)
+        seed (int, optional): Of :obj:`"random"`. (default: :obj:`0`)
+        ratios (tuple, optional): Of :obj:`"temporal"`: the shares of training, validation and test.
+            (default: :obj:`(0.8, 0.1, 0.1)`)
+
+    Raises:
+        ValueError: If a setting is unknown, or the data lack what the strategy needs.
+
+    Example:
+        >>> data = InteractionFolder('data/baby', pre_transform=InteractionSplit(seed=1))[0]
+        >>> data = InteractionFolder('data/shop', timestamps=True,
+        ...                          pre_transform=InteractionSplit('temporal'))[0]
+    """
+
+    def __init__(
+        self,
+        strategy: str = 'random',
+        seed: int = 0,
+        ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    ) -> None:
+        if strategy not in SPLIT_NAMES:
+            raise ValueError(f"'strategy' must be one of {list(SPLIT_NAMES)} (got {strategy!r})")
+        self.strategy, self.seed, self.ratios = strategy, seed, ratios
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        if EDGE not in data.edge_types:
+            raise ValueError(f"'data' has no training edges {EDGE} to split")
+        split = [('user', relation, 'item') for _, relation in SPLITS]
+        stores = {edge[1]: data[edge] for edge in split if edge in data.edge_types}
+        for edge in data.edge_types:
+            is_made = 'user' in edge[::2] or edge[1].endswith('_interest')
+            if is_made and edge not in split:
+                del data[edge]
+        # A random split does not read the times, but they go along with their edges.
+        timed = self.strategy != 'random' or all('time' in x for x in stores.values())
+        indices: list[Tensor] = []
+        times: list[Tensor] = []
+        for relation, store in stores.items():
+            indices.append(store['edge_index' if relation == EDGE[1] else 'edge_label_index'])
+            if timed:
+                if 'time' not in store:
+                    raise ValueError(
+                        f"the strategy '{self.strategy}' needs the times of all edges, but "
+                        f"data['user', '{relation}', 'item'] has no attribute 'time'. "
+                        f'Please read a folder by `InteractionFolder(..., timestamps=True)`'
+                    )
+                times.append(store.time)
+        index = torch.cat(indices, dim=1)
+        # The earliest of equal pairs counts.
+        code = index[0].long() * int(data['item'].num_nodes) + index[1]
+        order = torch.arange(code.numel(), device=code.device)
+        time = torch.cat(times) if timed else None
+        if time is not None:
+            order = time.sort(stable=True).indices
+        order = order[code[order].sort(stable=True).indices]
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = code[order].diff() > 0
+        rows = order[first]
+        index, time = index[:, rows], None if time is None else time[rows]
+        label = torch.from_numpy(
+            split_interactions(
+                self.strategy,
+                index[0].cpu().numpy(),
+                index[1].cpu().numpy(),
+                None if time is None else time.cpu().numpy(),
+                seed=self.seed,
+                ratios=self.ratios,
+            )
+        ).to(index.device)
+        for value, (_, relation) in enumerate(SPLITS):
+            store = data['user', relation, 'item']
+            part = label == value
+            for key in list(store.keys()):  # of other edges
+                del store[key]
+            store['edge_index' if value == 0 else 'edge_label_index'] = index[:, part]
+            if time is not None:
+                store.time = time[part]
+        return data
+
+    def __repr__(self) -> str:
+        setting = {'random': f', seed={self.seed}', 'temporal': f', ratios={self.ratios}'}
+        return f'{self.__class__.__name__}({self.strategy!r}{setting.get(self.strategy, "")})'
+
+
+STORES = (('rates', 'edge_index'), ('val', 'edge_label_index'), ('test', 'edge_label_index'))
+
+
+@functional_transform('cold_item_split')
+class ColdItemSplit(BaseTransform):
+    r"""Holds items out of the training as a whole: each of their edges and their features, as if
+    they were new.
+
+    A share of the items that have an edge, drawn by chance, becomes a node type of its own,
+    ``'cold_item'``, with its features ``data['cold_item'].x_<modality>`` (and masks). Half of them
+    are for validation, half for the test: all their edges, of whatever split, are
+    ``data['user', 'val', 'cold_item'].edge_label_index`` and ``data['user', 'test',
+    'cold_item'].edge_label_index``. The other items stay, with new ids and their edges of all
+    splits, so that a model is trained and stopped as usual:
+
+    .. code-block:: python
+
+        data = ColdItemSplit(0.2, seed=0)(data)
+        model = VBPR(data)
+        fit(model, data)
+        cold = model.encode_items({'image': data['cold_item'].x_image})
+        emb = Embeddings(model.embed().user, cold)
+        evaluate(emb, data, 'test', node_type='cold_item')
+
+    The candidates of the ranking are then all cold items, those of validation and of the test, and
+    no other: what is measured is which of the new items suit a user, not how they fare against
+    items with a history.
+
+    ``n_id`` of both node types holds the former ids. Attributes of edges, such as ``time``, go with
+    them; those of cold items have what the edges of all splits have. Graphs among items or among
+    users, which may tell of the held-out items, are left out: make them afterwards.
+
+    Args:
+        ratio (float, optional): The share of items to hold out. (default: :obj:`0.2`)
+        seed (int, optional): Seeds the draw. (default: :obj:`0`)
+
+    Raises:
+        ValueError: If :obj:`ratio` is out of range, or no edge is left for training, or no item is
+            held out for validation or for the test.
+    """
+
+    def __init__(self, ratio: float = 0.2, seed: int = 0) -> None:
+        if not 0 < ratio < 1:
+            raise ValueError(f"'ratio' must lie in (0, 1) (got {ratio})")
+        self.ratio = ratio
+        self.seed = seed
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        stores = {
+            relation: data['user', relation, 'item']
+            for relation, _ in STORES
+            if ('user', relation, 'item') in data.edge_types
+        }
+        edges = {relation: stores[relation][key] for relation, key in STORES if relation in stores}
+        if 'rates' not in edges:
+            raise ValueError("'data' has no training edges ('user', 'rates', 'item')")
+        num_items = int(data['item'].num_nodes)
+        used = torch.unique(torch.cat([index[1] for index in edges.values()]).cpu())
+        generator = torch.Generator().manual_seed(self.seed)
+        order = used[torch.randperm(used.numel(), generator=generator)]
+        num_cold = round(self.ratio * used.numel())
+        if num_cold < 2:
+            raise ValueError(
+                f"'ratio' {self.ratio} holds {num_cold} of the {used.numel()} items out, which "
+                f'makes none for validation or for the test; raise it'
+            )
+        device = edges['rates'].device
+        cold = order[:num_cold].sort().values.to(device)
+        in_test = torch.zeros(num_items, dtype=torch.bool, device=device)
+        in_test[order[: num_cold // 2].to(device)] = True
+        is_cold = torch.zeros(num_items, dtype=torch.bool, device=device)
+        is_cold[cold] = True
+        warm = (~is_cold).nonzero().view(-1)
+        local = torch.empty(num_items, dtype=torch.long, device=device)
+        local[warm] = torch.arange(warm.numel(), device=device)
+        local[cold] = torch.arange(cold.numel(), device=device)
+
+        out = HeteroData()
+        for key, value in data._global_store.items():
+            out[key] = value
+        for key, value in data['user'].items():
+            out['user'][key] = value
+        for name, ids in (('item', warm), ('cold_item', cold)):
+            for key, value in data['item'].items():
+                is_row = isinstance(value, Tensor) and data['item'].is_node_attr(key)
+                if isinstance(value, (list, tuple)) and len(value) == num_items:
+                    out[name][key] = [value[i] for i in ids.tolist()]
+                else:
+                    out[name][key] = value[ids] if is_row else value
+            out[name].num_nodes = ids.numel()
+            out[name].n_id = data['item'].n_id[ids] if 'n_id' in data['item'] else ids
+        for relation, key in STORES:
+            if relation in edges:
+                keep = ~is_cold[edges[relation][1]]
+                user, item = edges[relation][:, keep]
+                store = out['user', relation, 'item']
+                store[key] = torch.stack([user, local[item]])
+                for name, value in _attributes(stores[relation], key).items():
+                    store[name] = value[keep]
+        if out['user', 'rates', 'item'].edge_index.numel() == 0:
+            raise ValueError(f"'ratio' {self.ratio} leaves no training edge; lower it")
+        user, item = torch.cat(list(edges.values()), dim=1)
+        found = [_attributes(stores[x], key) for x, key in STORES if x in stores]
+        shared = [name for name in found[0] if all(name in of_split for of_split in found)]
+        attributes = {name: torch.cat([of_split[name] for of_split in found]) for name in shared}
+        for relation, mask in (('val', is_cold & ~in_test), ('test', in_test)):
+            keep = mask[item]
+            index = torch.stack([user[keep], local[item[keep]]])
+            store = out['user', relation, 'cold_item']
+            store.edge_label_index = index
+            for name, value in attributes.items():
+                store[name] = value[keep]
+        return out
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(ratio={self.ratio}, seed={self.seed})'
+
+
+def _attributes(store: EdgeStorage, key: str) -> dict[str, Tensor]:
+    # What has a row for each edge, but for the edges themselves.
+    num_edges = store[key].size(1)
+    return {
+        name: value
+        for name, value in store.items()
+        if name != key and isinstance(value, Tensor) and value.shape[:1] == (num_edges,)
+    }
