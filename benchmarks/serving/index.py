@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.part import Part, main
-from mrdib_pyg.serving import Index
+from mrdib_pyg.serving import ItemIndex
 
 CHANNELS, K, NUM_QUERIES = 64, 20, 200
 
@@ -57,12 +57,12 @@ def _measure(part: Part, case: dict[str, Any], num_items: int, kind: str) -> Non
     item, query = make_items(num_items, kind)
     if part.smallest:
         query = query[:5]
-    exact = _run(part, case, 'exact', 'baseline', lambda: Index(item), query)
-    cells: list[Index] = []  # built once, searched with ever more visits
+    exact = _run(part, case, 'exact', 'baseline', lambda: ItemIndex(item), query)
+    cells: list[ItemIndex] = []  # built once, searched with ever more visits
 
-    def visit(share: int) -> Index:
+    def visit(share: int) -> ItemIndex:
         if len(cells) == 0:
-            cells.append(Index(item, approximate=True))
+            cells.append(ItemIndex(item, approximate=True))
         cells[0].num_cells_to_visit = -(-cells[0].num_cells // share)
         return cells[0]
 

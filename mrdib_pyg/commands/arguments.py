@@ -1,6 +1,7 @@
 """What all commands share: their parser, and the reading of values."""
 
 import argparse
+import importlib.util
 import inspect
 import json
 import os
@@ -172,6 +173,13 @@ def describe(name: str, cls: type) -> None:
     text = re.sub(r'`([^`<]+?)\s*<[^>]*>`_', r'\1', text)
     print(f'{name} ({cls.__name__})')
     print(textwrap.fill(text, 88, initial_indent='  ', subsequent_indent='  '))
+
+
+def require_packages(what: str, *names: str) -> None:
+    r"""Raises :class:`Usage` if a package of the extra ``[serve]`` is missing."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise Usage(f"{what} needs {name}: pip install 'mrdib_pyg[serve]'")
 
 
 def add_run_arguments(p: argparse.ArgumentParser) -> None:

@@ -1,7 +1,6 @@
 """``mrdib export``: a trained model for other software."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 from mrdib_pyg.commands.arguments import (
@@ -11,6 +10,7 @@ from mrdib_pyg.commands.arguments import (
     find_dataset,
     load_ids,
     load_run,
+    require_packages,
 )
 
 
@@ -39,18 +39,16 @@ def run(args: argparse.Namespace) -> None:
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise Usage(f"--out '{args.out}' exists already; name a folder that does not")
     if args.format == 'embeddings':
-        for name in ('pyarrow', 'safetensors'):
-            if importlib.util.find_spec(name) is None:
-                raise Usage(f"export needs {name}: pip install 'mrdib_pyg[serve]'")
+        require_packages('export', 'pyarrow', 'safetensors')
     model, data = load_run(args)
     user_ids, item_ids = load_ids(args, model)
 
     from mrdib_pyg.datasets import data_hash
-    from mrdib_pyg.serving import export, export_ogb
+    from mrdib_pyg.serving import export_model, export_ogb
 
     if args.format == 'ogb':
         export_ogb(data, out, 'mrdib', user_ids, item_ids)
     else:
         info = {'dataset': Path(find_dataset(args)).name, 'data_hash': data_hash(data)}
-        export(model, out, user_ids, item_ids, info)
+        export_model(model, out, user_ids, item_ids, info)
     print(f'wrote {out}')

@@ -1,9 +1,11 @@
 """``mrdib recommend``: the best items of users."""
 
 import argparse
-import importlib.util
+import io
+import re
 import sys
 from pathlib import Path
+from typing import Any, TextIO
 
 from mrdib_pyg.commands.arguments import (
     Add,
@@ -13,6 +15,7 @@ from mrdib_pyg.commands.arguments import (
     load_run,
     read_id_file,
     read_ids,
+    require_packages,
 )
 
 
@@ -79,9 +82,32 @@ def run(args: argparse.Namespace) -> None:
         deny=deny,
     )
     if args.out is None:
-        write_text(blocks, sys.stdout, user_ids, item_ids, format)
+        write_text(blocks, _standard_output(), user_ids, item_ids, format)
     else:
         save_recommendations(blocks, args.out, user_ids, item_ids, format)
+
+
+def _standard_output() -> Any:
+    r"""Returns the standard output: UTF-8, whatever the locale says, unless a person reads it."""
+    if sys.stdout.isatty():
+        return _Terminal(sys.stdout)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding='utf-8')
+    return sys.stdout
+
+
+class _Terminal(io.TextIOBase):
+    r"""Shows what a terminal would obey or cannot show, such as an escape sequence in an id, as
+    Python writes it.
+    """
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal = terminal
+
+    def write(self, text: str) -> int:
+        text = re.sub(r'[^\n\t -~\u00a0-\U0010ffff]', lambda m: ascii(m[0])[1:-1], text)
+        encoding = self.terminal.encoding or 'utf-8'
+        return self.terminal.write(text.encode(encoding, 'backslashreplace').decode(encoding))
 
 
 def _format(args: argparse.Namespace) -> str:
@@ -94,8 +120,8 @@ def _format(args: argparse.Namespace) -> str:
     from mrdib_pyg.serving.recommendations import format_of
 
     format = format_of(out)
-    if format == 'parquet' and importlib.util.find_spec('pyarrow') is None:
-        raise Usage(f"--out '{args.out}' needs pyarrow: pip install 'mrdib_pyg[serve]'")
+    if format == 'parquet':
+        require_packages(f"--out '{args.out}'", 'pyarrow')
     if args.json and format != 'jsonl':
         if format == 'parquet' or out.suffix.lower() == '.csv':
             raise Usage(f"--json and --out '{args.out}' exclude each other; leave out --json")

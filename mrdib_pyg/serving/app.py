@@ -1,6 +1,6 @@
 import contextlib
-import os
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +49,8 @@ def make_app(
     Pages load nothing from elsewhere. Wrong input is answered by 400 (a body that is no UTF-8), 404
     (no such user or item), 405 (another method), 413 (a body that is too large) or 422, with the
     reason under ``"detail"``; another header :obj:`Host` than those of :obj:`hosts` by 400 in plain
-    text.
+    text. A service that has enough to do answers 503 with the header :obj:`Retry-After`. Short
+    answers never wait for long ones, and the work of clients that have gone is dropped.
 
     Args:
         model (Recommender): A trained model; what it would answer now is what is served.
@@ -60,14 +61,15 @@ def make_app(
         exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen besides
             the training edges, ``[2, n]``: :func:`known_pairs` gives those of all splits.
             (default: :obj:`None`)
-        approximate (bool, optional): Searches an approximate :class:`Index`.
+        approximate (bool, optional): Searches an approximate :class:`ItemIndex`.
             (default: :obj:`False`)
         max_k (int, optional): The most items for a user. (default: :obj:`100`)
         max_ids (int, optional): The most ids in any list of a request. (default: :obj:`1000`)
-        max_results (int, optional): The most items of an answer, which are the ids of a request
-            times its :obj:`k`. (default: :obj:`100000`)
+        max_results (int, optional): The most scores of an answer: the ids of a request times its
+            :obj:`k`, and once more for each modality with :obj:`parts`. All long answers under way
+            together hold at most twice as many. (default: :obj:`100000`)
         max_body (int, optional): The most bytes of a request's body. (default: 256 KiB)
-        num_threads (int, optional): The most requests that are worked on at a time.
+        num_threads (int, optional): The threads for short answers; long ones share another.
             (default: :obj:`None`, the number of cores)
         hosts (Sequence[str], optional): The only values of the header :obj:`Host` that are
             answered, so that no web page reaches a service on the loopback by a name of its own.
@@ -77,23 +79,25 @@ def make_app(
         ImportError: If FastAPI is missing.
     """
     require('fastapi', 'the service')
-    from anyio.to_thread import current_default_thread_limiter
-    from fastapi import FastAPI, HTTPException, Query
+    from fastapi import FastAPI, HTTPException, Query, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import HTMLResponse, JSONResponse
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
     from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from mrdib_pyg.serving.admission import Admission, Overloaded
 
     default_k = min(20, max_k)
     service = Service(
         model, user_ids, item_ids, approximate=approximate, data=data, exclude=exclude
     )
 
+    admission = Admission(2 * max_results, num_threads)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        limiter = current_default_thread_limiter()
-        limiter.total_tokens = num_threads or os.cpu_count() or 1
         yield
+        admission.close()
 
     app = FastAPI(
         title='mrdib_pyg',
@@ -139,54 +143,77 @@ def make_app(
         items: Ids
         k: Number = default_k
 
-    errors: dict[int | str, dict[str, Any]] = {404: {'description': 'No such user or item'}}
+    errors: dict[int | str, dict[str, Any]] = {
+        404: {'description': 'No such user or item'},
+        503: {'description': 'Too much to do; ask again after the seconds of Retry-After'},
+    }
 
-    def answer(function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def reply(request: Request, size: int, answer: Callable[[], Iterator[bytes]]) -> Response:
         try:
-            return function(*args, **kwargs)
+            return await admission.respond(answer, size, request.receive)
         except UnknownId as e:
             raise HTTPException(404, str(e)) from None
         except Unavailable as e:
             raise HTTPException(501, str(e)) from None
+        except Overloaded as e:
+            raise HTTPException(503, str(e), {'Retry-After': '1'}) from None
         except ValueError as e:
             raise HTTPException(422, str(e)) from None
 
-    def check_size(name: str, ids: list[Id], k: int) -> None:
-        if len(ids) * k > max_results:
-            reason = f"'{name}' times 'k' may be at most {max_results} (got {len(ids)} times {k}); "
-            raise HTTPException(422, f'{reason}ask for fewer at a time')
+    def size_of(name: str, ids: Sequence[Id], k: int, parts: bool = False) -> int:
+        num_scores = 1 + parts * len(service.modalities)
+        size = len(ids) * k * num_scores
+        if size > max_results:
+            times = f' times {num_scores} scores' if parts else ''
+            reason = f"'{name}' times 'k' may be at most {max_results} (got {len(ids)} times {k}"
+            raise HTTPException(422, f'{reason}{times}); ask for fewer at a time')
+        return size
 
-    # Functions that are not coroutines run in threads, as many as there are tokens.
+    def listed(rows: Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
+        def answer() -> Iterator[bytes]:
+            yield b'{"results":['
+            yield from rows()
+            yield b']}'
+
+        return answer
+
     @app.get('/recommend', responses=errors, summary='The best items of a user')
-    def recommend(
-        user: Name, k: K = default_k, exclude_seen: bool = True, parts: bool = False
-    ) -> dict[str, Any]:
-        return answer(
-            service.recommend, [user], k, exclude_seen=exclude_seen, parts=parts
-        )[0]  # fmt: skip
+    async def recommend(
+        request: Request, user: Name, k: K = default_k, exclude_seen: bool = True,
+        parts: bool = False,
+    ) -> Response:  # fmt: skip
+        size = size_of('users', [user], k, parts)
+        settings = {'exclude_seen': exclude_seen, 'parts': parts}
+        return await reply(request, size, lambda: service.recommend_json([user], k, **settings))
 
     @app.post('/recommend', responses=errors, summary='The best items of several users')
-    def recommend_all(body: Users) -> dict[str, Any]:
-        check_size('users', body.users, body.k)
-        kwargs = body.model_dump(exclude={'users', 'k'})
-        return {'results': answer(service.recommend, body.users, body.k, **kwargs)}
+    async def recommend_all(request: Request, body: Users) -> Response:
+        size = size_of('users', body.users, body.k, body.parts)
+        settings = body.model_dump(exclude={'users', 'k'})
+        rows = listed(lambda: service.recommend_json(body.users, body.k, **settings))
+        return await reply(request, size, rows)
 
     @app.get('/similar', responses=errors, summary='The items nearest to an item')
-    def similar(item: Name, k: K = default_k) -> dict[str, Any]:
-        return answer(service.similar, [item], k)[0]
+    async def similar(request: Request, item: Name, k: K = default_k) -> Response:
+        size = size_of('items', [item], k)
+        return await reply(request, size, lambda: service.similar_json([item], k))
 
     @app.post('/similar', responses=errors, summary='The items nearest to several items')
-    def similar_all(body: Items) -> dict[str, Any]:
-        check_size('items', body.items, body.k)
-        return {'results': answer(service.similar, body.items, body.k)}
+    async def similar_all(request: Request, body: Items) -> Response:
+        size = size_of('items', body.items, body.k)
+        rows = listed(lambda: service.similar_json(body.items, body.k))
+        return await reply(request, size, rows)
 
     unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'Not by this model'}}
 
     @app.get(
         '/explain', responses=errors | unavailable, summary='What makes an item good for a user'
     )
-    def explain(user: Name, item: Name) -> dict[str, Any]:
-        return answer(service.explain, user, item)
+    async def explain(request: Request, user: Name, item: Name) -> Response:
+        def answer() -> Iterator[bytes]:
+            yield json.dumps(service.explain(user, item), ensure_ascii=False).encode()
+
+        return await reply(request, 1, answer)
 
     @app.get('/health', summary='Whether the service is up, and what it serves')
     async def health() -> dict[str, Any]:

@@ -31,13 +31,18 @@ def require(name: str, what: str, extra: str = 'serve') -> Any:
             (default: :obj:`"serve"`)
 
     Raises:
-        ImportError: If it is missing. The message names the extra.
+        ImportError: If it is missing, where the message names the extra, or broken.
     """
+    module = name.split('.')[0]
+    package = {'faiss': 'faiss-cpu'}.get(module, module)
     try:
         return importlib.import_module(name)
-    except ImportError as e:
-        package = {'faiss': 'faiss-cpu'}.get(name.split('.')[0], name.split('.')[0])
+    except ModuleNotFoundError as e:
+        if e.name != module:
+            raise ImportError(f'{what} needs {package}, which cannot be imported: {e}') from e
         raise ImportError(f"{what} needs {package}: pip install 'mrdib_pyg[{extra}]'") from e
+    except ImportError as e:
+        raise ImportError(f'{what} needs {package}, which cannot be imported: {e}') from e
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
@@ -47,8 +52,11 @@ def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) 
         OSError: If it cannot be written.
     """
     safetensors = require('safetensors', 'saving')
+    path.touch()
+    mode = path.stat().st_mode  # safetensors would make a file that nobody else may read
     try:
         require('safetensors.torch', 'saving').save_file(tensors, path, metadata)
+        path.chmod(mode)
     except safetensors.SafetensorError as e:
         raise OSError(f"'{path.parent}' could not be written to ({e}); is the disk full?") from e
 
@@ -74,7 +82,7 @@ class Export(NamedTuple):
     info: dict[str, Any]
 
 
-def export(
+def export_model(
     model: Recommender,
     folder: str | Path,
     user_ids: IdMap | None = None,
@@ -101,10 +109,10 @@ def export(
     Raises:
         ImportError: If pyarrow or safetensors is missing.
         FileExistsError: If the folder holds something.
-        ValueError: If the ids do not fit the model.
+        ValueError: If the ids do not fit the model, or an embedding is not finite.
     """
-    require('safetensors.torch', 'export')
-    require('pyarrow.parquet', 'export')
+    require('safetensors.torch', 'export_model')
+    require('pyarrow.parquet', 'export_model')
     for kind, ids, size in (
         ('user', user_ids, model.num_users),
         ('item', item_ids, model.num_items),
@@ -117,6 +125,13 @@ def export(
     }
     if tensors['user'].untyped_storage().data_ptr() == tensors['item'].untyped_storage().data_ptr():
         tensors['user'] = tensors['user'].clone()  # safetensors knows no shared memory
+    for kind, x in tensors.items():
+        wrong = (~x.isfinite().all(dim=1)).nonzero()
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"'model' has an embedding of {kind} {int(wrong[0])} that is not finite; train it "
+                f'again, with a lower learning rate'
+            )
     with atomic_folder(folder) as part:
         save_tensors(tensors, part / TENSORS, {'version': VERSION})
         for kind, ids in (('user', user_ids), ('item', item_ids)):
@@ -138,7 +153,7 @@ def export(
 
 
 def load_export(folder: str | Path) -> Export:
-    r"""Loads what :func:`export` has written, and checks it.
+    r"""Loads what :func:`export_model` has written, and checks it.
 
     Args:
         folder (str or Path): The folder.
@@ -177,7 +192,7 @@ def load_export(folder: str | Path) -> Export:
 
 
 def _write_table(path: Path, x: Tensor, ids: IdMap | None) -> None:
-    pa, parquet = require('pyarrow', 'export'), require('pyarrow.parquet', 'export')
+    pa, parquet = require('pyarrow', 'export_model'), require('pyarrow.parquet', 'export_model')
     x = x.float() if x.dtype == torch.bfloat16 else x  # which Parquet does not know
     value = pa.from_numpy_dtype(x.numpy().dtype)
     schema = pa.schema(

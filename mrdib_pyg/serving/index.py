@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.nn.pool.knn import KNNIndex
 
 from mrdib_pyg.files import atomic_file
+from mrdib_pyg.ops import masked_topk
 from mrdib_pyg.ops._topk import check_mask, pad_items, topk_of_padded
 from mrdib_pyg.serving.exports import require, save_tensors
 
@@ -31,6 +32,7 @@ class CellMIPSKNNIndex(KNNIndex):
 
     def _create_index(self, channels: int) -> Any:
         import faiss
+        import faiss.contrib.torch_utils  # lets its searches take tensors
 
         index = faiss.IndexIVFFlat(
             faiss.IndexFlatIP(channels), channels, self.num_cells, faiss.METRIC_INNER_PRODUCT
@@ -73,14 +75,15 @@ class CellMIPSKNNIndex(KNNIndex):
 VERSION = 'mrdib_pyg index 1'
 
 
-class Index:
+class ItemIndex:
     r"""Finds the items of largest inner product with a query: the best items of a user, or, with
     :obj:`cosine`, the items nearest to an item.
 
     The exact index is :func:`~mrdib_pyg.ops.masked_topk` over the stored embeddings. The
     approximate one looks into some of many cells of items, by :obj:`faiss` and
     :class:`torch_geometric.nn.pool.knn.KNNIndex` (extra ``[serve]``): it may miss items, but the
-    scores of those that it finds are exact.
+    scores of those that it finds are exact. A query whose cells hold fewer than :obj:`k` items is
+    answered by the exact search.
 
     Args:
         item (torch.Tensor): The item embeddings.
@@ -203,7 +206,12 @@ class Index:
             index = F.pad(index, (0, k - index.size(1)), value=-1)
         # Where the cells held fewer, faiss ends in -1, and PyG in any id with a score of -inf.
         none = (index < 0) | (score == -torch.inf)
-        return score.masked_fill(none, -torch.inf), index.masked_fill(none, -1)
+        score, index = score.masked_fill(none, -torch.inf), index.masked_fill(none, -1)
+        short = none.any(dim=1).nonzero().view(-1)
+        if short.numel() > 0:
+            mask = None if mask is None else _of_rows(mask.long(), short, query.size(0))
+            score[short], index[short] = masked_topk(query[short], self.item, k, mask)
+        return score, index
 
     def save(self, path: str | Path) -> None:
         r"""Saves the index to one safetensors file (extra ``[serve]``), atomically.
@@ -215,7 +223,7 @@ class Index:
             ImportError: If safetensors is missing.
             OSError: If it cannot be written; the old file stays.
         """
-        require('safetensors.torch', 'Index.save')
+        require('safetensors.torch', 'ItemIndex.save')
         tensors = {'item': self.item.cpu().contiguous()}
         if self._cells is not None:
             tensors.update(centroids=self._cells.centroids, cells=self._cells.cells)
@@ -229,7 +237,7 @@ class Index:
             save_tensors(tensors, part, {'settings': json.dumps(settings)})
 
     @classmethod
-    def load(cls, path: str | Path) -> 'Index':
+    def load(cls, path: str | Path) -> 'ItemIndex':
         r"""Loads what :meth:`save` has saved; its answers are the same. No code of the file is run.
 
         Args:
@@ -242,8 +250,8 @@ class Index:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no index '{path}'; make one with Index.save")
-        safetensors = require('safetensors', 'Index.load')
+            raise FileNotFoundError(f"there is no index '{path}'; make one with ItemIndex.save")
+        safetensors = require('safetensors', 'ItemIndex.load')
         try:
             with safetensors.safe_open(path, 'pt') as file:
                 metadata = file.metadata() or {}
@@ -260,7 +268,7 @@ class Index:
             ) from e
 
     @classmethod
-    def _restore(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> 'Index':
+    def _restore(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> 'ItemIndex':
         out = cls(tensors['item'])  # scaled already, where it is the cosine
         out.cosine = bool(settings['cosine'])
         out.approximate = bool(settings['approximate'])
@@ -293,3 +301,11 @@ class Index:
             f'{self.__class__.__name__}({self.numel}, {self.item.size(1)}, cosine={self.cosine}, '
             f'approximate={self.approximate}{cells})'
         )
+
+
+def _of_rows(mask: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    r"""Returns the pairs of some ascending rows, with the places of these rows."""
+    place = mask.new_full((num_rows,), -1)
+    place[rows] = torch.arange(rows.numel())
+    row = place[mask[0]]
+    return torch.stack([row, mask[1]])[:, row >= 0]

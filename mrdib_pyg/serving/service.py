@@ -1,5 +1,6 @@
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,10 +10,12 @@ from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.interactions import UserItems
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.pid import Explainer
-from mrdib_pyg.serving.index import Index
+from mrdib_pyg.serving.index import ItemIndex
 from mrdib_pyg.serving.recommendations import restrict_pairs, select_items
 
 Id = str | int
+
+_BLOCK = 64  # users or items whose answers exist at a time
 
 
 class UnknownId(KeyError):
@@ -26,6 +29,16 @@ class Unavailable(RuntimeError):
     r"""Something that this model, or this installation, cannot tell."""
 
 
+class Selection(NamedTuple):
+    r"""The items that may be recommended: the index to search, the items it holds where these are
+    not all, and the items to leave out.
+    """
+
+    searched: ItemIndex
+    candidates: Tensor | None
+    denied: Tensor | None
+
+
 class Service:
     r"""Answers for single users and items, by the embeddings that a model has now; what
     :func:`make_app` puts behind addresses.
@@ -35,7 +48,7 @@ class Service:
         user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`, the ids
             of the model)
         item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
-        approximate (bool, optional): Searches an approximate :class:`Index`.
+        approximate (bool, optional): Searches an approximate :class:`ItemIndex`.
             (default: :obj:`False`)
         data (HeteroData, optional): The data of the model, whose validation edges
             :meth:`explain` needs. (default: :obj:`None`)
@@ -76,8 +89,8 @@ class Service:
                     f"'model' has an embedding of {kind} {int(wrong[0])} that is not finite; it "
                     f'cannot be served'
                 )
-        self.index = Index(self.embeddings.item, approximate=approximate)
-        self.similar_index = Index(self.embeddings.item, cosine=True, approximate=approximate)
+        self.index = ItemIndex(self.embeddings.item, approximate=approximate)
+        self.similar_index = ItemIndex(self.embeddings.item, cosine=True, approximate=approximate)
         self.explainer: Explainer | None = None
         self.why_not = "the service has no data; pass 'data'"
         if data is not None:
@@ -86,7 +99,6 @@ class Service:
             except (TypeError, ValueError) as e:
                 self.why_not = str(e)
 
-    @torch.no_grad()
     def recommend(
         self,
         users: Sequence[Id],
@@ -115,22 +127,63 @@ class Service:
             UnknownId: If there is no such user or item.
             ValueError: If :obj:`allow` and :obj:`deny` leave no item.
         """
-        user = torch.tensor([self.user(u) for u in users], dtype=torch.long)
-        query = self.embeddings.user[user]
-        mask = self.seen_pairs(user) if exclude_seen else user.new_empty(2, 0)
-        index, candidates = self.index, None
+        return self._recommend(
+            torch.tensor([self.user(u) for u in users], dtype=torch.long),
+            k,
+            exclude_seen,
+            self.select(allow, deny),
+            parts,
+        )
+
+    def select(self, allow: Sequence[Id] | None, deny: Sequence[Id] | None) -> Selection:
+        r"""Returns the items that an allow list and a deny list leave.
+
+        Raises:
+            UnknownId: If there is no such item.
+            ValueError: If no item is left.
+        """
         allowed, denied = (
             None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
             for ids in (allow, deny)
         )
         left = select_items(self.model.num_items, allowed, denied)
         if left is not None and allowed is not None:
-            candidates = left.to(mask.device)
-            index = Index(self.embeddings.item[candidates])
+            left = left.to(self.embeddings.item.device)
+            return Selection(ItemIndex(self.embeddings.item[left]), left, None)
+        # A deny list becomes pairs: an index of all other items would copy the catalogue.
+        return Selection(self.index, None, None if denied is None else denied.unique())
+
+    def recommend_json(
+        self, users: Sequence[Id], k: int, *, exclude_seen: bool, parts: bool, **lists: Any
+    ) -> Iterator[bytes]:
+        r"""As :meth:`recommend`, as the JSON text of the list in parts: rows exist for one block of
+        users at a time. What is wrong is raised at the call.
+        """
+        user = torch.tensor([self.user(u) for u in users], dtype=torch.long)
+        selection = self.select(lists.get('allow'), lists.get('deny'))
+
+        def rows(block: Tensor) -> list[dict[str, Any]]:
+            return self._recommend(block, k, exclude_seen, selection, parts)
+
+        return _json_blocks(user, rows)
+
+    def similar_json(self, items: Sequence[Id], k: int) -> Iterator[bytes]:
+        r"""As :meth:`similar`, as the JSON text of the list in parts."""
+        item = torch.tensor([self.item(i) for i in items], dtype=torch.long)
+        return _json_blocks(item, lambda block: self._similar(block, k))
+
+    @torch.no_grad()
+    def _recommend(
+        self, user: Tensor, k: int, exclude_seen: bool, selection: Selection, parts: bool
+    ) -> list[dict[str, Any]]:
+        query = self.embeddings.user[user]
+        mask = self.seen_pairs(user) if exclude_seen else user.new_empty(2, 0)
+        index, candidates, denied = selection
+        if candidates is not None:
             mask = restrict_pairs(mask, candidates, self.model.num_items)
-        elif denied is not None:  # as pairs: an index of all others would copy the catalogue
+        elif denied is not None:
             row = torch.arange(user.numel(), device=mask.device)
-            pairs = torch.cartesian_prod(row, denied.unique().to(mask.device)).view(-1, 2).t()
+            pairs = torch.cartesian_prod(row, denied.to(mask.device)).view(-1, 2).t()
             mask = torch.cat([mask, pairs], dim=1)
         score, item = index.search(query, min(k, index.numel), mask)
         if candidates is not None:
@@ -144,7 +197,6 @@ class Service:
             out.append({'user': self.user_name(u), 'items': rows})
         return out
 
-    @torch.no_grad()
     def similar(self, items: Sequence[Id], k: int = 20) -> list[dict[str, Any]]:
         r"""Returns ``{'item': id, 'items': [{'item': id, 'score': float}, ...]}`` for each item:
         the :obj:`k` others whose embeddings have the largest cosine with its own.
@@ -152,7 +204,10 @@ class Service:
         Raises:
             UnknownId: If there is no such item.
         """
-        item = torch.tensor([self.item(i) for i in items], dtype=torch.long)
+        return self._similar(torch.tensor([self.item(i) for i in items], dtype=torch.long), k)
+
+    @torch.no_grad()
+    def _similar(self, item: Tensor, k: int) -> list[dict[str, Any]]:
         itself = torch.stack([torch.arange(item.numel()), item])
         k = min(k, self.similar_index.numel)
         score, near = self.similar_index.search(self.similar_index.item[item], k, itself)
@@ -222,6 +277,11 @@ class Service:
         scores = {m: (x[item] @ u[user]).tolist() for m, (u, x) in self.modalities.items()}
         for n, row in enumerate(rows):
             row['parts'] = {m: score[n] for m, score in scores.items()}
+
+
+def _json_blocks(ids: Tensor, rows: Callable[[Tensor], list[dict[str, Any]]]) -> Iterator[bytes]:
+    for n, block in enumerate(ids.split(_BLOCK)):
+        yield (b',' if n > 0 else b'') + json.dumps(rows(block), ensure_ascii=False).encode()[1:-1]
 
 
 def modality_embeddings(model: Recommender) -> dict[str, tuple[Tensor, Tensor]]:

@@ -32,7 +32,7 @@ from mrdib_pyg.report.results_section import (
     settings_section,
 )
 from mrdib_pyg.report.runs import group_runs
-from mrdib_pyg.serving import Index, export, load_export
+from mrdib_pyg.serving import ItemIndex, export_model, load_export
 from mrdib_pyg.training import fit, load_checkpoint, load_model, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,13 +125,13 @@ def make_json(folder):
 def make_index(**kwargs):
     def make(folder):
         torch.manual_seed(0)
-        Index(torch.randn(9, 3), **kwargs).save(folder / 'i.safetensors')
+        ItemIndex(torch.randn(9, 3), **kwargs).save(folder / 'i.safetensors')
 
     return make
 
 
 def read_index(folder):
-    index = Index.load(folder / 'i.safetensors')
+    index = ItemIndex.load(folder / 'i.safetensors')
     index.search(torch.ones(2, index.item.size(1)), 1)
 
 
@@ -142,7 +142,7 @@ def make_export(folder):
     )
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder / 'made')
-    export(model, folder / 'made', user_ids=IdMap(['a', 'b', 'c']))
+    export_model(model, folder / 'made', user_ids=IdMap(['a', 'b', 'c']))
 
 
 def rehash(folder):

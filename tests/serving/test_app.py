@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import re
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.pid import explain
-from mrdib_pyg.serving import Index, Service, known_pairs, make_app
+from mrdib_pyg.serving import ItemIndex, Service, known_pairs, make_app
 from mrdib_pyg.serving import exports as module
 from mrdib_pyg.serving.service import modality_embeddings
 
@@ -71,7 +72,8 @@ def test_a_deny_list_makes_no_index(model, monkeypatch, approximate):
     expected = service.recommend(users, 50, allow=kept)
     made = []
     monkeypatch.setattr(
-        'mrdib_pyg.serving.service.Index', lambda item: made.append(len(item)) or Index(item)
+        'mrdib_pyg.serving.service.ItemIndex',
+        lambda item: made.append(len(item)) or ItemIndex(item),
     )
     for deny in (denied, denied[::-1]):
         results = service.recommend(users, 50, deny=deny)
@@ -214,9 +216,13 @@ def test_answers_are_bounded(connect, model):
             for num_ids, k, status in ((1, 50, 200), (12, 5, 200), (2, 31, 422), (13, 5, 422)):
                 response = client.post(path, json={name: [0] * num_ids, 'k': k})
                 assert response.status_code == status
-            assert response.json()['detail'] == (
-                f"'{name}' times 'k' may be at most 60 (got 13 times 5); ask for fewer at a time"
-            )
+            reason = response.json()['detail']
+            assert f"'{name}' times 'k' may be at most 60" in reason and '13 times 5' in reason
+        # The scores by each of two modalities count, too.
+        body = {'users': [0, 1], 'k': 10, 'parts': True}
+        assert client.post('/recommend', json=body).status_code == 200
+        response = client.post('/recommend', json={**body, 'k': 11})
+        assert response.status_code == 422 and '2 times 11 times 3' in response.json()['detail']
 
 
 def test_bodies_that_are_no_json_or_too_large(client):
@@ -307,6 +313,18 @@ def test_approximate(connect, model):
         assert [e['score'] for e in answer['items']] == pytest.approx(scores.tolist(), abs=1e-6)
 
 
+def test_approximate_lists_are_full(model):
+    pytest.importorskip('faiss')
+    service = Service(model, approximate=True)
+    service.index.num_cells_to_visit = 1
+    deny = service.recommend([4], 10, exclude_seen=False)[0]['items']
+    deny = [entry['item'] for entry in deny]
+    found = service.recommend([4, 7], 40, exclude_seen=False, deny=deny)
+    exact = Service(model).recommend([4, 7], 40, exclude_seen=False, deny=deny)
+    assert [ranked(r) for r in found] == [ranked(r) for r in exact]
+    assert len(ranked(found[0])) == 40
+
+
 def test_side_by_side(client):
     address = '/recommend?user={}&k=5'
     alone = [client.get(address.format(user)).json() for user in range(20)]
@@ -315,17 +333,56 @@ def test_side_by_side(client):
     assert together == alone
 
 
+def test_a_busy_service(model, monkeypatch):
+    pytest.importorskip('fastapi')
+    from starlette.testclient import TestClient
+
+    monkeypatch.setattr('mrdib_pyg.serving.admission.SHORT', 10)
+    app = make_app(model, max_results=100)
+    service_started, service_may_end = threading.Event(), threading.Event()
+    similar = Service._similar
+
+    def slow(self, item, k):
+        service_started.set()
+        assert service_may_end.wait(60)
+        return similar(self, item, k)
+
+    monkeypatch.setattr(Service, '_similar', slow)
+    body = {'items': list(range(40)), 'k': 2}  # 80 of the 200 scores that may be under way
+    with TestClient(app) as client, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = [pool.submit(client.post, '/similar', json=body) for _ in range(2)]
+        assert service_started.wait(60)
+        while True:  # until both have been admitted
+            response = client.post('/similar', json=body)
+            if response.status_code == 503:
+                break
+        assert response.headers['retry-after'] == '1' and 'busy' in response.json()['detail']
+        # Short answers do not wait.
+        assert client.get('/recommend?user=0&k=5').status_code == 200
+        service_may_end.set()
+        assert [f.result().status_code for f in first] == [200, 200]
+        assert client.post('/similar', json=body).status_code == 200  # there is room again
+
+
 def test_make_app_refuses(model, monkeypatch):
     pytest.importorskip('fastapi')
     with pytest.raises(ValueError, match="'item_ids' holds 2 ids for 50 items"):
         make_app(model, None, IdMap('ab'))
 
     def missing(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(name, name=name)
 
     monkeypatch.setattr(module.importlib, 'import_module', missing)
     with pytest.raises(ImportError, match=r"fastapi: pip install 'mrdib_pyg\[serve\]'"):
         make_app(model)
+
+    def broken(name):
+        raise ImportError('libsome.so is missing')
+
+    monkeypatch.setattr(module.importlib, 'import_module', broken)
+    with pytest.raises(ImportError, match='fastapi.*libsome.so') as error:
+        make_app(model)
+    assert 'pip install' not in str(error.value)
 
 
 @pytest.mark.parametrize('kind', ['user', 'item'])

@@ -1,16 +1,21 @@
 """`mrdib recommend` and `mrdib export` with the ids of a data folder, lists and files."""
 
 import csv
+import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from mrdib_pyg.cli import main
+from mrdib_pyg.commands import recommend as recommend_command
 from mrdib_pyg.commands.arguments import Usage
-from mrdib_pyg.commands.serve import _hosts, _listen
 from mrdib_pyg.datasets import InteractionFolder, write_folder
-from mrdib_pyg.serving import known_pairs, load_export, make_app
+from mrdib_pyg.serving import ItemIndex, known_pairs, load_export, make_app
+from mrdib_pyg.serving.server import allowed_hosts, listen
 from mrdib_pyg.training import load_model
 
 
@@ -113,11 +118,11 @@ def test_recommend_excludes(capsys, run, trained, ids, known, argv, kind):
 )
 def test_on_the_loopback_only_its_names_are_answered(connect, model, host):
     try:
-        listener = _listen(host, 0)
+        listener = listen(host, 0)
     except Usage as e:
         pytest.skip(str(e))  # e.g. no IPv6
     with listener:
-        hosts = _hosts(host, listener)
+        hosts = allowed_hosts(host, listener)
         bound = listener.getsockname()[0]
     bound = f'[{bound}]' if ':' in bound else bound
     with connect(make_app(model, hosts=hosts)) as client:
@@ -129,8 +134,8 @@ def test_on_the_loopback_only_its_names_are_answered(connect, model, host):
 
 def test_elsewhere_any_name_is_answered():
     for host in ('0.0.0.0', ''):
-        with _listen(host, 0) as listener:
-            assert _hosts(host, listener) is None
+        with listen(host, 0) as listener:
+            assert allowed_hosts(host, listener) is None
 
 
 def test_a_name_of_the_loopback():
@@ -140,7 +145,7 @@ def test_a_name_of_the_loopback():
         def getsockname(self):
             return ('127.0.1.1', 8000)
 
-    assert 'this-machine' in _hosts('this-machine', Listener())
+    assert 'this-machine' in allowed_hosts('this-machine', Listener())
 
 
 @pytest.mark.parametrize('argv', [[], ['--exclude', 'train']])
@@ -149,7 +154,7 @@ def test_serve_excludes(run, known, monkeypatch, argv):
     pytest.importorskip('uvicorn')
     made = []
     monkeypatch.setattr('mrdib_pyg.serving.make_app', lambda *a, **kwargs: made.append(kwargs))
-    monkeypatch.setattr('mrdib_pyg.commands.serve._serve', lambda *a: None)
+    monkeypatch.setattr('mrdib_pyg.serving.server.serve', lambda *a: None)
     monkeypatch.setattr('torch.set_num_threads', lambda n: None)
     assert call('serve', run, '--port', 0, *argv) == 0
     exclude = made[0]['exclude']
@@ -266,3 +271,38 @@ def test_missing_packages(capsys, tmp_path, run, monkeypatch, package):
     for argv in commands:
         refused(capsys, argv, f"needs {package}: pip install 'mrdib_pyg[serve]'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_terminals_are_not_obeyed():
+    class Shown(io.StringIO):
+        encoding = 'ascii'
+
+    shown = Shown()
+    terminal = recommend_command._Terminal(shown)
+    terminal.write('id\x1b[2J,José\x07\r,\x9b31m,tab\there\n')
+    assert shown.getvalue() == 'id\\x1b[2J,Jos\\xe9\\x07\\r,\\x9b31m,tab\there\n'
+
+
+def test_ids_outside_of_the_locale(run, tmp_path):
+    """Of ASCII output, too, every id arrives, as UTF-8."""
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'}
+    command = [sys.executable, '-m', 'mrdib_pyg.cli', 'recommend', str(run), '--k', '2']
+    done = subprocess.run(command, env=env, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.decode('utf-8').splitlines()) == 1 + 2 * 40
+
+
+def test_an_index_in_a_new_process(tmp_path):
+    pytest.importorskip('faiss')
+    pytest.importorskip('safetensors')
+    x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    index = ItemIndex(x, approximate=True)
+    index.save(tmp_path / 'index')
+    code = (
+        'import sys, torch; from mrdib_pyg.serving import ItemIndex; '
+        'print(ItemIndex.load(sys.argv[1]).search(torch.ones(1, 8), 3)[1].tolist())'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path / 'index')]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == index.search(torch.ones(1, 8), 3)[1].tolist()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mrdib_pyg.datasets import IdMap
-from mrdib_pyg.serving import export, load_export
+from mrdib_pyg.nn.models import LightGCN
+from mrdib_pyg.serving import export_model, load_export
 
 MODULE = importlib.import_module('mrdib_pyg.serving.exports')  # not the function of its name
 
@@ -28,7 +29,7 @@ def test_other_types(tmp_path, dtype):
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     emb = SimpleNamespace(user=x, item=x + 1)
     model = SimpleNamespace(num_users=3, num_items=3, config={}, embed=lambda: emb)
-    export(model, tmp_path / 'out')
+    export_model(model, tmp_path / 'out')
     loaded = load_export(tmp_path / 'out')
     assert loaded.user.dtype == dtype and bits(loaded.user) == bits(x)
     table = parquet.read_table(tmp_path / 'out' / 'users.parquet')
@@ -45,7 +46,7 @@ def test_reloads_bit_for_bit(tmp_path, model, ids, with_ids):
 
     user_ids, item_ids = ids if with_ids else (None, None)
     folder = tmp_path / 'a' / 'out'
-    export(model, folder, user_ids, item_ids, {'dataset': 'planted'})
+    export_model(model, folder, user_ids, item_ids, {'dataset': 'planted'})
     assert sorted(p.name for p in folder.iterdir()) == [
         'embeddings.safetensors', 'export.json', 'items.parquet', 'users.parquet',
     ]  # fmt: skip
@@ -72,7 +73,7 @@ def test_blocks_of_rows(tmp_path, model, monkeypatch):
     from pyarrow import parquet
 
     monkeypatch.setattr(MODULE, '_BLOCK', 7)
-    export(model, tmp_path / 'out')
+    export_model(model, tmp_path / 'out')
     table = parquet.read_table(tmp_path / 'out' / 'users.parquet')
     assert torch.equal(torch.tensor(table['embedding'].to_pylist()), model.embed().user)
 
@@ -80,14 +81,16 @@ def test_blocks_of_rows(tmp_path, model, monkeypatch):
 def test_users_and_items_in_one_table(tmp_path):
     table = torch.arange(20.0).view(5, 4)
     emb = SimpleNamespace(user=table[:3], item=table[3:])
-    export(SimpleNamespace(num_users=3, num_items=2, config={}, embed=lambda: emb), tmp_path / 'x')
+    export_model(
+        SimpleNamespace(num_users=3, num_items=2, config={}, embed=lambda: emb), tmp_path / 'x'
+    )
     loaded = load_export(tmp_path / 'x')
     assert torch.equal(loaded.user, table[:3]) and torch.equal(loaded.item, table[3:])
 
 
 def test_an_empty_folder_gives_way(tmp_path, model):
     (tmp_path / 'out').mkdir()
-    export(model, tmp_path / 'out')
+    export_model(model, tmp_path / 'out')
     load_export(tmp_path / 'out')
 
 
@@ -97,7 +100,7 @@ def test_a_failure_leaves_nothing(tmp_path, model, monkeypatch):
 
     monkeypatch.setattr(MODULE, '_write_table', full)
     with pytest.raises(OSError, match='No space left'):
-        export(model, tmp_path / 'out')
+        export_model(model, tmp_path / 'out')
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,9 +108,9 @@ def test_refusals(tmp_path, model):
     (tmp_path / 'file').write_text('x')
     for folder in (tmp_path, tmp_path / 'file'):
         with pytest.raises(FileExistsError, match='exists already; name a folder that does not'):
-            export(model, folder)
+            export_model(model, folder)
     with pytest.raises(ValueError, match="'user_ids' holds 2 ids for 40 users"):
-        export(model, tmp_path / 'out', IdMap('ab'))
+        export_model(model, tmp_path / 'out', IdMap('ab'))
     assert [p.name for p in tmp_path.iterdir()] == ['file']
 
 
@@ -115,7 +118,7 @@ def test_load_refuses_what_was_changed(tmp_path, model):
     folder = tmp_path / 'out'
     with pytest.raises(FileNotFoundError):
         load_export(folder)
-    export(model, folder)
+    export_model(model, folder)
     for name in ('embeddings.safetensors', 'users.parquet', 'items.parquet'):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -126,3 +129,20 @@ def test_load_refuses_what_was_changed(tmp_path, model):
     (folder / 'export.json').write_text('{}')
     with pytest.raises(ValueError, match="export.json' is no mrdib_pyg export 1"):
         load_export(folder)
+
+
+@pytest.mark.parametrize('kind', ['user', 'item'])
+def test_embeddings_that_are_not_finite_are_not_written(data, tmp_path, kind):
+    model = LightGCN(data, channels=4)
+    with torch.no_grad():
+        getattr(model, f'{kind}_emb').weight[2] = torch.nan
+    with pytest.raises(ValueError, match='embedding of .* not finite'):
+        export_model(model, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_files_have_the_permissions_of_others(model, tmp_path):
+    export_model(model, tmp_path / 'out')
+    (tmp_path / 'file').touch()
+    modes = {path.stat().st_mode for path in [*(tmp_path / 'out').iterdir(), tmp_path / 'file']}
+    assert len(modes) == 1

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pyarrow.parquet, safetensors.torch, torch
 from killing import fork
 from mrdib_pyg.serving import (
-    Index, Recommendations, export, load_export, save_recommendations,
+    ItemIndex, Recommendations, export_model, load_export, save_recommendations,
 )
 from mrdib_pyg.training import load_checkpoint, save_checkpoint
 
@@ -33,10 +33,10 @@ def write(first, last=None):
         block = Recommendations(torch.arange(N), torch.arange(N).view(-1, 1), x[:, :1])
         save_recommendations([block, block], folder / 'recs.csv')
         save_recommendations([block, block], folder / 'recs.parquet')
-        Index(x).save(folder / 'index.safetensors')
+        ItemIndex(x).save(folder / 'index.safetensors')
         save_checkpoint(folder / 'best.pt', {'x': x})
         emb = SimpleNamespace(user=x, item=x)
-        export(SimpleNamespace(num_users=N, num_items=N, config={}, embed=lambda: emb),
+        export_model(SimpleNamespace(num_users=N, num_items=N, config={}, embed=lambda: emb),
                folder / f'export-{n}')
 
 def versions():
@@ -50,7 +50,7 @@ def versions():
         assert len(table) == 2 * N
         found['parquet'] = table['score'].to_pylist()
     if (folder / 'index.safetensors').exists():
-        found['index'] = Index.load(folder / 'index.safetensors').item.view(-1).tolist()
+        found['index'] = ItemIndex.load(folder / 'index.safetensors').item.view(-1).tolist()
     if (folder / 'best.pt').exists():
         found['checkpoint'] = load_checkpoint(folder / 'best.pt')['x'].view(-1).tolist()
     for path in folder.glob('export-*'):

@@ -96,7 +96,7 @@ def test_refusals(tmp_path, monkeypatch):
         save_recommendations(BLOCKS, '/dev/null')
 
     def missing(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(name, name=name.split('.')[0])
 
     monkeypatch.setattr(module.importlib, 'import_module', missing)
     with pytest.raises(ImportError, match=r"needs pyarrow: pip install 'mrdib_pyg\[serve\]'"):

@@ -144,6 +144,7 @@ def test_page_in_a_browser(address, browse):
 
 def test_page_tells_what_is_wrong(address, browse):
     html = browse(f'{address}/')  # with raw ids it knows no user to begin with
-    assert 'Name a user to begin.' in html and 'class="name"' not in html
+    assert 'Enter a user ID.' in html and 'class="name"' not in html
     html = browse(f'{address}/#user=%3Cb%3E7')
     assert 'there is no user' in html and '<b>7' not in html
+    assert 'user=0' not in browse(f'{address}/docs')  # which is no id here
