@@ -1,6 +1,6 @@
 from mrdib_pyg.interactions import known_pairs
 from mrdib_pyg.serving.app import make_app
-from mrdib_pyg.serving.exports import Export, export_model, export_ogb, load_export
+from mrdib_pyg.serving.export import Export, export_model, export_ogb, load_export
 from mrdib_pyg.serving.index import ItemIndex
 from mrdib_pyg.serving.recommendations import Recommendations, recommend, save_recommendations
 from mrdib_pyg.serving.service import Service

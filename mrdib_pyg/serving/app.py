@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 import mrdib_pyg
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import Recommender
-from mrdib_pyg.serving.exports import require
+from mrdib_pyg.serving.export import require
 from mrdib_pyg.serving.service import Id, Service, Unavailable, UnknownId
 
 PAGES = Path(__file__).parent / 'pages'

@@ -11,7 +11,7 @@ from torch_geometric.nn.pool.knn import KNNIndex
 from mrdib_pyg.files import atomic_file
 from mrdib_pyg.ops import masked_topk
 from mrdib_pyg.ops._topk import check_mask, pad_items, topk_of_padded
-from mrdib_pyg.serving.exports import require, save_tensors
+from mrdib_pyg.serving.export import require, save_tensors
 
 
 class CellMIPSKNNIndex(KNNIndex):

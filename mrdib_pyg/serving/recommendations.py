@@ -13,7 +13,7 @@ from mrdib_pyg.files import atomic_file
 from mrdib_pyg.interactions import UserItems
 from mrdib_pyg.nn.models.ranking import Ranker
 from mrdib_pyg.ops._topk import pad_items, topk_of_padded
-from mrdib_pyg.serving.exports import require
+from mrdib_pyg.serving.export import require
 
 
 class Recommendations(NamedTuple):

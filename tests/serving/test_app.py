@@ -12,7 +12,7 @@ from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.pid import explain
 from mrdib_pyg.serving import ItemIndex, Service, known_pairs, make_app
-from mrdib_pyg.serving import exports as module
+from mrdib_pyg.serving import export as module
 from mrdib_pyg.serving.service import modality_embeddings
 
 

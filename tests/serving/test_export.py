@@ -9,7 +9,7 @@ from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.serving import export_model, load_export
 
-MODULE = importlib.import_module('mrdib_pyg.serving.exports')  # not the function of its name
+MODULE = importlib.import_module('mrdib_pyg.serving.export')  # not the function of its name
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.serving import Recommendations, recommend, save_recommendations
-from mrdib_pyg.serving import exports as module
+from mrdib_pyg.serving import export as module
 
 BLOCKS = [
     Recommendations(
