@@ -10,10 +10,10 @@ import numpy as np
 from mrdib_pyg.datasets._collect import Rows
 from mrdib_pyg.datasets._take_place import replacing_folder
 from mrdib_pyg.datasets._write import replacing, write_array, write_table
-from mrdib_pyg.datasets.id_map import FILES, IdMap
+from mrdib_pyg.datasets.folder import array_files
+from mrdib_pyg.datasets.ids import FILES, IdMap
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
 from mrdib_pyg.datasets.splits import SPLIT_NAMES, k_core, split_interactions
-from mrdib_pyg.datasets.write_folder import array_files
 
 
 class Settings(NamedTuple):

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch_geometric.data import HeteroData, InMemoryDataset
+from torch import Tensor
+from torch_geometric.data import Data, HeteroData, InMemoryDataset
 
-from mrdib_pyg.datasets._cache import VERSION, read_cache, write_cache
-from mrdib_pyg.datasets._read import read_interactions, read_modality
+from mrdib_pyg.datasets._read import COLUMNS, TIME, read_interactions, read_modality
+from mrdib_pyg.datasets._write import replacing, write_array, write_table
 
 # Name of the split and relation of its edges, for each value of `x_label`.
 SPLITS = (('train', 'rates'), ('val', 'val'), ('test', 'test'))
+#: Part of the name of a file: what another release wrote is not looked at.
+VERSION = 2
+_KINDS = {kind.__name__: kind for kind in (Data, HeteroData)}
 
 
 class InteractionFolder(InMemoryDataset):
@@ -259,3 +263,138 @@ def _read_folder(
     if notes:
         warnings.warn(f"'{table}': {'; '.join(notes)}", stacklevel=3)
     return data
+
+
+def write_cache(path: Path, data: Data | HeteroData) -> None:
+    r"""Writes :obj:`data`, atomically; the folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as f:
+        torch.save({'kind': type(data).__name__, 'data': data.to_dict()}, f)
+
+
+def read_cache(path: Path) -> Data | HeteroData | None:
+    r"""Reads what :meth:`write_cache` wrote, :obj:`None` where there is no such file. One that is
+    damaged, or holds more than tensors and plain values, is not used either, with a warning.
+    """
+    if not path.exists():
+        return None
+    try:
+        # Never `InMemoryDataset.load`: it falls back to pickle, by which a file runs its own code.
+        content = torch.load(path, weights_only=True)
+        return _KINDS[content['kind']].from_dict(content['data'])
+    except Exception as error:  # whatever bytes at random lead to; its text advises to use pickle
+        warnings.warn(
+            f"'{path}' is damaged, or holds more than tensors and plain values, and is not used: "
+            f'the data are read anew ({type(error).__name__})',
+            stacklevel=3,
+        )
+        return None
+
+
+def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
+    r"""Writes :obj:`data` in the layout that :class:`InteractionFolder` reads, and timestamps where
+    all edges have :obj:`time`.
+
+    Args:
+        data (HeteroData): The data of any dataset of this package.
+        folder (str): Where to. Created if needed; files of the same names are replaced.
+        name (str, optional): The table is called ``<name>.inter``. (default: ``data.name``)
+
+    Raises:
+        ValueError: If the folder holds another table already, or features or a mask that are not
+            of these data and would be read with them; or if the last users (or items without
+            features) have no edge, of whom a table does not tell. Nothing has been written then.
+    """
+    folder = Path(folder).expanduser()
+    table = folder / f'{data.name if name is None else name}.inter'
+    others = [path.name for path in folder.glob('*.inter') if path.name != table.name]
+    if others:
+        raise ValueError(f"'{folder}' holds {others} already, and would hold two tables")
+    arrays = {}
+    for key, value in data['item'].items():
+        prefix, _, modality = key.partition('_')
+        if prefix in ('x', 'has') and modality:
+            arrays[f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'] = value
+    foreign = [path.name for path in array_files(folder) if path.name not in arrays]
+    if foreign:
+        raise ValueError(
+            f"'{folder}' holds {foreign}, which are not of these data and would be read with them; "
+            f'remove them, or name another folder'
+        )
+    rows, times = [], []
+    for label, (_, relation) in enumerate(SPLITS):
+        key = 'edge_index' if label == 0 else 'edge_label_index'
+        edge = ('user', relation, 'item')
+        if edge not in data.edge_types or key not in data[edge]:
+            continue
+        index = data[edge][key].cpu()
+        rows.append(torch.cat([index, torch.full_like(index[:1], label)]))
+        times += [data[edge].time.cpu()] if 'time' in data[edge] else []
+    if len(rows) == 0:
+        raise ValueError("'data' has no edges between users and items, so there is no table")
+    user, item, split = torch.cat(rows, dim=1).numpy()
+    has_features = any(file.endswith('_feat.npy') for file in arrays)
+    for kind, ids in (('user', user), ('item', item)):
+        known = int(ids.max(initial=-1)) + 1
+        size = data[kind].num_nodes if kind in data.node_types else None
+        if size is not None and known < size and not (kind == 'item' and has_features):
+            raise ValueError(
+                f"'data' has {size} {kind}s, but none from {known} on has an edge, so that a table "
+                f"does not tell of them; set data['{kind}'].num_nodes to {known}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    # The table comes last: without it, a folder is not taken for a data set.
+    table.unlink(missing_ok=True)
+    for file, value in arrays.items():
+        write_array(folder / file, value.cpu().numpy())
+    columns = {COLUMNS[0]: user, COLUMNS[1]: item}
+    if len(times) == len(rows):
+        columns[TIME] = torch.cat(times).numpy()
+    write_table(table, {**columns, COLUMNS[2]: split})
+
+
+def array_files(folder: Path) -> list[Path]:
+    r"""Returns the files of a folder that hold features or masks."""
+    return sorted(path for kind in ('feat', 'mask') for path in folder.glob(f'*_{kind}.npy'))
+
+
+def data_hash(data: HeteroData) -> str:
+    r"""Computes the SHA-256 of what a model learns from: the numbers of users and items, the
+    interactions of all splits, and the features and masks of all modalities.
+
+    Equal in every process and on every device, and whatever the order of the interactions. Graphs
+    that a transform added do not count.
+
+    Args:
+        data (HeteroData): The data of any dataset of this package.
+
+    Returns:
+        str: 64 hexadecimal digits.
+
+    Example:
+        >>> data_hash(TikTok('data/tiktok')[0])[:8]
+        '36560467'
+    """
+    num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    digest = hashlib.sha256(f'users {num_users} items {num_items}'.encode())
+    for relation, key in (
+        ('rates', 'edge_index'),
+        ('val', 'edge_label_index'),
+        ('test', 'edge_label_index'),
+    ):
+        if ('user', relation, 'item') in data.edge_types:
+            index = data['user', relation, 'item'][key].to(torch.int64)
+            code = index[0] * num_items + index[1]
+            _update(digest, relation, code.sort().values)
+    for key, value in sorted(data['item'].items()):
+        if key.startswith('x_'):
+            _update(digest, key, value.to(torch.float32))
+        elif key.startswith('has_'):
+            _update(digest, key, value.to(torch.bool))
+    return digest.hexdigest()
+
+
+def _update(digest, name: str, value: Tensor) -> None:
+    # The shape goes in as well: else two arrays could trade rows at their border.
+    digest.update(f'\n{name} {list(value.shape)}\n'.encode())
+    digest.update(value.detach().cpu().contiguous().numpy().data)

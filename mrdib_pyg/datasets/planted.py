@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
-from mrdib_pyg.datasets.data_hash import data_hash
-from mrdib_pyg.datasets.folder import InteractionFolder
-from mrdib_pyg.datasets.write_folder import array_files, write_folder
+from mrdib_pyg.datasets.folder import InteractionFolder, array_files, data_hash, write_folder
 
 KINDS = ('v', 't', 'r', 's')
 BITS = 4  # of each kind

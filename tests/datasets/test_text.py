@@ -14,8 +14,7 @@ from mrdib_pyg.datasets import (
     SentenceTextEncoder,
     prepare_table,
 )
-from mrdib_pyg.datasets._text_store import TextStore
-from mrdib_pyg.datasets.sentence_text_encoder import MINILM
+from mrdib_pyg.datasets.text import MINILM, TextStore
 
 
 def test_texts(tmp_path):
