@@ -1,24 +1,35 @@
 import hashlib
+import io
 import os
 import os.path as osp
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data, HeteroData, InMemoryDataset
 
-from mrdib_pyg.datasets._read import COLUMNS, TIME, read_interactions, read_modality
+from mrdib_pyg.datasets._read import (
+    COLUMNS,
+    TIME,
+    check_file,
+    file_hash,
+    read_interactions,
+    read_modality,
+    shown,
+)
 from mrdib_pyg.datasets._write import replacing, write_array, write_table
 
 # Name of the split and relation of its edges, for each value of `x_label`.
 SPLITS = (('train', 'rates'), ('val', 'val'), ('test', 'test'))
-#: Part of the name of a file: what another release wrote is not looked at.
-VERSION = 2
+#: Part of the key of cached data: what another release wrote is not looked at.
+VERSION = 3
 _KINDS = {kind.__name__: kind for kind in (Data, HeteroData)}
+_DIGEST = hashlib.sha256().digest_size
 
 
 class InteractionFolder(InMemoryDataset):
@@ -33,18 +44,19 @@ class InteractionFolder(InMemoryDataset):
       2 test) in any order; other columns, such as ratings, are not used, and :obj:`timestamp`
       only if asked for,
     * any number of :obj:`<modality>_feat.npy`: ``[num_items, F]``, row ``i`` belongs to item
-      ``i``; cast to :obj:`float32`; rows of zeros are features like any others,
+      ``i``; cast to :obj:`float32`,
     * optionally :obj:`<modality>_mask.npy`: ``bool`` ``[num_items]``, :obj:`False` for items
-      that lack the modality (their features are set to zero).
+      that lack the modality (their features are set to zero). Without it, items whose features
+      are all zeros lack the modality.
 
     Other files are ignored (:obj:`user_ids.csv` and :obj:`item_ids.csv` belong to
     :class:`IdMap`). There are as many users as the largest id asks for, and as many items as the
     features have rows (without features: as the largest id asks for).
 
-    The folder is only read, never written. Repeated pairs within a split are coalesced; a pair
-    in two splits is kept in both (held out, it cannot be hit where training items are masked).
-    These, users without a training interaction (evaluation leaves
-    them out) and items without a modality are counted in a warning.
+    The folder is only read. Repeated pairs within a split are coalesced; a pair in two splits is
+    kept in both (held out, it cannot be hit where training items are masked). A warning counts
+    these, users without a training interaction (evaluation leaves them out) and items without a
+    modality.
 
     Args:
         root (str): The folder.
@@ -56,18 +68,18 @@ class InteractionFolder(InMemoryDataset):
             holds. (default: :obj:`False`)
         modalities (sequence of str, optional): The modalities to read, in this order.
             :obj:`None` reads all, in alphabetical order. (default: :obj:`None`)
-        cache_dir (str, optional): Where the data after :obj:`pre_transform` are kept, under a
-            name made of the files (path, size, time) and of the printed form of
-            :obj:`pre_transform` (one that prints as an address, such as a function, has none, and
-            its data are not kept). Without it nothing is written. A file that is damaged, or holds
-            more than tensors and plain values, is not used. (default: :obj:`None`)
+        cache_dir (str, optional): Where the data after :obj:`pre_transform` are kept, by the
+            content of the files and the printed form of :obj:`pre_transform` (one that prints as
+            an address, such as a function, has none, and its data are not kept). A file that does
+            not match its SHA-256, or holds more than tensors and plain values, is not used.
+            (default: :obj:`None`, nothing is written)
         timestamps (bool, optional): Reads the column :obj:`timestamp`, numbers in any unit, which
             :class:`~mrdib_pyg.transforms.InteractionSplit` orders by. Of a repeated pair the
             earliest counts. (default: :obj:`False`)
 
     Shapes:
-        - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where the folder has
-          a mask ``data['item'].has_<modality>``: ``bool`` ``[num_items]``
+        - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where items lack it
+          ``data['item'].has_<modality>``: ``bool`` ``[num_items]``
         - ``data['user', 'rates', 'item'].edge_index``: ``[2, num_train]``, sorted by user, item
         - ``data['user', 'val', 'item'].edge_label_index`` and
           ``data['user', 'test', 'item'].edge_label_index``: ``[2, num_held_out]``, likewise
@@ -154,11 +166,10 @@ class InteractionFolder(InMemoryDataset):
         printed = repr(self.pre_transform)
         if self.cache_dir is None or ' at 0x' in printed:
             return None
-        key = hashlib.sha256(f'{VERSION} {self.timestamps} {printed}'.encode())
-        for file in files:
-            stat = file.stat()
-            key.update(f'\n{file.resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode())
-        return Path(self.cache_dir) / f'{self.name}-{key.hexdigest()[:16]}.pt'
+        key = [str(VERSION), str(self.timestamps), printed]
+        key += [f'{file.name} {file_hash(file)}' for file in files]
+        digest = hashlib.sha256('\n'.join(key).encode('utf-8', 'surrogateescape'))
+        return Path(self.cache_dir) / f'{self.name}-{digest.hexdigest()[:16]}.pt'
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.name})'
@@ -168,34 +179,35 @@ def _find_files(
     folder: Path, modalities: Sequence[str] | None
 ) -> tuple[Path, dict[str, Path], dict[str, Path]]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"'{folder}' is not a folder")
-    tables = sorted(path for path in folder.glob('*.inter') if path.is_file())
+        raise FileNotFoundError(f'{shown(folder)} is not a folder')
+    tables = sorted(folder.glob('*.inter'))
     if len(tables) == 0:
         raise FileNotFoundError(
-            f"'{folder}' holds no '*.inter' file. Expected one tab separated table with the "
+            f"{shown(folder)} holds no '*.inter' file: expected one tab separated table with the "
             f'columns userID, itemID and x_label'
         )
     if len(tables) > 1:
         raise ValueError(
-            f"'{folder}' holds {len(tables)} tables of interactions "
-            f'({", ".join(path.name for path in tables)}), expected exactly one'
+            f'{shown(folder)} holds {len(tables)} tables of interactions '
+            f'({", ".join(shown(path.name)[1:-1] for path in tables)}), expected exactly one'
         )
     features = {p.name.removesuffix('_feat.npy'): p for p in sorted(folder.glob('*_feat.npy'))}
     masks = {p.name.removesuffix('_mask.npy'): p for p in sorted(folder.glob('*_mask.npy'))}
     for name, path in features.items():
         if re.fullmatch(r'[A-Za-z0-9_]+', name) is None:
             raise ValueError(
-                f"'{path}' names the modality {name!r}. Please rename the file: letters, digits "
-                f'and underscores only'
+                f'{shown(path)} names the modality {name!r}; rename the file: letters, digits and '
+                f'underscores only'
             )
     for name, path in masks.items():
         if name not in features:
-            raise ValueError(f"'{path}' has no '{name}_feat.npy' beside it")
+            raise ValueError(f"{shown(path)} has no '{name}_feat.npy' beside it")
     if modalities is not None:
         for name in modalities:
             if name not in features:
                 raise FileNotFoundError(
-                    f"'{folder}' holds no '{name}_feat.npy'. Its modalities are {list(features)}"
+                    f"{shown(folder)} holds no '{name}_feat.npy'; its modalities are "
+                    f'{list(features)}'
                 )
         features = {name: features[name] for name in modalities}
         masks = {name: masks[name] for name in modalities if name in masks}
@@ -207,10 +219,11 @@ def _read_folder(
 ) -> HeteroData:
     user, item, label, time = read_interactions(table, timestamps)
     if not (label == 0).any():
-        raise ValueError(f"'{table}' holds no training interaction (x_label 0)")
+        raise ValueError(f'{shown(table)} holds no training interaction (x_label 0)')
     data = HeteroData()
     data.name = table.stem
 
+    notes = []
     num_users, num_items = int(user.max()) + 1, int(item.max()) + 1
     data['user'].num_nodes = num_users
     first: Path | None = None
@@ -218,21 +231,23 @@ def _read_folder(
         x, mask = read_modality(path, masks.get(name))
         if x.size(0) < num_items and first is None:
             raise ValueError(
-                f"'{path}' has {x.size(0)} rows, but '{table}' names item {num_items - 1}: "
-                f'expected one row per item, at least {num_items}'
+                f'{shown(path)} has {x.size(0)} rows, but {shown(table)} names item '
+                f'{num_items - 1}: expected one row per item, at least {num_items}'
             )
         if first is not None and x.size(0) != num_items:
             raise ValueError(
-                f"'{path}' has {x.size(0)} rows, but '{first}' has {num_items}: expected one "
-                f'row per item in each'
+                f'{shown(path)} has {x.size(0)} rows, but {shown(first)} has {num_items}: expected '
+                f'one row per item in each'
             )
         first, num_items = path, x.size(0)
         data['item'][f'x_{name}'] = x
         if mask is not None:
             data['item'][f'has_{name}'] = mask
+            if without := int((~mask).sum()):
+                why = '' if name in masks else ': their features are all zeros'
+                notes.append(f'{without} of {num_items} items lack the modality {name!r}{why}')
     data['item'].num_nodes = num_items
 
-    notes = []
     seen: dict[str, np.ndarray] = {}
     for value, (split, relation) in enumerate(SPLITS):
         rows = label == value
@@ -256,39 +271,48 @@ def _read_folder(
     missing_users = num_users - data['user', 'rates', 'item'].edge_index[0].unique().numel()
     if missing_users > 0:
         notes.append(f'{missing_users} of {num_users} users have no training interaction')
-    for name in masks:
-        without = int((~data['item'][f'has_{name}']).sum())
-        if without > 0:
-            notes.append(f'{without} of {num_items} items lack the modality {name!r}')
     if notes:
-        warnings.warn(f"'{table}': {'; '.join(notes)}", stacklevel=3)
+        warnings.warn(f'{shown(table)}: {"; ".join(notes)}', stacklevel=3)
     return data
 
 
 def write_cache(path: Path, data: Data | HeteroData) -> None:
-    r"""Writes :obj:`data`, atomically; the folder is created."""
+    r"""Writes :obj:`data` behind their SHA-256, atomically; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save({'kind': type(data).__name__, 'data': data.to_dict()}, content)
     with replacing(path) as f:
-        torch.save({'kind': type(data).__name__, 'data': data.to_dict()}, f)
+        f.write(_digest(path, content.getbuffer()))
+        f.write(content.getbuffer())
 
 
 def read_cache(path: Path) -> Data | HeteroData | None:
-    r"""Reads what :meth:`write_cache` wrote, :obj:`None` where there is no such file. One that is
-    damaged, or holds more than tensors and plain values, is not used either, with a warning.
+    r"""Reads what :meth:`write_cache` wrote, :obj:`None` where there is no such file. One that has
+    changed since, or holds more than tensors and plain values, is not used, with a warning.
     """
-    if not path.exists():
-        return None
     try:
+        content = memoryview(check_file(path).read_bytes())
+        if content[:_DIGEST] != _digest(path, content[_DIGEST:]):
+            raise ValueError('its SHA-256 is another')
         # Never `InMemoryDataset.load`: it falls back to pickle, by which a file runs its own code.
-        content = torch.load(path, weights_only=True)
-        return _KINDS[content['kind']].from_dict(content['data'])
+        found = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True)
+        return _KINDS[found['kind']].from_dict(found['data'])
+    except FileNotFoundError:
+        return None
     except Exception as error:  # whatever bytes at random lead to; its text advises to use pickle
         warnings.warn(
-            f"'{path}' is damaged, or holds more than tensors and plain values, and is not used: "
-            f'the data are read anew ({type(error).__name__})',
+            f'{shown(path)} is damaged or was changed, and is not used: the data are read anew '
+            f'({type(error).__name__})',
             stacklevel=3,
         )
         return None
+
+
+def _digest(path: Path, content: memoryview) -> bytes:
+    # With its name, which says what it was made of: a copy of another file is noticed.
+    digest = hashlib.sha256(os.fsencode(path.name) + b'\n')
+    digest.update(content)
+    return digest.digest()
 
 
 def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
@@ -309,7 +333,7 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
     table = folder / f'{data.name if name is None else name}.inter'
     others = [path.name for path in folder.glob('*.inter') if path.name != table.name]
     if others:
-        raise ValueError(f"'{folder}' holds {others} already, and would hold two tables")
+        raise ValueError(f'{shown(folder)} holds {others} already, and would hold two tables')
     arrays = {}
     for key, value in data['item'].items():
         prefix, _, modality = key.partition('_')
@@ -318,8 +342,8 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
     foreign = [path.name for path in array_files(folder) if path.name not in arrays]
     if foreign:
         raise ValueError(
-            f"'{folder}' holds {foreign}, which are not of these data and would be read with them; "
-            f'remove them, or name another folder'
+            f'{shown(folder)} holds {foreign}, which are not of these data and would be read with '
+            f'them; remove them, or name another folder'
         )
     rows, times = [], []
     for label, (_, relation) in enumerate(SPLITS):
@@ -394,7 +418,7 @@ def data_hash(data: HeteroData) -> str:
     return digest.hexdigest()
 
 
-def _update(digest, name: str, value: Tensor) -> None:
+def _update(digest: Any, name: str, value: Tensor) -> None:
     # The shape goes in as well: else two arrays could trade rows at their border.
     digest.update(f'\n{name} {list(value.shape)}\n'.encode())
     digest.update(value.detach().cpu().contiguous().numpy().data)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mrdib_pyg.datasets._read import check_file, shown
 from mrdib_pyg.datasets._write import replacing
 
 #: The files of a data folder, and the columns of their index.
@@ -69,16 +70,18 @@ class IdMap:
             kind (str): :obj:`'user'` or :obj:`'item'`.
 
         Returns:
-            IdMap: The ids, or :obj:`None` where there is no such file: then an index is all there
+            IdMap: The ids, or :obj:`None` where nothing has that name: then an index is all there
             is.
 
         Raises:
+            FileNotFoundError: If it is a link that leads nowhere.
             ValueError: If the file is not as described above. The message names it.
         """
         name, column = FILES[kind]
         path = Path(folder).expanduser() / name
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
+        check_file(path)
         ids: list[str] = []
         try:
             with open(path, encoding='utf-8-sig', newline='') as file:
@@ -92,7 +95,8 @@ class IdMap:
             return cls(ids)
         except (ValueError, csv.Error) as e:
             raise ValueError(
-                f"'{path}' cannot be read ({e}); it needs a row for each index from 0, in order"
+                f'{shown(path)} cannot be read ({e}); it needs a row for each index from 0, in '
+                f'order'
             ) from e
 
     def __len__(self) -> int:

@@ -1,6 +1,9 @@
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_folder import special
 
 from mrdib_pyg.datasets import IdMap
 
@@ -39,6 +42,24 @@ def test_round_trip(tmp_path_factory, kind, ids):
 def test_without_a_file(tmp_path):
     assert IdMap.load(tmp_path, 'user') is None
     assert IdMap.load('planted', 'item') is None
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'socket', 'device', 'link'])
+def test_what_is_there_is_not_absent(tmp_path, kind):
+    special(kind, tmp_path / 'item_ids.csv')
+    error = FileNotFoundError if kind == 'link' else ValueError
+    with pytest.raises(error, match=r"item_ids\.csv' (must be a regular file|is a link)"):
+        IdMap.load(tmp_path, 'item')
+
+
+def test_messages_are_printable(tmp_path):
+    folder = tmp_path / '\x1b]0;x\x07'
+    folder.mkdir()
+    (folder / 'user_ids.csv').write_text('userID,raw_id\n0,"\x1b[2J"\n1,"\x1b[2J"\n')
+    with pytest.raises(ValueError) as info:
+        IdMap.load(folder, 'user')
+    assert str(info.value).isprintable()
 
 
 @pytest.mark.parametrize(
