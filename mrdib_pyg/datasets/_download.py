@@ -35,6 +35,9 @@ def download(
     part = path.with_name(f'{path.name}.part')
     tag = path.with_name(f'{path.name}.part.tag')  # of the version that the part is of
     try:
+        for leftover in (part, tag):  # nothing is written through a link, or into a pipe
+            if leftover.is_symlink() or (leftover.exists() and not leftover.is_file()):
+                leftover.unlink()
         _fetch(url, part, tag, progress)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):

@@ -10,7 +10,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,6 +148,11 @@ def _read_header(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f'{shown(path)} is not a UTF-8 text file ({error})') from error
     missing = [name for name in COLUMNS if name not in names]
+    if any(name.endswith(':token') for name in names):
+        raise ValueError(
+            f'{shown(path)} is an atomic file of RecBole, with the columns {names[:8]}; make a '
+            f'data folder of it with `mrdib prepare table` or `prepare_table`'
+        )
     if missing:
         raise ValueError(
             f'{shown(path)} lacks the column(s) {missing} in its header {names[:8]}; the first '
@@ -217,17 +222,35 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
-class Npz(Mapping[str, np.ndarray]):
-    r"""The arrays of an ``.npz`` archive, read one at a time.
+class Arrays(Mapping[str, np.ndarray]):
+    r"""Arrays by their names, read one at a time."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], np.ndarray]) -> None:
+        self.names, self.read = dict.fromkeys(names), read
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.read(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Npz(Arrays):
+    r"""The arrays of an ``.npz`` archive.
 
     Raises:
-        ValueError: If an entry is neither stored nor deflated, or all would take more than 256 MiB
-            and 100 times the bytes of the archive.
+        ValueError: If a name comes twice, an entry is neither stored nor deflated, or all would
+            take more than 256 MiB and 100 times the bytes of the archive.
     """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
-        self.archive = archive
-        self.entries: dict[str, zipfile.ZipInfo] = {}
+        entries: dict[str, zipfile.ZipInfo] = {}
         unpacked = 0
         for info in archive.infolist():
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -236,7 +259,8 @@ class Npz(Mapping[str, np.ndarray]):
                     f'be stored or deflated, as by `numpy.savez` and `numpy.savez_compressed`'
                 )
             unpacked += info.file_size
-            self.entries[info.filename.removesuffix('.npy')] = info
+            if entries.setdefault(info.filename.removesuffix('.npy'), info) is not info:
+                raise ValueError(f'{info.filename!r} comes twice')
         assert archive.fp is not None
         size = archive.fp.seek(0, os.SEEK_END)
         if unpacked > max(_UNPACKED, _RATIO * size):
@@ -245,18 +269,11 @@ class Npz(Mapping[str, np.ndarray]):
                 f'`numpy.savez`'
             )
 
-    def __getitem__(self, key: str) -> np.ndarray:
-        with self.archive.open(self.entries[key]) as f:
-            return np.lib.format.read_array(f, allow_pickle=False)
+        def read(key: str) -> np.ndarray:
+            with archive.open(entries[key]) as f:
+                return np.lib.format.read_array(f, allow_pickle=False)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
+        super().__init__(entries, read)
 
 
 def read_modality(path: Path, mask_path: Path | None = None) -> tuple[Tensor, Tensor | None]:
@@ -309,5 +326,7 @@ def as_array(value: object) -> np.ndarray:
     r"""Returns an array of anything that is one, tensors of any kind included."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if value.is_floating_point() and value.dtype not in (torch.half, torch.double):
+            value = value.float()  # NumPy has no bfloat16, and none of 8 bits
+        value = value.numpy()
     return np.asarray(value)

@@ -2,14 +2,22 @@
 
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrdib_pyg.datasets._collect import as_id
-from mrdib_pyg.datasets._read import UNREADABLE, Npz, as_array, check_file, read_array, shown
+from mrdib_pyg.datasets._read import (
+    UNREADABLE,
+    Arrays,
+    Npz,
+    as_array,
+    check_file,
+    read_array,
+    shown,
+)
 
 #: The features, zero where there are none, which items have them, and counts by their reason.
 Found = tuple[np.ndarray, np.ndarray, dict[str, int]]
@@ -113,29 +121,12 @@ def _from_safetensors(path: Path, item_ids: Sequence[str], order: Sequence[str] 
         raise ImportError(f"{shown(path)} needs safetensors: pip install 'mrdib_pyg[data]'") from e
     try:
         with safe_open(path, framework='pt') as file:
-            return _by_id_or_order(shown(path), _Safetensors(file), item_ids, order)
+            arrays = Arrays(file.keys(), lambda key: as_array(file.get_tensor(key)))
+            return _by_id_or_order(shown(path), arrays, item_ids, order)
     except (SafetensorError, OSError, RuntimeError, MemoryError) as e:
         raise ValueError(
             f'{shown(path)} is damaged or no safetensors file of tensors named by item ids ({e})'
         ) from e
-
-
-class _Safetensors(Mapping[str, np.ndarray]):
-    def __init__(self, file: Any) -> None:
-        self.file, self.names = file, dict.fromkeys(file.keys())
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        tensor = self.file.get_tensor(key)
-        return (tensor if tensor.is_complex() else tensor.float()).numpy()
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def _by_id_or_order(

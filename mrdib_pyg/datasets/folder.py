@@ -95,34 +95,6 @@ class InteractionFolder(InMemoryDataset):
         >>> data = dataset[0]
         >>> data['item'].x_image.size()
         torch.Size([7050, 4096])
-
-    **STATS** (of the two sets most used with this layout):
-
-    .. list-table::
-        :widths: 20 10 10 14 12 12 24
-        :header-rows: 1
-
-        * - Name
-          - #users
-          - #items
-          - #train
-          - #val
-          - #test
-          - Features
-        * - TikTok
-          - 9,308
-          - 6,710
-          - 59,541
-          - 3,051
-          - 6,130
-          - image 128, audio 128
-        * - Amazon Baby (5-core)
-          - 19,445
-          - 7,050
-          - 118,551
-          - 21,682
-          - 20,559
-          - image 4,096, text 384
     """
 
     def __init__(
@@ -168,7 +140,7 @@ class InteractionFolder(InMemoryDataset):
             return None
         key = [str(VERSION), str(self.timestamps), printed]
         key += [f'{file.name} {file_hash(file)}' for file in files]
-        digest = hashlib.sha256('\n'.join(key).encode('utf-8', 'surrogateescape'))
+        digest = hashlib.sha256('\n'.join(key).encode('utf-8', 'surrogatepass'))
         return Path(self.cache_dir) / f'{self.name}-{digest.hexdigest()[:16]}.pt'
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets._read import read_array
+from mrdib_pyg.datasets._read import as_array, read_array
 from mrdib_pyg.datasets._write import write_array
 from mrdib_pyg.datasets.missing import is_missing
 
@@ -271,15 +271,18 @@ def encode_texts(
 
 
 def _encode(texts: list[str], encoder: Encoder) -> np.ndarray:
-    vectors = np.asarray(encoder(texts))
+    vectors = as_array(encoder(texts))
     if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.shape[1] == 0:
         raise ValueError(
             f'the text encoder returned the shape {list(vectors.shape)} for {len(texts)} texts, '
             f'expected [{len(texts)}, F]'
         )
-    if vectors.dtype.kind not in 'fiu' or not np.isfinite(vectors).all():
-        raise ValueError('the text encoder returned values that are no finite real numbers')
-    return vectors.astype(np.float32)
+    if vectors.dtype.kind in 'fiu':
+        with np.errstate(over='ignore'):
+            vectors = vectors.astype(np.float32)
+        if np.isfinite(vectors).all():
+            return vectors
+    raise ValueError('the text encoder returned values that are no finite real numbers')
 
 
 def _encode_new(texts: list[str], encoder: Encoder, folder: Path) -> np.ndarray:

@@ -103,12 +103,7 @@ class TikTok(InteractionFolder):
         if url is not None:
             self.urls = {name: f'{url.rstrip("/")}/{name}' for name in self.sha256}
         super().__init__(
-            root,
-            transform,
-            pre_transform,
-            force_reload,
-            modalities=modalities,
-            cache_dir=cache_dir,
+            root, transform, pre_transform, force_reload, modalities=modalities, cache_dir=cache_dir
         )
 
     @property

@@ -138,6 +138,15 @@ def member(shape, content, method, name='a.npy'):
     return out.getvalue()
 
 
+def twice():
+    """An archive in which one id names two arrays."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w') as archive:
+        for name in ('a.npy', 'a'):
+            archive.writestr(name, member('(2,)', [bytes(8)], zipfile.ZIP_STORED))
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
@@ -148,8 +157,9 @@ def member(shape, content, method, name='a.npy'):
         (member('(-1, -2)', [bytes(8)], zipfile.ZIP_STORED), 'no complete .npz'),
         (member('(2000000000000,)', [bytes(8)], zipfile.ZIP_DEFLATED), 'no complete .npz'),
         (member('(3,)', [bytes(8)], zipfile.ZIP_STORED), 'no complete .npz'),
+        (twice(), "'a' comes twice"),
     ],
-    ids=['bz2', 'lzma', 'deflate', 'negative', 'both negative', 'giant', 'short'],
+    ids=['bz2', 'lzma', 'deflate', 'negative', 'both negative', 'giant', 'short', 'twice'],
 )
 def test_refused_archives(tmp_path, content, message):
     (tmp_path / 'f.npz').write_bytes(content)
@@ -178,6 +188,18 @@ def test_what_is_no_file(tmp_path, kind, name):
         else:
             item_features('image', path, ['a'], ['a'])
     assert str(path) in str(info.value)
+
+
+def test_tensors_of_any_precision(tmp_path):
+    """Those that NumPy does not know, too."""
+    torch_file = pytest.importorskip('safetensors.torch')
+    x = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.half, torch.double, torch.int16):
+        vectors = dict(zip('ab', x.to(dtype)))
+        torch_file.save_file({k: v.clone() for k, v in vectors.items()}, tmp_path / 'f.safetensors')
+        for source in (vectors, tmp_path / 'f.safetensors'):
+            found, mask, _ = item_features('image', source, ['a', 'b'], None)
+            assert found.tolist() == x.to(dtype).float().tolist() and mask.all()
 
 
 def test_an_id_twice():

@@ -200,6 +200,7 @@ REFUSED = {
     'header_missing': (with_table(ROWS), ValueError, 'lacks the column'),
     'column_missing': (with_table('userID\titemID\n0\t0\n'), ValueError, "['x_label']"),
     'column_renamed': (with_table('user\titemID\tx_label\n0\t0\t0\n'), ValueError, "['userID']"),
+    'recbole': (with_table('user_id:token\titem_id:token\n1\t2\n'), ValueError, 'RecBole'),
     'column_twice': (with_table('userID\titemID\tx_label\tuserID\n0\t0\t0\t0\n'), ValueError,
                      'twice'),
     'commas': (with_table((HEADER + ROWS).replace('\t', ',')), ValueError, 'tab separated'),

@@ -81,3 +81,22 @@ def test_refused_files(tmp_path, content, message):
     with pytest.raises(ValueError, match='cannot be read') as e:
         IdMap.load(tmp_path, 'user')
     assert str(path) in str(e.value) and message in str(e.value)
+
+
+def test_the_files_of_mmrec(tmp_path):
+    (tmp_path / 'u_id_mapping.csv').write_text('user_id\tuserID\nA1\t0\n"x\t2\nA3\t1\n')
+    (tmp_path / 'i_id_mapping.csv').write_text('asin\titemID\nB0\t0\n')
+    assert IdMap.load(tmp_path, 'user').ids == ['A1', 'A3', '"x']
+    assert IdMap.load(tmp_path, 'item').ids == ['B0']
+    IdMap(['b']).save(tmp_path, 'item')  # its own come first
+    assert IdMap.load(tmp_path, 'item').ids == ['b']
+    for content, message in (
+        ('', 'u_id_mapping.csv'), ('user_id,userID\nA1,0\n', 'expected <raw id>'),
+        ('user_id\tuserID\nA1\n', 'expected <raw id>'),
+        ('user_id\tuserID\nA1\t1\n', 'userID 0 is missing'),
+        ('user_id\tuserID\nA1\t0\nA2\t0\n', 'userID 1 is missing'),
+        ('user_id\tuserID\nA1\t0\nA1\t1\n', "holds 'A1' twice"),
+    ):  # fmt: skip
+        (tmp_path / 'u_id_mapping.csv').write_text(content)
+        with pytest.raises(ValueError, match=message):
+            IdMap.load(tmp_path, 'user')
