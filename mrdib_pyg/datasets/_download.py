@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mrdib_pyg.datasets._read import shown
+
 _BLOCK = 1 << 20
 
 
@@ -46,7 +48,7 @@ def download(
             part.unlink()
         if not part.exists():
             tag.unlink(missing_ok=True)
-        raise ConnectionError(f'{url} could not be downloaded ({error!r})') from error
+        raise ConnectionError(f'{shown(url)} could not be downloaded ({error!r})') from error
     try:
         if check is not None:
             check(part)
@@ -54,8 +56,8 @@ def download(
         tag.unlink(missing_ok=True)
         part.unlink()
         raise ConnectionError(
-            f'what {url} sent is not complete or damaged: {error}. It was removed; call it again '
-            f'to download it anew'
+            f'what {shown(url)} sent is not complete or damaged: {error}. It was removed; call it '
+            f'again to download it anew'
         ) from error
     os.replace(part, path)
     tag.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Readers of the files of a data folder. They refuse what is not as described, and never hang, run
 code or take more memory than a file holds."""
 
+import errno
 import hashlib
 import math
 import os
@@ -50,12 +51,13 @@ def check_file(path: str | os.PathLike) -> Path:
     try:
         mode = os.stat(path).st_mode
     except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        reason = f'there is no file {shown(path)}'
         if os.path.islink(path):
             target = shown(os.readlink(os.fspath(path)))
-            raise FileNotFoundError(f'{shown(path)} is a link that leads nowhere ({target})') from e
-        if isinstance(e, (FileNotFoundError, NotADirectoryError)):
-            raise FileNotFoundError(f'there is no file {shown(path)}') from e
-        raise
+            reason = f'{shown(path)} is a link that leads nowhere ({target})'
+        raise FileNotFoundError(reason) from e
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), 'special file')
         raise ValueError(f'{shown(path)} must be a regular file (got a {kind})')

@@ -165,12 +165,7 @@ class SentenceTextEncoder:
         )
 
     def load(self) -> None:
-        r"""Loads the model, which its first call does otherwise.
-
-        Raises:
-            ImportError: If sentence-transformers is not installed.
-            FileNotFoundError: If there is no such model, or it cannot be downloaded.
-        """
+        r"""Loads the model, which its first call does otherwise."""
         if self._encoder is not None:
             return
         try:

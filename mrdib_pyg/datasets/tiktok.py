@@ -1,12 +1,10 @@
-import hashlib
-import http.client
 import os
 import os.path as osp
-import urllib.error
-import urllib.request
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mrdib_pyg.datasets._download import download
 from mrdib_pyg.datasets._read import file_hash, shown
 from mrdib_pyg.datasets._write import replacing
 from mrdib_pyg.datasets.folder import InteractionFolder
@@ -132,25 +130,21 @@ class TikTok(InteractionFolder):
 
     def download(self, names: Sequence[str] | None = None) -> None:
         r"""Downloads the files :obj:`names` (default: all) into ``raw_dir``, once all passed."""
-        contents = {}
-        for name in self.raw_file_names if names is None else names:
-            url = self.urls[name]
-            try:
-                with urllib.request.urlopen(url, timeout=30) as response:
-                    contents[name] = response.read()
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                if isinstance(error, urllib.error.HTTPError):
-                    error.close()  # it holds the connection
-                raise FileNotFoundError(
-                    f'{name!r} is not in {shown(self.raw_dir)} and could not be downloaded from '
-                    f'{url} ({error!r}). {self._advice()}'
-                ) from error
-            self._check(name, hashlib.sha256(contents[name]).hexdigest(), url)
-        raw_dir = Path(self.raw_dir)
-        raw_dir.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            with replacing(raw_dir / name) as f:
-                f.write(content)
+        names, raw_dir = self.raw_file_names if names is None else names, Path(self.raw_dir)
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                url, path = self.urls[name], Path(folder) / name
+                try:
+                    download(url, path)
+                except ConnectionError as e:
+                    raise FileNotFoundError(
+                        f'{name!r} is not in {shown(raw_dir)}: {e}. {self._advice()}'
+                    ) from e
+                self._check(name, file_hash(path), shown(url))
+            raw_dir.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                with replacing(raw_dir / name) as f:
+                    f.write((Path(folder) / name).read_bytes())
 
     def _check(self, name: str, found: str, where: str) -> None:
         if found not in self.sha256[name]:
