@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets.features import Npz
-from mrdib_pyg.datasets._read import UNREADABLE
+from mrdib_pyg.datasets._read import UNREADABLE, Npz
 from mrdib_pyg.training.atomic import write_atomic
 
 
