@@ -1,15 +1,12 @@
 from mrdib_pyg.datasets.amazon_reviews import AmazonReviews
-from mrdib_pyg.datasets.data_hash import data_hash
-from mrdib_pyg.datasets.folder import InteractionFolder
-from mrdib_pyg.datasets.hashing_text_encoder import HashingTextEncoder
-from mrdib_pyg.datasets.id_map import IdMap
+from mrdib_pyg.datasets.catalog import DATASETS, load_dataset
+from mrdib_pyg.datasets.folder import InteractionFolder, data_hash, write_folder
+from mrdib_pyg.datasets.ids import IdMap
 from mrdib_pyg.datasets.interaction_table import InteractionTable
-from mrdib_pyg.datasets.load_dataset import DATASETS, load_dataset
 from mrdib_pyg.datasets.planted import Planted
 from mrdib_pyg.datasets.prepare_amazon import prepare_amazon
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 from mrdib_pyg.datasets.prepare_table import prepare_table
-from mrdib_pyg.datasets.sentence_text_encoder import SentenceTextEncoder
 from mrdib_pyg.datasets.splits import (
     k_core,
     leave_one_out_split,
@@ -17,8 +14,8 @@ from mrdib_pyg.datasets.splits import (
     split_interactions,
     temporal_split,
 )
+from mrdib_pyg.datasets.text import HashingTextEncoder, SentenceTextEncoder
 from mrdib_pyg.datasets.tiktok import TikTok
-from mrdib_pyg.datasets.write_folder import write_folder
 
 __all__ = [
     'DATASETS',

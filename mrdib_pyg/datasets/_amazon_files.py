@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets._collect import join_text
 from mrdib_pyg.datasets._literal import parse_literal
+from mrdib_pyg.datasets.text import join_text
 
 #: A record of image features: the id of an item, and what a network made of its picture.
 CHANNELS = 4096

@@ -8,6 +8,7 @@ from mrdib_pyg.datasets._chunks import Chunks
 from mrdib_pyg.datasets._columns import present_in, to_numbers
 from mrdib_pyg.datasets._time_reader import TimeReader
 from mrdib_pyg.datasets.prepare_report import PrepareReport
+from mrdib_pyg.datasets.text import join_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,10 +167,3 @@ def _add_text(frame: 'pd.DataFrame', columns: Columns, text: dict[str, str]) -> 
         key = as_id(item)
         if key not in text and (found := join_text(fields)):
             text[key] = found
-
-
-def join_text(fields: Any) -> str:
-    r"""Joins the fields that are there, white space evened out."""
-    words = [' '.join(str(field).split()) for field in fields if field is not None]
-    words = [word for word in words if word not in ('', 'nan', '<NA>')]
-    return '. '.join(words).encode('utf-8', 'replace').decode('utf-8')

@@ -6,7 +6,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from tqdm import tqdm
+
+from mrdib_pyg.datasets._read import shown
 
 _BLOCK = 1 << 20
 
@@ -34,22 +37,28 @@ def download(
     part = path.with_name(f'{path.name}.part')
     tag = path.with_name(f'{path.name}.part.tag')  # of the version that the part is of
     try:
+        for leftover in (part, tag):  # nothing is written through a link, or into a pipe
+            if leftover.is_symlink() or (leftover.exists() and not leftover.is_file()):
+                leftover.unlink()
         _fetch(url, part, tag, progress)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
-        _remove_if_empty(part, tag)
-        raise ConnectionError(f'{url} could not be downloaded ({error!r})') from error
-    if check is not None:
-        try:
-            check(part)
-        except ValueError as error:
-            tag.unlink(missing_ok=True)
+        if part.exists() and part.stat().st_size == 0:
             part.unlink()
-            raise ConnectionError(
-                f'what {url} sent is not complete or damaged: {error}. It was removed; call it '
-                f'again to download it anew'
-            ) from error
+        if not part.exists():
+            tag.unlink(missing_ok=True)
+        raise ConnectionError(f'{shown(url)} could not be downloaded ({error!r})') from error
+    try:
+        if check is not None:
+            check(part)
+    except ValueError as error:
+        tag.unlink(missing_ok=True)
+        part.unlink()
+        raise ConnectionError(
+            f'what {shown(url)} sent is not complete or damaged: {error}. It was removed; call it '
+            f'again to download it anew'
+        ) from error
     os.replace(part, path)
     tag.unlink(missing_ok=True)
 
@@ -86,27 +95,14 @@ def _fetch(url: str, part: Path, tag: Path, progress: bool) -> None:
             version = response.headers.get('ETag') or response.headers.get('Last-Modified') or ''
             if version and not version.startswith('W/'):
                 tag.write_text(version, encoding='latin-1')
-        with open(part, 'ab') as file:
-            with _bar(part, total, begin, progress) as bar:
-                while data := response.read(_BLOCK):
-                    file.write(data)
-                    bar.update(len(data))
+        bar = tqdm(
+            desc=part.stem, total=total, initial=begin, unit='B', unit_scale=True,
+            disable=not progress,
+        )  # fmt: skip
+        with open(part, 'ab') as file, bar:
+            while data := response.read(_BLOCK):
+                file.write(data)
+                bar.update(len(data))
     size = part.stat().st_size
     if total is not None and size != total:
         raise ValueError(f'{size} of {total} bytes arrived; call it again to continue')
-
-
-def _bar(part: Path, total: int | None, begin: int, progress: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(
-        desc=part.name.removesuffix('.part'), total=total, initial=begin, unit='B', unit_scale=True,
-        disable=not progress,
-    )  # fmt: skip
-
-
-def _remove_if_empty(part: Path, tag: Path) -> None:
-    if part.exists() and part.stat().st_size == 0:
-        part.unlink()
-    if not part.exists():
-        tag.unlink(missing_ok=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mrdib_pyg.datasets._collect import as_id
-from mrdib_pyg.datasets._encode_text import is_named
 from mrdib_pyg.datasets._prepare import check_target
 from mrdib_pyg.datasets._read import as_array
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
+from mrdib_pyg.datasets.text import is_named
 
 _BLOCK = 1 << 20
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mrdib_pyg.datasets._collect import Rows
-from mrdib_pyg.datasets.id_map import FILES, IdMap
+from mrdib_pyg.datasets.folder import array_files
+from mrdib_pyg.datasets.ids import FILES, IdMap
 from mrdib_pyg.datasets.prepare_report import FILE, PrepareReport
 from mrdib_pyg.datasets.splits import SPLIT_NAMES, k_core, split_interactions
-from mrdib_pyg.datasets.write_folder import array_files
 from mrdib_pyg.files import replacing, replacing_folder, write_array, write_table
 
 

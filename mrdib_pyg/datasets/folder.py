@@ -1,20 +1,35 @@
 import hashlib
+import io
 import os
 import os.path as osp
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch_geometric.data import HeteroData, InMemoryDataset
+from torch import Tensor
+from torch_geometric.data import Data, HeteroData, InMemoryDataset
 
-from mrdib_pyg.datasets._cache import VERSION, read_cache, write_cache
-from mrdib_pyg.datasets._read import read_interactions, read_modality
+from mrdib_pyg.datasets._read import (
+    COLUMNS,
+    TIME,
+    check_file,
+    file_hash,
+    read_interactions,
+    read_modality,
+    shown,
+)
+from mrdib_pyg.files import replacing, write_array, write_table
 
 # Name of the split and relation of its edges, for each value of `x_label`.
 SPLITS = (('train', 'rates'), ('val', 'val'), ('test', 'test'))
+#: Part of the key of cached data: what another release wrote is not looked at.
+VERSION = 3
+_KINDS = {kind.__name__: kind for kind in (Data, HeteroData)}
+_DIGEST = hashlib.sha256().digest_size
 
 
 class InteractionFolder(InMemoryDataset):
@@ -29,18 +44,19 @@ class InteractionFolder(InMemoryDataset):
       2 test) in any order; other columns, such as ratings, are not used, and :obj:`timestamp`
       only if asked for,
     * any number of :obj:`<modality>_feat.npy`: ``[num_items, F]``, row ``i`` belongs to item
-      ``i``; cast to :obj:`float32`; rows of zeros are features like any others,
+      ``i``; cast to :obj:`float32`,
     * optionally :obj:`<modality>_mask.npy`: ``bool`` ``[num_items]``, :obj:`False` for items
-      that lack the modality (their features are set to zero).
+      that lack the modality (their features are set to zero). Without it, items whose features
+      are all zeros lack the modality.
 
     Other files are ignored (:obj:`user_ids.csv` and :obj:`item_ids.csv` belong to
     :class:`IdMap`). There are as many users as the largest id asks for, and as many items as the
     features have rows (without features: as the largest id asks for).
 
-    The folder is only read, never written. Repeated pairs within a split are coalesced; a pair
-    in two splits is kept in both (held out, it cannot be hit where training items are masked).
-    These, users without a training interaction (evaluation leaves
-    them out) and items without a modality are counted in a warning.
+    The folder is only read. Repeated pairs within a split are coalesced; a pair in two splits is
+    kept in both (held out, it cannot be hit where training items are masked). A warning counts
+    these, users without a training interaction (evaluation leaves them out) and items without a
+    modality.
 
     Args:
         root (str): The folder.
@@ -52,18 +68,18 @@ class InteractionFolder(InMemoryDataset):
             holds. (default: :obj:`False`)
         modalities (sequence of str, optional): The modalities to read, in this order.
             :obj:`None` reads all, in alphabetical order. (default: :obj:`None`)
-        cache_dir (str, optional): Where the data after :obj:`pre_transform` are kept, under a
-            name made of the files (path, size, time) and of the printed form of
-            :obj:`pre_transform` (one that prints as an address, such as a function, has none, and
-            its data are not kept). Without it nothing is written. A file that is damaged, or holds
-            more than tensors and plain values, is not used. (default: :obj:`None`)
+        cache_dir (str, optional): Where the data after :obj:`pre_transform` are kept, by the
+            content of the files and the printed form of :obj:`pre_transform` (one that prints as
+            an address, such as a function, has none, and its data are not kept). A file that does
+            not match its SHA-256, or holds more than tensors and plain values, is not used.
+            (default: :obj:`None`, nothing is written)
         timestamps (bool, optional): Reads the column :obj:`timestamp`, numbers in any unit, which
             :class:`~mrdib_pyg.transforms.InteractionSplit` orders by. Of a repeated pair the
             earliest counts. (default: :obj:`False`)
 
     Shapes:
-        - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where the folder has
-          a mask ``data['item'].has_<modality>``: ``bool`` ``[num_items]``
+        - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where items lack it
+          ``data['item'].has_<modality>``: ``bool`` ``[num_items]``
         - ``data['user', 'rates', 'item'].edge_index``: ``[2, num_train]``, sorted by user, item
         - ``data['user', 'val', 'item'].edge_label_index`` and
           ``data['user', 'test', 'item'].edge_label_index``: ``[2, num_held_out]``, likewise
@@ -79,34 +95,6 @@ class InteractionFolder(InMemoryDataset):
         >>> data = dataset[0]
         >>> data['item'].x_image.size()
         torch.Size([7050, 4096])
-
-    **STATS** (of the two sets most used with this layout):
-
-    .. list-table::
-        :widths: 20 10 10 14 12 12 24
-        :header-rows: 1
-
-        * - Name
-          - #users
-          - #items
-          - #train
-          - #val
-          - #test
-          - Features
-        * - TikTok
-          - 9,308
-          - 6,710
-          - 59,541
-          - 3,051
-          - 6,130
-          - image 128, audio 128
-        * - Amazon Baby (5-core)
-          - 19,445
-          - 7,050
-          - 118,551
-          - 21,682
-          - 20,559
-          - image 4,096, text 384
     """
 
     def __init__(
@@ -150,11 +138,10 @@ class InteractionFolder(InMemoryDataset):
         printed = repr(self.pre_transform)
         if self.cache_dir is None or ' at 0x' in printed:
             return None
-        key = hashlib.sha256(f'{VERSION} {self.timestamps} {printed}'.encode())
-        for file in files:
-            stat = file.stat()
-            key.update(f'\n{file.resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode())
-        return Path(self.cache_dir) / f'{self.name}-{key.hexdigest()[:16]}.pt'
+        key = [str(VERSION), str(self.timestamps), printed]
+        key += [f'{file.name} {file_hash(file)}' for file in files]
+        digest = hashlib.sha256('\n'.join(key).encode('utf-8', 'surrogatepass'))
+        return Path(self.cache_dir) / f'{self.name}-{digest.hexdigest()[:16]}.pt'
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.name})'
@@ -164,34 +151,35 @@ def _find_files(
     folder: Path, modalities: Sequence[str] | None
 ) -> tuple[Path, dict[str, Path], dict[str, Path]]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"'{folder}' is not a folder")
-    tables = sorted(path for path in folder.glob('*.inter') if path.is_file())
+        raise FileNotFoundError(f'{shown(folder)} is not a folder')
+    tables = sorted(folder.glob('*.inter'))
     if len(tables) == 0:
         raise FileNotFoundError(
-            f"'{folder}' holds no '*.inter' file. Expected one tab separated table with the "
+            f"{shown(folder)} holds no '*.inter' file: expected one tab separated table with the "
             f'columns userID, itemID and x_label'
         )
     if len(tables) > 1:
         raise ValueError(
-            f"'{folder}' holds {len(tables)} tables of interactions "
-            f'({", ".join(path.name for path in tables)}), expected exactly one'
+            f'{shown(folder)} holds {len(tables)} tables of interactions '
+            f'({", ".join(shown(path.name)[1:-1] for path in tables)}), expected exactly one'
         )
     features = {p.name.removesuffix('_feat.npy'): p for p in sorted(folder.glob('*_feat.npy'))}
     masks = {p.name.removesuffix('_mask.npy'): p for p in sorted(folder.glob('*_mask.npy'))}
     for name, path in features.items():
         if re.fullmatch(r'[A-Za-z0-9_]+', name) is None:
             raise ValueError(
-                f"'{path}' names the modality {name!r}. Please rename the file: letters, digits "
-                f'and underscores only'
+                f'{shown(path)} names the modality {name!r}; rename the file: letters, digits and '
+                f'underscores only'
             )
     for name, path in masks.items():
         if name not in features:
-            raise ValueError(f"'{path}' has no '{name}_feat.npy' beside it")
+            raise ValueError(f"{shown(path)} has no '{name}_feat.npy' beside it")
     if modalities is not None:
         for name in modalities:
             if name not in features:
                 raise FileNotFoundError(
-                    f"'{folder}' holds no '{name}_feat.npy'. Its modalities are {list(features)}"
+                    f"{shown(folder)} holds no '{name}_feat.npy'; its modalities are "
+                    f'{list(features)}'
                 )
         features = {name: features[name] for name in modalities}
         masks = {name: masks[name] for name in modalities if name in masks}
@@ -203,10 +191,11 @@ def _read_folder(
 ) -> HeteroData:
     user, item, label, time = read_interactions(table, timestamps)
     if not (label == 0).any():
-        raise ValueError(f"'{table}' holds no training interaction (x_label 0)")
+        raise ValueError(f'{shown(table)} holds no training interaction (x_label 0)')
     data = HeteroData()
     data.name = table.stem
 
+    notes = []
     num_users, num_items = int(user.max()) + 1, int(item.max()) + 1
     data['user'].num_nodes = num_users
     first: Path | None = None
@@ -214,21 +203,23 @@ def _read_folder(
         x, mask = read_modality(path, masks.get(name))
         if x.size(0) < num_items and first is None:
             raise ValueError(
-                f"'{path}' has {x.size(0)} rows, but '{table}' names item {num_items - 1}: "
-                f'expected one row per item, at least {num_items}'
+                f'{shown(path)} has {x.size(0)} rows, but {shown(table)} names item '
+                f'{num_items - 1}: expected one row per item, at least {num_items}'
             )
         if first is not None and x.size(0) != num_items:
             raise ValueError(
-                f"'{path}' has {x.size(0)} rows, but '{first}' has {num_items}: expected one "
-                f'row per item in each'
+                f'{shown(path)} has {x.size(0)} rows, but {shown(first)} has {num_items}: expected '
+                f'one row per item in each'
             )
         first, num_items = path, x.size(0)
         data['item'][f'x_{name}'] = x
         if mask is not None:
             data['item'][f'has_{name}'] = mask
+            if without := int((~mask).sum()):
+                why = '' if name in masks else ': their features are all zeros'
+                notes.append(f'{without} of {num_items} items lack the modality {name!r}{why}')
     data['item'].num_nodes = num_items
 
-    notes = []
     seen: dict[str, np.ndarray] = {}
     for value, (split, relation) in enumerate(SPLITS):
         rows = label == value
@@ -252,10 +243,154 @@ def _read_folder(
     missing_users = num_users - data['user', 'rates', 'item'].edge_index[0].unique().numel()
     if missing_users > 0:
         notes.append(f'{missing_users} of {num_users} users have no training interaction')
-    for name in masks:
-        without = int((~data['item'][f'has_{name}']).sum())
-        if without > 0:
-            notes.append(f'{without} of {num_items} items lack the modality {name!r}')
     if notes:
-        warnings.warn(f"'{table}': {'; '.join(notes)}", stacklevel=3)
+        warnings.warn(f'{shown(table)}: {"; ".join(notes)}', stacklevel=3)
     return data
+
+
+def write_cache(path: Path, data: Data | HeteroData) -> None:
+    r"""Writes :obj:`data` behind their SHA-256, atomically; the folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save({'kind': type(data).__name__, 'data': data.to_dict()}, content)
+    with replacing(path) as f:
+        f.write(_digest(path, content.getbuffer()))
+        f.write(content.getbuffer())
+
+
+def read_cache(path: Path) -> Data | HeteroData | None:
+    r"""Reads what :meth:`write_cache` wrote, :obj:`None` where there is no such file. One that has
+    changed since, or holds more than tensors and plain values, is not used, with a warning.
+    """
+    try:
+        content = memoryview(check_file(path).read_bytes())
+        if content[:_DIGEST] != _digest(path, content[_DIGEST:]):
+            raise ValueError('its SHA-256 is another')
+        # Never `InMemoryDataset.load`: it falls back to pickle, by which a file runs its own code.
+        found = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True)
+        return _KINDS[found['kind']].from_dict(found['data'])
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever bytes at random lead to; its text advises to use pickle
+        warnings.warn(
+            f'{shown(path)} is damaged or was changed, and is not used: the data are read anew '
+            f'({type(error).__name__})',
+            stacklevel=3,
+        )
+        return None
+
+
+def _digest(path: Path, content: memoryview) -> bytes:
+    # With its name, which says what it was made of: a copy of another file is noticed.
+    digest = hashlib.sha256(os.fsencode(path.name) + b'\n')
+    digest.update(content)
+    return digest.digest()
+
+
+def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
+    r"""Writes :obj:`data` in the layout that :class:`InteractionFolder` reads, and timestamps where
+    all edges have :obj:`time`.
+
+    Args:
+        data (HeteroData): The data of any dataset of this package.
+        folder (str): Where to. Created if needed; files of the same names are replaced.
+        name (str, optional): The table is called ``<name>.inter``. (default: ``data.name``)
+
+    Raises:
+        ValueError: If the folder holds another table already, or features or a mask that are not
+            of these data and would be read with them; or if the last users (or items without
+            features) have no edge, of whom a table does not tell. Nothing has been written then.
+    """
+    folder = Path(folder).expanduser()
+    table = folder / f'{data.name if name is None else name}.inter'
+    others = [path.name for path in folder.glob('*.inter') if path.name != table.name]
+    if others:
+        raise ValueError(f'{shown(folder)} holds {others} already, and would hold two tables')
+    arrays = {}
+    for key, value in data['item'].items():
+        prefix, _, modality = key.partition('_')
+        if prefix in ('x', 'has') and modality:
+            arrays[f'{modality}_{"feat" if prefix == "x" else "mask"}.npy'] = value
+    foreign = [path.name for path in array_files(folder) if path.name not in arrays]
+    if foreign:
+        raise ValueError(
+            f'{shown(folder)} holds {foreign}, which are not of these data and would be read with '
+            f'them; remove them, or name another folder'
+        )
+    rows, times = [], []
+    for label, (_, relation) in enumerate(SPLITS):
+        key = 'edge_index' if label == 0 else 'edge_label_index'
+        edge = ('user', relation, 'item')
+        if edge not in data.edge_types or key not in data[edge]:
+            continue
+        index = data[edge][key].cpu()
+        rows.append(torch.cat([index, torch.full_like(index[:1], label)]))
+        times += [data[edge].time.cpu()] if 'time' in data[edge] else []
+    if len(rows) == 0:
+        raise ValueError("'data' has no edges between users and items, so there is no table")
+    user, item, split = torch.cat(rows, dim=1).numpy()
+    has_features = any(file.endswith('_feat.npy') for file in arrays)
+    for kind, ids in (('user', user), ('item', item)):
+        known = int(ids.max(initial=-1)) + 1
+        size = data[kind].num_nodes if kind in data.node_types else None
+        if size is not None and known < size and not (kind == 'item' and has_features):
+            raise ValueError(
+                f"'data' has {size} {kind}s, but none from {known} on has an edge, so that a table "
+                f"does not tell of them; set data['{kind}'].num_nodes to {known}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    # The table comes last: without it, a folder is not taken for a data set.
+    table.unlink(missing_ok=True)
+    for file, value in arrays.items():
+        write_array(folder / file, value.cpu().numpy())
+    columns = {COLUMNS[0]: user, COLUMNS[1]: item}
+    if len(times) == len(rows):
+        columns[TIME] = torch.cat(times).numpy()
+    write_table(table, {**columns, COLUMNS[2]: split})
+
+
+def array_files(folder: Path) -> list[Path]:
+    r"""Returns the files of a folder that hold features or masks."""
+    return sorted(path for kind in ('feat', 'mask') for path in folder.glob(f'*_{kind}.npy'))
+
+
+def data_hash(data: HeteroData) -> str:
+    r"""Computes the SHA-256 of what a model learns from: the numbers of users and items, the
+    interactions of all splits, and the features and masks of all modalities.
+
+    Equal in every process and on every device, and whatever the order of the interactions. Graphs
+    that a transform added do not count.
+
+    Args:
+        data (HeteroData): The data of any dataset of this package.
+
+    Returns:
+        str: 64 hexadecimal digits.
+
+    Example:
+        >>> data_hash(TikTok('data/tiktok')[0])[:8]
+        '36560467'
+    """
+    num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    digest = hashlib.sha256(f'users {num_users} items {num_items}'.encode())
+    for relation, key in (
+        ('rates', 'edge_index'),
+        ('val', 'edge_label_index'),
+        ('test', 'edge_label_index'),
+    ):
+        if ('user', relation, 'item') in data.edge_types:
+            index = data['user', relation, 'item'][key].to(torch.int64)
+            code = index[0] * num_items + index[1]
+            _update(digest, relation, code.sort().values)
+    for key, value in sorted(data['item'].items()):
+        if key.startswith('x_'):
+            _update(digest, key, value.to(torch.float32))
+        elif key.startswith('has_'):
+            _update(digest, key, value.to(torch.bool))
+    return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, value: Tensor) -> None:
+    # The shape goes in as well: else two arrays could trade rows at their border.
+    digest.update(f'\n{name} {list(value.shape)}\n'.encode())
+    digest.update(value.detach().cpu().contiguous().numpy().data)

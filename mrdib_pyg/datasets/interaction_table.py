@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mrdib_pyg.datasets.folder import InteractionFolder
-from mrdib_pyg.datasets.id_map import IdMap
+from mrdib_pyg.datasets.ids import IdMap
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 from mrdib_pyg.datasets.prepare_table import prepare_table
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
-from mrdib_pyg.datasets.data_hash import data_hash
-from mrdib_pyg.datasets.folder import InteractionFolder
-from mrdib_pyg.datasets.write_folder import array_files, write_folder
+from mrdib_pyg.datasets._read import shown
+from mrdib_pyg.datasets.folder import InteractionFolder, array_files, data_hash, write_folder
 
 KINDS = ('v', 't', 'r', 's')
 BITS = 4  # of each kind
@@ -263,13 +262,13 @@ def _to_edges(item: Tensor) -> Tensor:
 
 
 def _write(data: HeteroData, root: Path, force_reload: bool) -> None:
-    if (root / f'{data.name}.inter').exists() and not force_reload:
+    if os.path.lexists(root / f'{data.name}.inter') and not force_reload:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about the counts, which are meant to be so
             found = InteractionFolder(root)[0]
         if data_hash(found) != data_hash(data):
             raise ValueError(
-                f"'{root}' holds another planted data set. Please choose another 'root', or "
+                f"{shown(root)} holds another planted data set. Please choose another 'root', or "
                 f"replace it by 'force_reload=True'"
             )
         return

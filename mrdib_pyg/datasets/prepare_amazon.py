@@ -11,12 +11,12 @@ from mrdib_pyg.datasets._amazon_files import MetaTexts, check_download, read_ima
 from mrdib_pyg.datasets._chunks import Chunks
 from mrdib_pyg.datasets._collect import Columns, collect
 from mrdib_pyg.datasets._download import download as download_file
-from mrdib_pyg.datasets._encode_text import describe_encoder, encode_texts
-from mrdib_pyg.datasets._encode_text import text_encoder as make_encoder
 from mrdib_pyg.datasets._inputs import find_prepared
-from mrdib_pyg.datasets._item_features import fill_missing
 from mrdib_pyg.datasets._prepare import Settings, prepare, write_prepared
+from mrdib_pyg.datasets.features import fill_missing
 from mrdib_pyg.datasets.prepare_report import PrepareReport
+from mrdib_pyg.datasets.text import describe_encoder, encode_texts
+from mrdib_pyg.datasets.text import text_encoder as make_encoder
 
 #: Where the authors of the data set publish it.
 BASE = 'https://snap.stanford.edu/data/amazon/productGraph'

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mrdib_pyg.datasets._chunks import Chunks
-from mrdib_pyg.datasets._collect import Columns, as_id, collect, join_text
-from mrdib_pyg.datasets._encode_text import describe_encoder, encode_texts, text_encoder
+from mrdib_pyg.datasets._collect import Columns, as_id, collect
 from mrdib_pyg.datasets._inputs import describe_inputs, find_prepared
-from mrdib_pyg.datasets._item_features import fill_missing, item_features, read_order
 from mrdib_pyg.datasets._prepare import Settings, prepare, write_prepared
+from mrdib_pyg.datasets.features import fill_missing, item_features, read_order
 from mrdib_pyg.datasets.prepare_report import PrepareReport
+from mrdib_pyg.datasets.text import describe_encoder, encode_texts, join_text, text_encoder
 
 
 def prepare_table(

@@ -1,12 +1,13 @@
-import hashlib
-import http.client
 import os
 import os.path as osp
-import urllib.error
-import urllib.request
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from mrdib_pyg.datasets._download import download
+from mrdib_pyg.datasets._read import file_hash, shown
 from mrdib_pyg.datasets.folder import InteractionFolder
+from mrdib_pyg.files import replacing
 
 _DIFFMM = (
     'https://raw.githubusercontent.com/HKUDS/DiffMM/'
@@ -100,17 +101,12 @@ class TikTok(InteractionFolder):
         if url is not None:
             self.urls = {name: f'{url.rstrip("/")}/{name}' for name in self.sha256}
         super().__init__(
-            root,
-            transform,
-            pre_transform,
-            force_reload,
-            modalities=modalities,
-            cache_dir=cache_dir,
+            root, transform, pre_transform, force_reload, modalities=modalities, cache_dir=cache_dir
         )
 
     @property
     def raw_dir(self) -> str:
-        if any(osp.exists(osp.join(self.root, name)) for name in self.sha256):
+        if any(osp.lexists(osp.join(self.root, name)) for name in self.sha256):
             return self.root
         return osp.join(self.root, 'raw')
 
@@ -121,48 +117,42 @@ class TikTok(InteractionFolder):
     def _download(self) -> None:
         # The base class would create the folder before there is anything to put into it, and would
         # trust whatever file has the right name.
+        if masks := list(Path(self.raw_dir).glob('*_mask.npy')):
+            raise ValueError(f'{shown(masks[0])} is not part of this data set; remove it')
         missing = []
         for name, path in zip(self.raw_file_names, self.raw_paths):
-            if not osp.exists(path):
+            if not osp.lexists(path):
                 missing.append(name)
-                continue
-            with open(path, 'rb') as f:
-                self._check(name, f.read(), f"'{path}'")
+            else:
+                self._check(name, file_hash(Path(path)), shown(path))
         if missing:
             self.download(missing)
 
     def download(self, names: Sequence[str] | None = None) -> None:
         r"""Downloads the files :obj:`names` (default: all) into ``raw_dir``, once all passed."""
-        contents = {}
-        for name in self.raw_file_names if names is None else names:
-            url = self.urls[name]
-            try:
-                with urllib.request.urlopen(url, timeout=30) as response:
-                    contents[name] = response.read()
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                if isinstance(error, urllib.error.HTTPError):
-                    error.close()  # it holds the connection
-                raise FileNotFoundError(
-                    f"'{name}' is not in '{self.raw_dir}' and could not be downloaded from {url} "
-                    f'({error!r}). {self._advice()}'
-                ) from error
-            self._check(name, contents[name], url)
-        raw_dir = self.raw_dir
-        os.makedirs(raw_dir, exist_ok=True)
-        for name, content in contents.items():
-            path = osp.join(raw_dir, name)
-            with open(f'{path}.part', 'wb') as f:
-                f.write(content)
-            os.replace(f'{path}.part', path)
+        names, raw_dir = self.raw_file_names if names is None else names, Path(self.raw_dir)
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                url, path = self.urls[name], Path(folder) / name
+                try:
+                    download(url, path)
+                except ConnectionError as e:
+                    raise FileNotFoundError(
+                        f'{name!r} is not in {shown(raw_dir)}: {e}. {self._advice()}'
+                    ) from e
+                self._check(name, file_hash(path), shown(url))
+            raw_dir.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                with replacing(raw_dir / name) as f:
+                    f.write((Path(folder) / name).read_bytes())
 
-    def _check(self, name: str, content: bytes, where: str) -> None:
-        found = hashlib.sha256(content).hexdigest()
+    def _check(self, name: str, found: str, where: str) -> None:
         if found not in self.sha256[name]:
             raise ValueError(
-                f'{where} is not the pinned {name!r} ({len(content)} bytes, SHA-256 {found}). '
-                f'{self._advice()}. To read other files, use `InteractionFolder`'
+                f'{where} is not the pinned {name!r} (SHA-256 {found}). {self._advice()}. To read '
+                f'other files, use `InteractionFolder`'
             )
 
     def _advice(self) -> str:
         files = ', '.join(f'{name} (SHA-256 {sha[0]})' for name, sha in self.sha256.items())
-        return f"Please put these files into '{self.raw_dir}': {files}"
+        return f'Please put these files into {shown(self.raw_dir)}: {files}'

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets._item_features import Npz
-from mrdib_pyg.datasets._read import UNREADABLE
+from mrdib_pyg.datasets._read import UNREADABLE, Npz
 from mrdib_pyg.files import write_atomic
 
 

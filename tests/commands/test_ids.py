@@ -3,7 +3,7 @@ import pytest
 
 from mrdib_pyg.commands.arguments import Usage, read_id, read_id_file, read_ids
 from mrdib_pyg.datasets import IdMap, prepare_table
-from mrdib_pyg.datasets._item_features import read_order
+from mrdib_pyg.datasets.features import read_order
 
 RAW = ['a', ' a', 'b ', 'x\u2028y', 'p\x0bq', ' ', 'c,d', '7', 'e\x85f', 'g\rh', '\ta']
 

@@ -1,5 +1,6 @@
 import functools
 import http.server
+import os
 import threading
 from pathlib import Path
 
@@ -146,6 +147,18 @@ def test_download_of_a_part_that_is_complete(tmp_path, state, url):
     (tmp_path / 'file.part.tag').write_text('"1"')
     download(url, tmp_path / 'file')
     assert (tmp_path / 'file').read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+@pytest.mark.parametrize('name', ['file.part', 'file.part.tag'])
+def test_download_writes_through_nothing(tmp_path, url, name):
+    victim = tmp_path / 'victim'
+    victim.write_bytes(b'mine')
+    for put in (lambda path: path.symlink_to(victim), os.mkfifo):
+        put(tmp_path / name)
+        download(url, tmp_path / 'file')
+        assert (tmp_path / 'file').read_bytes() == CONTENT and victim.read_bytes() == b'mine'
+        assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'victim']
 
 
 @pytest.mark.parametrize('address', ['http://127.0.0.1:9/file', 'no-address'])

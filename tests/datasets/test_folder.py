@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import stat
 import warnings
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_folder_without_modalities_and_held_out(tmp_path):
 
 
 def test_folder_modalities(tmp_path):
-    make(tmp_path, a_feat=feat(4, 1), b_feat=feat(4, 2), c_feat=feat(4, 3))
+    make(tmp_path, a_feat=feat(4, 1) + 1, b_feat=feat(4, 2), c_feat=feat(4, 3))
     data = InteractionFolder(tmp_path, modalities=['c', 'a'])[0]
     assert [key for key in data['item'] if key.startswith('x_')] == ['x_c', 'x_a']
     make(tmp_path, b_feat=feat(4, 0))  # what is not asked for is not read
@@ -123,9 +124,19 @@ def test_folder_mask(tmp_path):
     assert data['item'].x_image.tolist() == [[0, 1, 2], [0, 0, 0], [6, 7, 8], [9, 10, 11]]
 
 
-def test_folder_zero_rows_are_features(tmp_path):
-    data = InteractionFolder(make(tmp_path, image_feat=np.zeros((4, 2))))[0]
-    assert 'has_image' not in data['item']
+def test_folder_zero_rows_are_missing(tmp_path):
+    x = np.array([[0, 1], [0, 0], [-0.0, 0], [1, 0]])
+    make(tmp_path, image_feat=x, text_feat=feat() + 1)
+    with pytest.warns(
+        UserWarning, match=r"2 of 4 items lack the modality 'image'.*zeros"
+    ) as record:
+        item = InteractionFolder(tmp_path)[0]['item']
+    assert len(record) == 1
+    assert item.has_image.tolist() == [True, False, False, True] and 'has_text' not in item
+    assert item.x_image.tolist() == x.tolist()
+    # A mask says otherwise.
+    make(tmp_path, image_feat=x, image_mask=np.ones(4, bool))
+    assert InteractionFolder(tmp_path)[0]['item'].has_image.all()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +200,7 @@ REFUSED = {
     'header_missing': (with_table(ROWS), ValueError, 'lacks the column'),
     'column_missing': (with_table('userID\titemID\n0\t0\n'), ValueError, "['x_label']"),
     'column_renamed': (with_table('user\titemID\tx_label\n0\t0\t0\n'), ValueError, "['userID']"),
+    'recbole': (with_table('user_id:token\titem_id:token\n1\t2\n'), ValueError, 'RecBole'),
     'column_twice': (with_table('userID\titemID\tx_label\tuserID\n0\t0\t0\t0\n'), ValueError,
                      'twice'),
     'commas': (with_table((HEADER + ROWS).replace('\t', ',')), ValueError, 'tab separated'),
@@ -273,8 +285,57 @@ def test_folder_refused_npz(tmp_path):
 
 def test_folder_refused_modality(tmp_path):
     make(tmp_path, image_feat=feat())
-    with pytest.raises(FileNotFoundError, match=r"'audio_feat.npy'. Its modalities are .'image'"):
+    with pytest.raises(FileNotFoundError, match=r"'audio_feat.npy'.*'image'"):
         InteractionFolder(tmp_path, modalities=['audio'])
+
+
+def special(kind, path):
+    """Puts something in the place of a file that is none."""
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    elif kind == 'socket':
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == 'device':
+        path.symlink_to('/dev/zero')
+    else:
+        path.symlink_to('nowhere')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'socket', 'device', 'link'])
+@pytest.mark.parametrize('name', ['toy.inter', 'image_feat.npy', 'image_mask.npy'])
+def test_folder_refuses_what_is_no_file(tmp_path, kind, name):
+    make(tmp_path, image_feat=feat(), image_mask=np.ones(4, bool))
+    (tmp_path / name).unlink()
+    special(kind, tmp_path / name)
+    with pytest.raises(FileNotFoundError if kind == 'link' else ValueError) as info:
+        InteractionFolder(tmp_path)
+    assert f"'{tmp_path / name}' " in str(info.value)
+    assert ("'nowhere'" if kind == 'link' else kind) in str(info.value)
+
+
+def test_folder_names_paths_without_what_a_terminal_obeys(tmp_path):
+    folder = tmp_path / 'a\x1b[2Jb\n\u202e'
+    for build in (lambda: None, lambda: make(folder, HEADER), lambda: make(folder, 'x')):
+        build()
+        with pytest.raises((ValueError, FileNotFoundError)) as info:
+            InteractionFolder(folder)
+        assert str(info.value).isprintable() and r'a\x1b[2Jb\n\u202e' in str(info.value)
+    make(folder, HEADER + ROWS + '0\t0\t0\n')
+    with pytest.warns(UserWarning, match='repeated') as record:
+        InteractionFolder(folder)
+    assert str(record[0].message).isprintable()
+
+
+def test_folder_refuses_lengths_that_no_array_has(tmp_path):
+    for shape in ('(-4, 3)', '(-1, -12)', '(4, -3)', '(9223372036854775807, 3)', '(10**9, 3)'):
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + '\n'
+        content = b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header.encode()
+        with_file('image_feat.npy', content + bytes(48))(tmp_path)
+        with pytest.raises(ValueError, match=r"image_feat\.npy' is not a complete"):
+            InteractionFolder(tmp_path)
 
 
 def test_folder_never_unpickles(tmp_path):
@@ -338,6 +399,12 @@ def damaged(kind, content, folder):
         return buffer.getvalue()
     if kind == 'pickle':
         return pickle.dumps(Bomb(folder / 'exploded'), protocol=2)
+    if kind == 'edited':  # as a valid file with another feature
+        found = torch.load(io.BytesIO(content[32:]), weights_only=True)
+        found['data']['item']['x_image'][0, 0] += 1
+        buffer = io.BytesIO()
+        torch.save(found, buffer)
+        return content[:32] + buffer.getvalue()
     return {'empty': b'', 'torn': content[:-50], 'text': b'garbage' * 9}[kind]
 
 
@@ -349,7 +416,7 @@ class Bomb:
         return open, (str(self.path), 'w')
 
 
-@pytest.mark.parametrize('kind', ['planted', 'pickle', 'empty', 'torn', 'text', 'other'])
+@pytest.mark.parametrize('kind', ['planted', 'pickle', 'empty', 'torn', 'text', 'other', 'edited'])
 def test_folder_cache_that_cannot_be_used(tmp_path, kind):
     """It is replaced, and never run."""
     folder, cache = make(tmp_path / 'data', image_feat=feat()), tmp_path / 'cache'
@@ -363,6 +430,31 @@ def test_folder_cache_that_cannot_be_used(tmp_path, kind):
     assert data_hash(again) == data_hash(data)
     assert list(cache.iterdir()) == [file] and not (tmp_path / 'exploded').exists()
     assert data_hash(InteractionFolder(folder, cache_dir=cache)[0]) == data_hash(data)
+
+
+def test_folder_cache_under_another_name(tmp_path):
+    """What was kept of other data is not taken for these, nor is anything but a file."""
+    cache, datas = tmp_path / 'cache', []
+    for place in range(2):
+        make(tmp_path / str(place), image_feat=feat() + place)
+        datas.append(InteractionFolder(tmp_path / str(place), cache_dir=cache)[0])
+    first, second = sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    second.write_bytes(first.read_bytes())
+    with pytest.warns(UserWarning, match='is not used'):
+        again = InteractionFolder(tmp_path / '1', cache_dir=cache)[0]
+    assert data_hash(again) == data_hash(datas[1]) != data_hash(datas[0])
+    if hasattr(os, 'mkfifo'):
+        second.unlink()
+        os.mkfifo(second)
+        with pytest.warns(UserWarning, match='is not used'):
+            InteractionFolder(tmp_path / '1', cache_dir=cache)
+        assert second.is_file()
+    # Files of the same size and time, but of another content.
+    path = tmp_path / '0' / 'image_feat.npy'
+    before = path.stat()
+    np.save(path, feat() + 7)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert InteractionFolder(tmp_path / '0', cache_dir=cache)[0]['item'].x_image[0, 0] == 7
 
 
 def test_folder_cache_of_a_transform(tmp_path):

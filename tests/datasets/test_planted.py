@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import HeteroData, InMemoryDataset
@@ -253,3 +254,20 @@ def test_force_reload_replaces_a_folder_with_a_mask(tmp_path):
     data = Planted(tmp_path, force_reload=True, **sizes)[0]
     assert not (tmp_path / 'image_mask.npy').exists()
     assert data_hash(Planted(tmp_path, **sizes)[0]) == data_hash(data)
+
+
+@pytest.mark.filterwarnings('ignore:.*lack the modality')
+@pytest.mark.parametrize('name', ['planted.inter', 'image_feat.npy', 'text_mask.npy'])
+def test_files_that_were_changed_are_noticed(tmp_path, name):
+    Planted(tmp_path, missing=0.25, **SMALL)
+    path = tmp_path / name
+    if name == 'planted.inter':
+        rows = path.read_text().splitlines()
+        rows[1] = rows[1][:-1] + '2'  # from train to test
+        path.write_text('\n'.join(rows) + '\n')
+    else:
+        array = np.load(path)
+        array.reshape(-1)[array.size // 2] = not array.reshape(-1)[array.size // 2]
+        np.save(path, array)
+    with pytest.raises(ValueError, match='another planted data set'):
+        Planted(tmp_path, missing=0.25, **SMALL)

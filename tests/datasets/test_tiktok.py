@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_folder import special
 
 from mrdib_pyg.datasets import InteractionFolder, TikTok, data_hash
 
@@ -137,6 +138,23 @@ def test_tiktok_refuses_a_changed_file(source, small):
     np.save(source / 'image_feat.npy', x.astype(np.float32))
     with pytest.raises(ValueError, match="not the pinned 'image_feat.npy'.*InteractionFolder"):
         small(source)
+
+
+def test_tiktok_refuses_a_mask(source, small):
+    """It is not pinned, and would change the features."""
+    np.save(source / 'image_mask.npy', np.array([True, False, True]))
+    with pytest.raises(ValueError, match=r"image_mask\.npy' is not part of this data set"):
+        small(source)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'link'])
+def test_tiktok_refuses_what_is_no_file(source, small, kind):
+    (source / 'audio_feat.npy').unlink()
+    special(kind, source / 'audio_feat.npy')
+    error = FileNotFoundError if kind == 'link' else ValueError
+    with pytest.raises(error, match=r"audio_feat\.npy' (must be a regular file|is a link)"):
+        small(source, url='http://127.0.0.1:9')
 
 
 def test_tiktok_addresses_are_pinned():

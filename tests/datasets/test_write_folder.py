@@ -89,7 +89,7 @@ def test_write_folder_that_fails_leaves_no_two_halves(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError('disk full')
 
-    module = importlib.import_module('mrdib_pyg.datasets.write_folder')
+    module = importlib.import_module('mrdib_pyg.datasets.folder')
     monkeypatch.setattr(module, 'write_table', fail)
     with pytest.raises(OSError, match='disk full'):
         write_folder(second, tmp_path / 'b')

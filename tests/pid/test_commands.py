@@ -7,7 +7,7 @@ import pytest
 
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, write_folder
-from mrdib_pyg.datasets.id_map import IdMap
+from mrdib_pyg.datasets.ids import IdMap
 from mrdib_pyg.pid import explain, measure
 from mrdib_pyg.training import load_model
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch_geometric
 from torch_geometric.data import HeteroData, InMemoryDataset
 
+from mrdib_pyg.datasets._read import shown
 from mrdib_pyg.datasets.folder import InteractionFolder
 from mrdib_pyg.datasets.planted import Planted
 from mrdib_pyg.datasets.tiktok import TikTok
@@ -38,6 +39,7 @@ def load_dataset(name_or_folder: str | os.PathLike, **kwargs: Any) -> HeteroData
     if osp.isdir(osp.expanduser(name)):
         return InteractionFolder(name, **kwargs)[0]
     raise ValueError(
-        f"There is no data set named {name!r} and no folder '{osp.abspath(name)}'. Known names are "
-        f'{sorted(DATASETS)}; a folder needs one *.inter table, and <modality>_feat.npy arrays'
+        f'There is no data set named {name!r} and no folder {shown(osp.abspath(name))}. Known '
+        f'names are {sorted(DATASETS)}; a folder needs one *.inter table, and <modality>_feat.npy '
+        f'arrays'
     )

@@ -1,10 +1,12 @@
 import os
 import sys
 import types
+import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tables import NAMES, csv, refuse
 
 from mrdib_pyg.cli import main
@@ -14,8 +16,7 @@ from mrdib_pyg.datasets import (
     SentenceTextEncoder,
     prepare_table,
 )
-from mrdib_pyg.datasets._text_store import TextStore
-from mrdib_pyg.datasets.sentence_text_encoder import MINILM
+from mrdib_pyg.datasets.text import MINILM, as_text, encode_texts
 
 
 def test_texts(tmp_path):
@@ -94,7 +95,80 @@ def test_each_text_is_encoded_once(tmp_path):
     for array in (np.ones(3), np.zeros(2, [('key', 'V16'), ('x', 'f4')])):
         np.save(file.with_name(file.name[:-8] + '0.npy'), array)
     prepare('user,item,title\na,1,x\nb,2,new\n')
-    assert not list(cache.glob('*.part'))
+    assert len(encoder.asked) == 6 and not list(cache.glob('*.part'))
+
+
+def test_vectors_that_were_changed_are_not_used(tmp_path):
+    encoder, cache = Encoder(), tmp_path / 'cache'
+    x, _ = encode_texts(['car', 'boat'], encoder, cache)
+    (path,) = cache.iterdir()
+    array = np.load(path)
+    array['x'] += 1
+    np.save(path, array)
+    assert encode_texts(['car', 'boat'], encoder, cache)[0].tolist() == x.tolist()
+    assert len(encoder.asked) == 2
+    if hasattr(os, 'mkfifo'):
+        path.unlink()
+        os.mkfifo(path)
+        assert encode_texts(['car', 'boat'], encoder, cache)[0].tolist() == x.tolist()
+
+
+class Column:
+    """As an Arrow scalar, which is no Python object yet."""
+
+    def as_py(self):
+        return ['Baby', None, 'Cups']
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (['Baby', 'Cups'], 'Baby Cups'),
+        ([['Baby', 'Cups'], ['Toys']], 'Baby Cups Toys'),
+        (('a', None, 'NULL', b'b', 3), 'a b 3'),
+        (np.array(['red', 'cup']), 'red cup'),
+        (np.array([['red', None], ['x', float('nan')]], dtype=object), 'red x'),
+        (np.array([f'w{n}' for n in range(1500)]), ' '.join(f'w{n}' for n in range(1500))),
+        (pd.Series(['a', 'b']), 'a b'),
+        (torch.tensor([1, 2]), '1 2'),
+        ({'en': 'cup', 'fr': ['tasse']}, 'cup tasse'),
+        ({'b', 'a'}, 'a b'),
+        (Column(), 'Baby Cups'),
+        (b'red  cup\n', 'red cup'), (bytearray(b'x'), 'x'), (np.bytes_(b'x'), 'x'),
+        (b'caf\xc3\xa9\0\0', 'caf\u00e9'), (b'\xff', '\ufffd'), ('\ud800', '?'),
+        (5, '5'), (2.5, '2.5'), (np.float32(0.5), '0.5'), (True, 'True'),
+        (np.datetime64('2024-01-02'), '2024-01-02'),
+        ([], ''), ((), ''), ({}, ''), ([[], [None]], ''), (np.array([]), ''), (b'', ''),
+        (None, ''), (float('nan'), ''), (pd.NA, ''), (pd.NaT, ''), (np.datetime64('NaT'), ''),
+        (' \t', ''), (b' NULL ', ''), ('nanny', 'nanny'), ('Na', 'Na'),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_as_text(value, text):
+    assert as_text(value) == text
+
+
+def test_a_text_is_never_a_repr():
+    class Picture:
+        pass
+
+    for value in (Picture(), [Picture()]):
+        with pytest.raises(ValueError, match=r'must be a string.*Picture'):
+            as_text(value)
+
+
+def test_texts_that_encode_to_nothing_are_missing():
+    notes = {}
+    x, mask = encode_texts(
+        ['red', '!!!', '\U0001f44d\ufe0f', None, ['blue'], 'red'],
+        HashingTextEncoder(8),
+        notes=notes,
+    )
+    assert mask.tolist() == [True, False, False, False, True, True]
+    assert x.any(axis=1).tolist() == mask.tolist() and list(notes.values()) == [2]
+    for texts in (['!!!'], [None, [], 'NULL']):
+        with pytest.raises(ValueError, match='none of the items has a text'):
+            encode_texts(texts, HashingTextEncoder(8))
 
 
 def test_interaction_table_keeps_vectors_of_texts(tmp_path):
@@ -171,11 +245,13 @@ def test_sentence_encoders_fail_before_anything_is_read(tmp_path, monkeypatch, f
     # Where all vectors are there, it is not needed.
     table = pd.DataFrame({'user': [1], 'item': [1], 'title': ['car']})
     name = SentenceTextEncoder(options.get('text_encoder', MINILM)).name
-    TextStore(tmp_path / 'c', name).write(['car'], np.full((1, 2), 5, 'f4'))
+    encoder = Encoder()
+    encoder.name = name
+    encode_texts(['car'], encoder, tmp_path / 'c')
     prepare_table(
         table, tmp_path / 'out', **NAMES, text='title', **options, cache_dir=tmp_path / 'c'
     )
-    assert np.load(tmp_path / 'out' / 'text_feat.npy').tolist() == [[5, 5]]
+    assert np.load(tmp_path / 'out' / 'text_feat.npy').tolist() == [[3, 3]]
 
 
 def test_hashing_text_encoder():
@@ -187,3 +263,44 @@ def test_hashing_text_encoder():
     assert (x[0] == x[1]).all() and x[0] @ x[4] > 0.5 > x[0] @ x[2]
     with pytest.raises(ValueError, match="'channels' needs to be positive"):
         HashingTextEncoder(0)
+
+
+def test_hashing_keeps_the_vectors_of_words_of_two_letters():
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    rng = np.random.default_rng(0)
+    letters = list('abcXYZ019_')
+    texts = [
+        ' '.join(''.join(rng.choice(letters, rng.integers(2, 7))) for _ in range(12))
+        + rng.choice(['', '!', ' -- ', ' (ok)'])
+        for _ in range(50)
+    ] + ['café über', 'чай красный']
+    before = HashingVectorizer(n_features=384, ngram_range=(1, 2), norm='l2', dtype=np.float32)
+    assert (HashingTextEncoder()(texts) == before.transform(texts).toarray()).all()
+
+
+@pytest.mark.parametrize(
+    'texts',
+    [
+        ('C++', 'C#', 'R'),
+        ('红色连衣裙', '蓝色连衣裙', '手机'),
+        ('赤いドレス', '青いドレス', '本'),
+        ('ชุดสีแดง', 'ชุดสีฟ้า', 'บ้าน'),
+        ('हिन्दी किताब', 'हिन्दी', 'घर'),
+    ],
+    ids=['letters', 'Chinese', 'Japanese', 'Thai', 'Hindi'],
+)  # fmt: skip
+def test_hashing_of_other_scripts(texts):
+    """No text vanishes, and texts that share a part are nearer than those that share none."""
+    x = HashingTextEncoder(4096)(texts)
+    assert np.allclose(np.linalg.norm(x, axis=1), 1)
+    assert x[0] @ x[1] > 0.3 > abs(x[0] @ x[2])
+
+
+def test_hashing_of_unicode_forms():
+    encoder = HashingTextEncoder(4096)
+    for text in ('café', '한국어', 'が', 'İstanbul'):
+        x = encoder([unicodedata.normalize(form, text) for form in ('NFC', 'NFD')])
+        assert (x[0] == x[1]).all() and x.any()
+    x = encoder(['कि', 'की', 'iPhone手机', 'iphone'])
+    assert abs(x[0] @ x[1]) < 0.5 < x[2] @ x[3] + 0.1  # vowels count; scripts part

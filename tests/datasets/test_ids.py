@@ -1,6 +1,9 @@
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_folder import special
 
 from mrdib_pyg.datasets import IdMap
 
@@ -41,6 +44,24 @@ def test_without_a_file(tmp_path):
     assert IdMap.load('planted', 'item') is None
 
 
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'socket', 'device', 'link'])
+def test_what_is_there_is_not_absent(tmp_path, kind):
+    special(kind, tmp_path / 'item_ids.csv')
+    error = FileNotFoundError if kind == 'link' else ValueError
+    with pytest.raises(error, match=r"item_ids\.csv' (must be a regular file|is a link)"):
+        IdMap.load(tmp_path, 'item')
+
+
+def test_messages_are_printable(tmp_path):
+    folder = tmp_path / '\x1b]0;x\x07'
+    folder.mkdir()
+    (folder / 'user_ids.csv').write_text('userID,raw_id\n0,"\x1b[2J"\n1,"\x1b[2J"\n')
+    with pytest.raises(ValueError) as info:
+        IdMap.load(folder, 'user')
+    assert str(info.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
@@ -60,3 +81,22 @@ def test_refused_files(tmp_path, content, message):
     with pytest.raises(ValueError, match='cannot be read') as e:
         IdMap.load(tmp_path, 'user')
     assert str(path) in str(e.value) and message in str(e.value)
+
+
+def test_the_files_of_mmrec(tmp_path):
+    (tmp_path / 'u_id_mapping.csv').write_text('user_id\tuserID\nA1\t0\n"x\t2\nA3\t1\n')
+    (tmp_path / 'i_id_mapping.csv').write_text('asin\titemID\nB0\t0\n')
+    assert IdMap.load(tmp_path, 'user').ids == ['A1', 'A3', '"x']
+    assert IdMap.load(tmp_path, 'item').ids == ['B0']
+    IdMap(['b']).save(tmp_path, 'item')  # its own come first
+    assert IdMap.load(tmp_path, 'item').ids == ['b']
+    for content, message in (
+        ('', 'u_id_mapping.csv'), ('user_id,userID\nA1,0\n', 'expected <raw id>'),
+        ('user_id\tuserID\nA1\n', 'expected <raw id>'),
+        ('user_id\tuserID\nA1\t1\n', 'userID 0 is missing'),
+        ('user_id\tuserID\nA1\t0\nA2\t0\n', 'userID 1 is missing'),
+        ('user_id\tuserID\nA1\t0\nA1\t1\n', "holds 'A1' twice"),
+    ):  # fmt: skip
+        (tmp_path / 'u_id_mapping.csv').write_text(content)
+        with pytest.raises(ValueError, match=message):
+            IdMap.load(tmp_path, 'user')

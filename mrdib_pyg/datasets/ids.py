@@ -3,7 +3,9 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
+from mrdib_pyg.datasets._read import check_file, shown
 from mrdib_pyg.files import replacing
 
 #: The files of a data folder, and the columns of their index.
@@ -62,38 +64,38 @@ class IdMap:
 
     @classmethod
     def load(cls, folder: str | os.PathLike, kind: str) -> 'IdMap | None':
-        r"""Reads the file of a data folder.
+        r"""Reads the file of a data folder, or the one that MMRec writes in its place:
+        :obj:`u_id_mapping.csv` or :obj:`i_id_mapping.csv`.
 
         Args:
             folder (str): The folder, or the name of a data set that is no folder.
             kind (str): :obj:`'user'` or :obj:`'item'`.
 
         Returns:
-            IdMap: The ids, or :obj:`None` where there is no such file: then an index is all there
+            IdMap: The ids, or :obj:`None` where nothing has that name: then an index is all there
             is.
 
         Raises:
+            FileNotFoundError: If it is a link that leads nowhere.
             ValueError: If the file is not as described above. The message names it.
         """
         name, column = FILES[kind]
-        path = Path(folder).expanduser() / name
-        if not path.is_file():
-            return None
-        ids: list[str] = []
-        try:
-            with open(path, encoding='utf-8-sig', newline='') as file:
-                reader = csv.reader(file, strict=True)
-                if next(reader, None) != [column, 'raw_id']:
-                    raise ValueError(f'expected the header {column},raw_id')
-                for row in reader:
-                    if len(row) != 2 or row[0] != str(len(ids)):
-                        raise ValueError(f'line {reader.line_num} is not {len(ids)},<raw id>')
-                    ids.append(row[1])
-            return cls(ids)
-        except (ValueError, csv.Error) as e:
-            raise ValueError(
-                f"'{path}' cannot be read ({e}); it needs a row for each index from 0, in order"
-            ) from e
+        folder = Path(folder).expanduser()
+        for path, read in (
+            (folder / name, _read_ids),
+            (folder / f'{kind[0]}_id_mapping.csv', _read_mapping),
+        ):
+            if not os.path.lexists(path):
+                continue
+            check_file(path)
+            try:
+                with open(path, encoding='utf-8-sig', newline='') as file:
+                    return cls(read(file, column))
+            except (ValueError, csv.Error) as e:
+                raise ValueError(
+                    f'{shown(path)} cannot be read ({e}); it needs a row for each index from 0'
+                ) from e
+        return None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,3 +108,26 @@ class IdMap:
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({len(self)})'
+
+
+def _read_ids(file: TextIO, column: str) -> list[str]:
+    reader = csv.reader(file, strict=True)
+    if next(reader, None) != [column, 'raw_id']:
+        raise ValueError(f'expected the header {column},raw_id')
+    ids: list[str] = []
+    for row in reader:
+        if len(row) != 2 or row[0] != str(len(ids)):
+            raise ValueError(f'line {reader.line_num} is not {len(ids)},<raw id>')
+        ids.append(row[1])
+    return ids
+
+
+def _read_mapping(file: TextIO, column: str) -> list[str]:
+    header, *rows = csv.reader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
+    if header[1:] != [column] or any(len(row) != 2 for row in rows):
+        raise ValueError(f'expected <raw id>\\t{column} in each line')
+    ids = {row[1]: row[0] for row in rows}
+    wrong = next((str(i) for i in range(len(rows)) if str(i) not in ids), None)
+    if wrong is not None:
+        raise ValueError(f'{column} {wrong} is missing among {len(rows)} rows')
+    return [ids[str(i)] for i in range(len(rows))]
