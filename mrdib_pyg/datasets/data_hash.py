@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from mrdib_pyg.interactions import SPLITS
+
 
 def data_hash(data: HeteroData) -> str:
     r"""Computes the SHA-256 of what a model learns from: the numbers of users and items, the
@@ -24,11 +26,7 @@ def data_hash(data: HeteroData) -> str:
     """
     num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
     digest = hashlib.sha256(f'users {num_users} items {num_items}'.encode())
-    for relation, key in (
-        ('rates', 'edge_index'),
-        ('val', 'edge_label_index'),
-        ('test', 'edge_label_index'),
-    ):
+    for relation, key in SPLITS.values():
         if ('user', relation, 'item') in data.edge_types:
             index = data['user', relation, 'item'][key].to(torch.int64)
             code = index[0] * num_items + index[1]

@@ -12,9 +12,9 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 
 from mrdib_pyg.datasets._cache import VERSION, read_cache, write_cache
 from mrdib_pyg.datasets._read import read_interactions, read_modality
+from mrdib_pyg.interactions import SPLITS, TRAIN_EDGE
 
 # Name of the split and relation of its edges, for each value of `x_label`.
-SPLITS = (('train', 'rates'), ('val', 'val'), ('test', 'test'))
 
 
 class InteractionFolder(InMemoryDataset):
@@ -230,7 +230,7 @@ def _read_folder(
 
     notes = []
     seen: dict[str, np.ndarray] = {}
-    for value, (split, relation) in enumerate(SPLITS):
+    for value, (split, (relation, key)) in enumerate(SPLITS.items()):
         rows = label == value
         code = user[rows] * num_items + item[rows]
         if time is None:
@@ -246,10 +246,9 @@ def _read_folder(
             if both > 0:
                 notes.append(f'kept {both} pair(s) that are in both the {other} and {split} splits')
         seen[split] = code
-        key = 'edge_index' if value == 0 else 'edge_label_index'
         index = torch.from_numpy(np.stack([code // num_items, code % num_items]))
         data['user', relation, 'item'][key] = index
-    missing_users = num_users - data['user', 'rates', 'item'].edge_index[0].unique().numel()
+    missing_users = num_users - data[TRAIN_EDGE].edge_index[0].unique().numel()
     if missing_users > 0:
         notes.append(f'{missing_users} of {num_users} users have no training interaction')
     for name in masks:

@@ -5,8 +5,8 @@ import torch
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets._read import COLUMNS, TIME
-from mrdib_pyg.datasets.folder import SPLITS
 from mrdib_pyg.files import write_array, write_table
+from mrdib_pyg.interactions import SPLITS
 
 
 def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
@@ -40,8 +40,7 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
             f'remove them, or name another folder'
         )
     rows, times = [], []
-    for label, (_, relation) in enumerate(SPLITS):
-        key = 'edge_index' if label == 0 else 'edge_label_index'
+    for label, (relation, key) in enumerate(SPLITS.values()):
         edge = ('user', relation, 'item')
         if edge not in data.edge_types or key not in data[edge]:
             continue
