@@ -109,19 +109,20 @@ def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor
     return edge_label_index.long()
 
 
-def has_training_edge(data: HeteroData, user: Tensor) -> Tensor:
-    r"""Returns whether each of :obj:`user` has at least one training edge.
+def has_training_edge(data: HeteroData, edge_label_index: Tensor, split: str) -> Tensor:
+    r"""Returns for each held-out edge of a split whether its user has a training edge.
 
     Raises:
-        ValueError: If none of them has one.
+        ValueError: If no user has one.
     """
+    user = edge_label_index[0]
     trained = torch.zeros(num_nodes(data, 'user'), dtype=torch.bool, device=user.device)
     trained[training_edges(data)[0].to(user.device)] = True
     out = trained[user]
     if not bool(out.any()):
         raise ValueError(
-            'no user with held-out edges has a training edge, there is nothing to evaluate: check '
-            "how 'data' was split"
+            f'no user with held-out edges in split {split!r} has a training edge, there is '
+            f"nothing to evaluate: check how 'data' was split"
         )
     return out
 
@@ -143,7 +144,7 @@ def held_out_edges(data: HeteroData, split: str = 'val', node_type: str = 'item'
         ValueError: If ``split`` is unknown, or no edge is left to evaluate.
     """
     edge_label_index = label_edges(data, split, node_type)
-    edge_label_index = edge_label_index[:, has_training_edge(data, edge_label_index[0])]
+    edge_label_index = edge_label_index[:, has_training_edge(data, edge_label_index, split)]
     # A repeated label would count twice in the number of held-out items.
     return _sorted_pairs(edge_label_index, num_nodes(data, node_type))
 

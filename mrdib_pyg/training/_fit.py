@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 from tqdm import tqdm
 
-from mrdib_pyg.evaluation import evaluate, held_out_edges
+from mrdib_pyg.evaluation import METRICS, evaluate, held_out_edges
 from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
 from mrdib_pyg.nn.models._drop_modalities import check_ratio
@@ -51,8 +51,6 @@ def epoch_generator(
     generator.manual_seed((int(state[0]) << 31) ^ int(state[1]))
     return generator
 
-
-METRICS = ('recall', 'ndcg', 'precision', 'map')
 
 SHUFFLE, NEGATIVES, GRAPH, NOISE = range(4)  # streams of random numbers within an epoch
 
