@@ -47,6 +47,38 @@ def modality_mask(data: HeteroData, modality: str, node_type: str = 'item') -> T
     return store[f'has_{modality}'].bool() if f'has_{modality}' in store else None
 
 
+def check_pairs(
+    name: str,
+    pairs: Tensor,
+    sizes: tuple[int | None, int | None],
+    kinds: tuple[str, str] = ('user', 'item'),
+) -> None:
+    r"""Raises :class:`ValueError` unless :obj:`pairs` are ids ``[2, n]`` of nodes that exist.
+
+    Args:
+        name (str): What to call them in the message.
+        pairs (torch.Tensor): The pairs.
+        sizes (tuple[int, int]): The number of nodes of each side; :obj:`None` where any is fine.
+        kinds (tuple[str, str], optional): What each side is. (default: users and items)
+    """
+    is_integer = not (pairs.is_floating_point() or pairs.is_complex() or pairs.dtype == torch.bool)
+    if pairs.dim() != 2 or pairs.size(0) != 2 or not is_integer:
+        raise ValueError(
+            f'{name} must hold integer ids of the shape [2, n] (got {pairs.dtype} of the shape '
+            f'{list(pairs.shape)})'
+        )
+    for kind, ids, size in zip(kinds, pairs, sizes):
+        if ids.numel() == 0:
+            continue
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or (size is not None and high >= size):
+            end = 'infinity' if size is None else size
+            raise ValueError(
+                f'{name} must hold {kind} ids in [0, {end}) (got {low if low < 0 else high}); '
+                f'check the ids and the number of {kind}s'
+            )
+
+
 def is_coalesced(row: Tensor, col: Tensor) -> bool:
     r"""Whether edges are sorted by row, then column, each of them once."""
     # Without codes of edges, which are as large as the edges.
@@ -95,17 +127,12 @@ def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor
         )
     edge_label_index: Tensor = data['user', split, node_type].edge_label_index
     name = f"data['user', {split!r}, {node_type!r}].edge_label_index"
-    if edge_label_index.dim() != 2 or edge_label_index.size(0) != 2:
-        raise ValueError(f'{name} must have the shape [2, n] (got {list(edge_label_index.shape)})')
+    check_pairs(
+        name, edge_label_index, (num_nodes(data, 'user'), num_nodes(data, node_type)),
+        ('user', node_type),
+    )  # fmt: skip
     if edge_label_index.size(1) == 0:
         raise ValueError(f'{name} is empty, there is nothing to evaluate: choose another split')
-    for kind, ids in zip(('user', node_type), edge_label_index):
-        low, high, size = int(ids.min()), int(ids.max()), num_nodes(data, kind)
-        if low < 0 or high >= size:
-            raise ValueError(
-                f'{name} must hold {kind} ids in [0, {size}) (got '
-                f"{low if low < 0 else high}); check data['{kind}'].num_nodes or the edges"
-            )
     return edge_label_index.long()
 
 
@@ -193,18 +220,7 @@ class UserItems:
 
     def __init__(self, pairs: Tensor, num_users: int, num_items: int) -> None:
         pairs = torch.as_tensor(pairs)
-        is_integer = not (pairs.is_floating_point() or pairs.dtype == torch.bool)
-        if pairs.dim() != 2 or pairs.size(0) != 2 or not is_integer:
-            raise ValueError(
-                f"'exclude' must hold pairs of a user and an item, [2, n] integers (got "
-                f'{pairs.dtype} of the shape {list(pairs.shape)})'
-            )
-        for kind, ids, size in zip(('user', 'item'), pairs, (num_users, num_items)):
-            if ids.numel() > 0 and not 0 <= int(ids.min()) <= int(ids.max()) < size:
-                raise ValueError(
-                    f"the {kind}s of 'exclude' must lie in [0, {size}) (got {int(ids.min())} to "
-                    f'{int(ids.max())})'
-                )
+        check_pairs("'exclude'", pairs, (num_users, num_items))
         user, self.item = _sorted_pairs(pairs.long(), num_items)
         count = torch.bincount(user, minlength=num_users)
         self.rowptr = torch.cat([count.new_zeros(1), count.cumsum(0)])

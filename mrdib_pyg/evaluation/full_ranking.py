@@ -69,9 +69,7 @@ def check_k(k: int | Iterable[int], num_items: int) -> list[int]:
 
 
 @torch.no_grad()
-def embeddings_of(
-    model: Any, data: HeteroData, node_type: str = 'item'
-) -> tuple[Tensor, Tensor]:
+def embeddings_of(model: Any, data: HeteroData, node_type: str = 'item') -> tuple[Tensor, Tensor]:
     r"""Returns the user and item embeddings of ``model`` in evaluation mode, checked, as floats."""
     if not callable(getattr(model, 'embed', None)):
         raise TypeError(

@@ -4,11 +4,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
+from mrdib_pyg.ops.rows import rows_per_chunk
 
-# Similarities that one chunk of anchors may hold: what a core's cache does.
+# Similarities that one chunk of anchors may hold on CPU: what a core's cache does.
 _MAX_SCORES = 2**18
-
-_MAX_SCORES_ACCELERATOR = 2**26
 
 
 def contrastive_loss(
@@ -86,8 +85,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, x_weight, y_weight):
-        budget = _MAX_SCORES if x.device.type == 'cpu' else _MAX_SCORES_ACCELERATOR
-        chunk = max(budget // max(y.size(0), 1), 1)
+        chunk = rows_per_chunk(y.size(0), x.device, _MAX_SCORES)
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
         bias = y_weight.log()  # -inf where no pair names the candidate

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops.adjacency import CSR, NormalizedAdjacency, Workspace
+from mrdib_pyg.ops.rows import rows_per_chunk
 
 _WITH_TRITON = importlib.util.find_spec('triton') is not None
 
@@ -197,7 +198,7 @@ def _csr_matmul(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor
 def _sampled_product(rowptr: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
     # <left[row], right[col]> for each entry of the matrix.
     row = torch.repeat_interleave(rowptr.diff())
-    chunk = max(_MAX_GATHERED // max(left.size(1), 1), 1)
+    chunk = rows_per_chunk(left.size(1), left.device, _MAX_GATHERED)
     out = left.new_empty(col.numel())
     for start in range(0, col.numel(), chunk):
         part = slice(start, start + chunk)

@@ -1,4 +1,4 @@
-"""Indices of rows in sorted order, and where each row begins among them."""
+"""Sparse matrices: sorted indices, any PyG adjacency as COO, CSR, and the normalized adjacency."""
 
 from typing import Any
 
@@ -9,6 +9,9 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.index import index2ptr
 from torch_geometric.typing import Adj, SparseTensor
+
+from mrdib_pyg.interactions import is_coalesced
+from mrdib_pyg.ops._fixed_shapes import can_read
 
 # The most indices that NumPy sorts faster than torch.
 _MAX_RADIX = 2**16
@@ -22,7 +25,7 @@ def bound(index: Tensor, num_rows: int) -> Tensor:
 def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     r"""Sorts indices of rows; returns them and their former places. Equal ones keep their order."""
     is_small = index.numel() <= _MAX_RADIX and num_rows < 2**32
-    if index.device.type != 'cpu' or torch.compiler.is_compiling() or not is_small:
+    if not (can_read(index) and is_small):
         out, perm = (index.int() if num_rows < 2**31 else index).sort(stable=True)
         return out.to(index.dtype), perm
     # Branches that cannot be predicted make short sorts slow. NumPy sorts 16-bit integers by
@@ -37,7 +40,7 @@ def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
 
 def to_rowptr(index: Tensor, num_rows: int) -> Tensor:
     r"""Returns where each row begins among sorted indices, ``[num_rows + 1]``, in their type."""
-    if index.device.type == 'cpu' and not torch.compiler.is_compiling():
+    if can_read(index):
         return index2ptr(index, num_rows)
     # Not confused by an index out of range, which is not looked for on an accelerator.
     first = torch.arange(num_rows + 1, dtype=index.dtype, device=index.device)
@@ -284,8 +287,8 @@ class CSR:
 
 
 def _takes_scipy(value: Tensor) -> bool:
-    is_plain = value.device.type == 'cpu' and not torch.compiler.is_compiling()
-    return is_plain and value.dtype in (torch.float32, torch.float64) and not value.requires_grad
+    has_type = value.dtype in (torch.float32, torch.float64)
+    return can_read(value) and has_type and not value.requires_grad
 
 
 def piece_length(num_entries: int) -> int:
@@ -499,7 +502,7 @@ def _coalesce(
     row: Tensor, col: Tensor, weight: Tensor | None, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     # Entries sorted by row and column, the repeated ones summed.
-    if _is_coalesced(row, col):
+    if is_coalesced(row, col):
         return row, col, weight
     code = row.long() * size[1]
     code += col
@@ -521,15 +524,6 @@ def _coalesce(
     del repeated
     row = code.div(max(size[1], 1), rounding_mode='floor')
     return row, code.sub_(row, alpha=size[1]), weight
-
-
-def _is_coalesced(row: Tensor, col: Tensor) -> bool:
-    # Without the codes that the sort needs: they are as large as the edge indices.
-    if bool((row[1:] < row[:-1]).any()):
-        return False
-    rising = col[1:] > col[:-1]
-    rising |= row[1:] > row[:-1]
-    return bool(rising.all())
 
 
 def _normalize(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mrdib_pyg.ops import interest_counts
 
-module = importlib.import_module('mrdib_pyg.ops.item_graphs')
+module = importlib.import_module('mrdib_pyg.ops.interest_graphs')
 
 IMAGE = torch.tensor([[1.0, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
 TEXT = torch.tensor([[1.0, 0.2], [2, 1], [-0.1, 1], [1, -1]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch_geometric.testing import withCUDA
 
-from mrdib_pyg.ops import NormalizedAdjacency, knn_graph
+from mrdib_pyg.ops import NormalizedAdjacency, feature_knn_graph
 from mrdib_pyg.ops import item_graphs as knn
 from mrdib_pyg.ops._topk import stable_topk
 
@@ -36,12 +36,12 @@ def naive_knn(x, k, mask=None):
 
 
 def test_oracle():
-    edge_index, edge_weight = knn_graph(IMAGE, 2)
+    edge_index, edge_weight = feature_knn_graph(IMAGE, 2)
     assert neighbors(edge_index, 4) == {0: [0, 3], 1: [1, 2], 2: [2, 1], 3: [3, 0]}
     expected = torch.tensor([1, 0.8944, 1, 0.6325, 1, 0.6325, 1, 0.8944])
     assert torch.allclose(edge_weight, expected, atol=1e-4)
 
-    edge_index, edge_weight = knn_graph(TEXT, 2)
+    edge_index, edge_weight = feature_knn_graph(TEXT, 2)
     assert neighbors(edge_index, 4) == {0: [0, 1], 1: [1, 0], 2: [2, 1], 3: [3, 0]}
     expected = torch.tensor([1, 0.9648, 1, 0.9648, 1, 0.3560, 1, 0.5547])
     assert torch.allclose(edge_weight, expected, atol=1e-4)
@@ -49,11 +49,11 @@ def test_oracle():
 
 def test_oracle_of_the_normalized_graph():
     # The directed graph with weights W_ij / sqrt(r_i r_j), r the row sums.
-    adj = NormalizedAdjacency(*knn_graph(IMAGE, 2), num_nodes=4)
+    adj = NormalizedAdjacency(*feature_knn_graph(IMAGE, 2), num_nodes=4)
     expected = [[0.5279, 0, 0, 0.4721], [0, 0.6126, 0.3874, 0], [0, 0.3874, 0.6126, 0]]
     expected = torch.tensor([*expected, [0.4721, 0, 0, 0.5279]])
     assert torch.allclose(adj.to_dense(), expected, atol=1e-4)
-    adj = NormalizedAdjacency(*knn_graph(TEXT, 2), num_nodes=4)
+    adj = NormalizedAdjacency(*feature_knn_graph(TEXT, 2), num_nodes=4)
     expected = [[0.5090, 0.4910, 0, 0], [0.4910, 0.5090, 0, 0], [0, 0.2181, 0.7375, 0]]
     expected = torch.tensor([*expected, [0.3174, 0, 0, 0.6432]])
     assert torch.allclose(adj.to_dense(), expected, atol=1e-4)
@@ -62,14 +62,14 @@ def test_oracle_of_the_normalized_graph():
 def test_oracle_with_a_missing_item():
     mask = torch.tensor([True, True, True, False])
     for x in (IMAGE, IMAGE.index_fill(0, torch.tensor([3]), torch.nan)):
-        edge_index, edge_weight = knn_graph(x, 2, mask=mask)
+        edge_index, edge_weight = feature_knn_graph(x, 2, mask=mask)
         assert neighbors(edge_index, 4) == {0: [0, 2], 1: [1, 2], 2: [2, 1], 3: [3]}
         assert edge_weight[-1] == 1
 
     # The convex sum of both graphs in their binary form.
     dense = []
     for x, keep in ((IMAGE, mask), (TEXT, None)):
-        edge_index, _ = knn_graph(x, 2, mask=keep)
+        edge_index, _ = feature_knn_graph(x, 2, mask=keep)
         dense.append(NormalizedAdjacency(edge_index, num_nodes=4, normalization='left').to_dense())
     weight = torch.tensor([[0.1], [0.1], [0.1], [0.0]])
     out = weight * dense[0] + (1 - weight) * dense[1]
@@ -85,7 +85,7 @@ def test_equals_naive(masked, chunk_size, dtype, device):
     x = torch.randn(30, 5, dtype=dtype, device=device)
     mask = torch.rand(30, device=device) > 0.3 if masked else None
     for k in (1, 4, 30):
-        edge_index, edge_weight = knn_graph(x, k, mask=mask, chunk_size=chunk_size)
+        edge_index, edge_weight = feature_knn_graph(x, k, mask=mask, chunk_size=chunk_size)
         expected_index, expected_weight = naive_knn(x, k, mask)
         assert edge_weight.dtype == dtype
         assert torch.equal(edge_index.cpu(), expected_index)
@@ -96,7 +96,7 @@ def test_ties_are_broken_by_id():
     # Rows of one-hot vectors: similarities are exactly zero or one.
     x = torch.eye(3)[torch.tensor([0, 1, 0, 0, 1, 2, 0])] * torch.arange(1, 8).view(-1, 1)
     for k in range(1, 8):
-        edge_index, edge_weight = knn_graph(x, k, chunk_size=3)
+        edge_index, edge_weight = feature_knn_graph(x, k, chunk_size=3)
         expected_index, expected_weight = naive_knn(x, k)
         assert torch.equal(edge_index, expected_index)
         assert torch.equal(edge_weight, expected_weight)
@@ -105,7 +105,7 @@ def test_ties_are_broken_by_id():
 def test_a_row_is_its_own_first_neighbor():
     # Among many copies of a row, whatever the rounding of its similarity to them.
     x = torch.randn(1, 37).expand(50, 37) * torch.rand(50, 1)
-    edge_index, edge_weight = knn_graph(x, 3)
+    edge_index, edge_weight = feature_knn_graph(x, 3)
     assert edge_index[1].view(50, 3)[:, 0].tolist() == list(range(50))
     assert edge_weight.view(50, 3)[:, 0].tolist() == [1.0] * 50
     assert edge_weight.max() == 1
@@ -113,7 +113,7 @@ def test_a_row_is_its_own_first_neighbor():
 
 def test_zero_rows():
     x = torch.tensor([[0.0, 0], [1, 0], [0, 0], [1, 1]])
-    edge_index, edge_weight = knn_graph(x, 3)
+    edge_index, edge_weight = feature_knn_graph(x, 3)
     assert neighbors(edge_index, 4) == {0: [0, 1, 2], 1: [1, 3, 0], 2: [2, 0, 1], 3: [3, 1, 0]}
     expected = [0, 0, 0, 1, math.sqrt(0.5), 0, 0, 0, 0, 1, math.sqrt(0.5), 0]
     assert torch.allclose(edge_weight, torch.tensor(expected))
@@ -121,27 +121,27 @@ def test_zero_rows():
 
 def test_mask():
     x = torch.randn(6, 4)
-    full = knn_graph(x, 3)
-    everyone = knn_graph(x, 3, mask=torch.ones(6, dtype=torch.bool))
+    full = feature_knn_graph(x, 3)
+    everyone = feature_knn_graph(x, 3, mask=torch.ones(6, dtype=torch.bool))
     assert torch.equal(full[0], everyone[0])
     assert torch.equal(full[1], everyone[1])
 
     # Fewer than k rows have features.
     mask = torch.tensor([False, True, False, False, True, False])
-    edge_index, edge_weight = knn_graph(x, 3, mask=mask)
+    edge_index, edge_weight = feature_knn_graph(x, 3, mask=mask)
     assert neighbors(edge_index, 6) == {0: [0], 1: [1, 4], 2: [2], 3: [3], 4: [4, 1], 5: [5]}
 
-    edge_index, edge_weight = knn_graph(x, 3, mask=torch.zeros(6, dtype=torch.bool))
+    edge_index, edge_weight = feature_knn_graph(x, 3, mask=torch.zeros(6, dtype=torch.bool))
     assert edge_index.tolist() == [list(range(6))] * 2
     assert edge_weight.tolist() == [1.0] * 6
 
 
 def test_low_precision_and_gradients():
     x = torch.randn(8, 4, requires_grad=True)
-    _, edge_weight = knn_graph(x.bfloat16(), 3)
+    _, edge_weight = feature_knn_graph(x.bfloat16(), 3)
     assert edge_weight.dtype == torch.float32
     assert not edge_weight.requires_grad
-    assert knn_graph(torch.randint(5, (8, 4)), 2)[1].dtype == torch.float32
+    assert feature_knn_graph(torch.randint(5, (8, 4)), 2)[1].dtype == torch.float32
 
 
 def test_similarities_never_exist_as_a_whole(monkeypatch):
@@ -151,8 +151,8 @@ def test_similarities_never_exist_as_a_whole(monkeypatch):
         'stable_topk',
         lambda scores, k: (sizes.append(tuple(scores.shape)), stable_topk(scores, k))[1],
     )
-    monkeypatch.setattr(knn, '_MAX_SCORES', 50)
-    knn_graph(torch.randn(12, 4), 3)
+    monkeypatch.setattr(knn, 'MAX_SCORES', 50)
+    feature_knn_graph(torch.randn(12, 4), 3)
     assert sizes == [(4, 12)] * 3
 
 
@@ -178,4 +178,4 @@ X = torch.ones(4, 2)
 )
 def test_errors(message, args, kwargs):
     with pytest.raises(ValueError, match=message):
-        knn_graph(*args, **kwargs)
+        feature_knn_graph(*args, **kwargs)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrdib_pyg.ops import edge_cosine, knn_graph
+from mrdib_pyg.ops import edge_cosine, feature_knn_graph
 from mrdib_pyg.ops.rows import normalize_rows
 
 
@@ -15,7 +15,7 @@ def test_any_scale(scale):
     mixed = torch.cat([x, scale * x, torch.zeros(1, 2)])
     expected = torch.cat([expected, expected, torch.zeros(1, 2, dtype=torch.double)])
     assert torch.allclose(normalize_rows(mixed).double(), expected, atol=1e-6)
-    edge_index, weight = knn_graph(scale * x, 2)
+    edge_index, weight = feature_knn_graph(scale * x, 2)
     assert edge_index[1].tolist() == [0, 2, 1, 2, 2, 0]
     assert weight[1] == pytest.approx(0.999783, abs=1e-5)
     cosine = edge_cosine(scale * x, torch.tensor([[0], [2]]))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mrdib_pyg.ops import interest_counts, second_order_edges
 
-module = sys.modules['mrdib_pyg.ops.item_graphs']
+module = sys.modules['mrdib_pyg.ops.interest_graphs']
 
 IMAGE = torch.tensor([[1.0, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
 TEXT = torch.tensor([[1.0, 0.2], [2, 1], [-0.1, 1], [1, -1]])
@@ -94,7 +94,7 @@ def test_lists_and_chunks_of_users(seed, rule, monkeypatch):
     expected = naive(edge_index, features, 2, rule, 30, masks)
     for listed, budget in ((2, 2**23), (5, 400), (64, 1)):
         monkeypatch.setattr(module, '_MAX_LISTED', listed)
-        monkeypatch.setattr(module, '_MAX_SCORES', budget)
+        monkeypatch.setattr(module, 'MAX_SCORES', budget)
         out = second_order_edges(
             edge_index, features, 2, rule, num_users=30, masks=masks, chunk_size=9
         )

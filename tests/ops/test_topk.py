@@ -131,7 +131,7 @@ def test_scores_never_exist_as_a_whole(monkeypatch):
         'stable_topk',
         lambda scores, k: (rows.append(scores.size(0)), stable_topk(scores, k))[1],
     )
-    monkeypatch.setitem(topk._MAX_SCORES, 'cpu', 100)
+    monkeypatch.setattr(topk, '_MAX_SCORES', 100)
     monkeypatch.setattr(topk, '_MIN_USERS', 2)
     masked_topk(torch.randn(13, 4), torch.randn(20, 4), 3)
     assert rows == [5, 5, 3]

@@ -8,8 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops._pid_loss import Triplets
 from mrdib_pyg.ops.kernels.launch import launch
+
+#: Of triplets sorted by user: where each user begins, the user of each (or None), and the items.
+Triplets = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 @triton.jit
@@ -50,32 +52,13 @@ def _weigh(score, keep, mask, HAS_KEEP: tl.constexpr):
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_users', 'num_items'])
 def score_kernel(
-    users,
-    items,
-    scores,
-    sums,
-    partials,
-    keeps,
-    dims,
-    src,
-    pos,
-    neg,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_users,
-    num_items,
-    EACH: tl.constexpr,
-    HAS_SRC: tl.constexpr,
-    HAS_SUM: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    r"""Scores the triplets of a piece of a user, sums what his gradient is a multiple of, and notes
-    him for each of them.
+    users, items, scores, sums, partials, keeps, dims, src, pos, neg, rowptr, cut_row, num_cuts,
+    num_users, num_items,
+    EACH: tl.constexpr, HAS_SRC: tl.constexpr, HAS_SUM: tl.constexpr, HAS_KEEP: tl.constexpr,
+    SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    r"""Scores the triplets of a piece of a user, sums what the user's gradient is a multiple of,
+    and notes the user for each of them.
     """
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
@@ -115,26 +98,11 @@ def score_kernel(
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_rows', 'num_cols'])
 def sum_rows_kernel(
-    tables,
-    outs,
-    partials,
-    scores,
-    scales,
-    keeps,
-    dims,
-    src,
-    entry,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_rows,
-    num_cols,
-    HAS_KEEP: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    tables, outs, partials, scores, scales, keeps, dims, src, entry, rowptr, cut_row, num_cuts,
+    num_rows, num_cols,
+    HAS_KEEP: tl.constexpr, SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
-):
+):  # fmt: skip
     r"""Sums the weighted users that the entries of a piece of an item name."""
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT)
     if row >= 0:
@@ -164,18 +132,9 @@ def sum_rows_kernel(
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_rows'])
 def combine_kernel(
-    partials,
-    outs,
-    dims,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_rows,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    partials, outs, dims, rowptr, cut_row, num_cuts, num_rows,
+    SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     r"""Adds up the pieces of a long row, at its first boundary."""
     cut = tl.program_id(0).to(tl.int64)
     row = tl.load(cut_row + cut).to(tl.int64) - 1
@@ -199,26 +158,12 @@ def combine_kernel(
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_users', 'num_items'])
 def add_edges_kernel(
-    users,
-    grads,
-    scores,
-    scales,
-    keeps,
-    dims,
-    pos,
-    neg,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_users,
+    users, grads, scores, scales, keeps, dims, pos, neg, rowptr, cut_row, num_cuts, num_users,
     num_items,
-    HAS_KEEP: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    HAS_KEEP: tl.constexpr, SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
-):
-    r"""Adds the weighted row of a user to the gradients of the items of his triplets."""
+):  # fmt: skip
+    r"""Adds the weighted row of a user to the gradients of the items of the user's triplets."""
     row, begin, end, _ = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
         d = tl.arange(0, BLOCK_D)
@@ -244,15 +189,10 @@ def add_edges_kernel(
 
 @triton.jit(do_not_specialize=['num'])
 def gain_kernel(
-    scores,
-    keeps,
-    gains,
-    totals,
-    num,
-    HAS_KEEP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    r"""Makes of scores pointwise gains, and sums a block of losses."""
+    scores, keeps, gains, totals, num,
+    HAS_KEEP: tl.constexpr, HAS_GAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    r"""Sums a block of losses, and makes of scores pointwise gains."""
     block = tl.program_id(0).to(tl.int64)
     e = block * BLOCK + tl.arange(0, BLOCK)
     for i in tl.static_range(len(scores)):
@@ -263,11 +203,12 @@ def gain_kernel(
             q = 1.0 + p
             log = tl.where(q == 1.0, p, tl.log(q) * (p / tl.where(q == 1.0, 1.0, q - 1.0)))
             loss = log - tl.minimum(score, 0.0)
-            gain = 0.6931471805599453 - loss
             counts = e < num
             if HAS_KEEP:
                 counts = counts & (tl.load(keeps[i] + e, mask=counts, other=0) != 0)
-            tl.store(gains[i] + e, tl.where(counts, gain, 0.0), mask=e < num)
+            if HAS_GAIN:
+                gain = 0.6931471805599453 - loss
+                tl.store(gains[i] + e, tl.where(counts, gain, 0.0), mask=e < num)
             tl.store(totals[i] + block, tl.sum(tl.where(counts, loss, 0.0), axis=0))
 
 
@@ -334,19 +275,20 @@ def score_differences(
             returned as they are. (default: :obj:`False`)
     """
     users, items = tuple(tables[0::2]), tuple(tables[1::2])
-    num_triplets, dtype = triplets.pos.numel(), _sum_dtype(tables)
+    rowptr, src, pos, neg = triplets
+    num_triplets, dtype = pos.numel(), _sum_dtype(tables)
     size = len(users), num_triplets
     scores = users[0].new_empty(size, dtype=dtype)
-    if triplets.src is not None:  # triplets of a user that is out of range are met by no program
+    if src is not None:  # triplets of a user that is out of range are met by no program
         scores.fill_(float('nan'))
     sums = [torch.empty_like(x, dtype=dtype) for x in users] if with_sums else []
-    src, makes_src = triplets.src, with_src and triplets.src is None
+    makes_src = with_src and src is None
     if makes_src:
         index = torch.int32 if users[0].size(0) < 2**31 else torch.int64
-        src = torch.empty_like(triplets.pos, dtype=index)
+        src = torch.empty_like(pos, dtype=index)
     if num_triplets == 0:
         return scores, [x.zero_() for x in sums], src
-    cut = _Cut(triplets.rowptr, num_triplets)
+    cut = _Cut(rowptr, num_triplets)
     partials = cut.partials(sums, dtype)
     args = (
         users,
@@ -357,10 +299,10 @@ def score_differences(
         tuple(partials) or users,
         users if keep is None else keep.unbind(),
         tuple([user.size(1) for user in users]),
-        triplets.pos if src is None else src,
-        triplets.pos,
-        triplets.neg,
-        triplets.rowptr,
+        pos if src is None else src,
+        pos,
+        neg,
+        rowptr,
         cut.row,
         cut.num,
         users[0].size(0),
@@ -374,21 +316,27 @@ def score_differences(
     return scores, sums, src
 
 
-def sum_losses(scores: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and the pointwise
-    gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``; zero where a triplet is left out.
+def sum_losses(
+    scores: Tensor, keep: Tensor | None = None, with_gains: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and, if asked for, the
+    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``; zero where a triplet is left
+    out.
 
     Args:
         scores (Tensor): The differences :math:`\Delta`, ``[K, n]``.
         keep (Tensor, optional): Which triplets count, ``[K, n]``. (default: :obj:`None`, all)
+        with_gains (bool, optional): Whether the gains are needed. (default: :obj:`False`)
     """
     num_blocks = -(-scores.size(1) // _BLOCK)
-    gains, totals = torch.empty_like(scores), scores.new_empty(scores.size(0), num_blocks)
+    gains = torch.empty_like(scores) if with_gains else None
+    totals = scores.new_empty(scores.size(0), num_blocks)
     if num_blocks > 0:
         rows = scores.unbind()
         keeps = rows if keep is None else keep.unbind()
-        args = rows, keeps, gains.unbind(), totals.unbind(), scores.size(1)
-        constants = {'HAS_KEEP': keep is not None, 'BLOCK': _BLOCK}
+        outs = rows if gains is None else gains.unbind()
+        args = rows, keeps, outs, totals.unbind(), scores.size(1)
+        constants = {'HAS_KEEP': keep is not None, 'HAS_GAIN': with_gains, 'BLOCK': _BLOCK}
         launch(gain_kernel, (num_blocks, scores.size(0)), args, constants, num_warps=4)
     return totals.sum(dim=1), gains
 
@@ -449,7 +397,7 @@ def item_gradients(
     if len(kept) == 0:
         return out
     items, users = [tables[2 * i + 1] for i in kept], [tables[2 * i] for i in kept]
-    if triplets.pos.numel() == 0:
+    if triplets[2].numel() == 0:
         grads = [torch.zeros_like(x) for x in items]
     else:
         rows = tuple([scores[i] for i in kept])
@@ -457,9 +405,10 @@ def item_gradients(
         weights = _Weights(rows, _choose(scale, kept), keeps, keep is not None)
         if deterministic:
             # Each triplet is two entries of a matrix of items times users, of opposite weight.
-            rowptr, entry = _sort_items(triplets, items[0].size(0))
-            src = triplets.users()
-            grads = _sum_rows(rowptr, src, entry, weights, users)
+            rowptr, src, pos, _ = triplets
+            if src is None:
+                src = torch.repeat_interleave(rowptr.diff(), output_size=pos.numel())
+            grads = _sum_rows(*_sort_items(triplets, items[0].size(0)), src, weights, users)
         else:
             grads = _add_edges(triplets, weights, users, items)
     for i, grad in zip(kept, grads):
@@ -483,11 +432,12 @@ def _choose(scale: Tensor, kept: list[int]) -> Tensor:
 def _sort_items(triplets: Triplets, num_items: int) -> tuple[Tensor, Tensor]:
     # The positive and negative items of triplets in turn, sorted: where each item begins, and the
     # former places. Short integers are sorted in fewer passes.
-    num = triplets.pos.numel()
+    _, _, pos, neg = triplets
+    num = pos.numel()
     types = (torch.int16, torch.int32, torch.int64)
     dtype = next(t for t in types if num_items <= torch.iinfo(t).max)
-    items = torch.empty(2 * num, dtype=dtype, device=triplets.pos.device)
-    args = triplets.pos, triplets.neg, items, num, num_items
+    items = torch.empty(2 * num, dtype=dtype, device=pos.device)
+    args = pos, neg, items, num, num_items
     launch(item_kernel, (-(-num // _BLOCK),), args, {'BLOCK': _BLOCK}, num_warps=4)
     items, entry = items.sort(stable=True)
     first = torch.arange(num_items + 1, dtype=dtype, device=items.device)
@@ -567,7 +517,7 @@ class _Cut:
 
 
 def _sum_rows(
-    rowptr: Tensor, src: Tensor, entry: Tensor, weights: _Weights, tables: list[Tensor]
+    rowptr: Tensor, entry: Tensor, src: Tensor, weights: _Weights, tables: list[Tensor]
 ) -> list[Tensor]:
     # Weighted sums of rows in a fixed order. The entry e stands for the triplet entry[e] // 2, its
     # positive item if even and its negative one, of opposite weight, if odd.
@@ -606,9 +556,10 @@ def _add_edges(
     triplets: Triplets, weights: _Weights, users: list[Tensor], items: list[Tensor]
 ) -> list[Tensor]:
     # By atomic additions, in any order.
+    rowptr, _, pos, neg = triplets
     dtype = weights.scale.dtype
     grads = [torch.zeros_like(x, dtype=dtype) for x in items]
-    cut = _Cut(triplets.rowptr, triplets.pos.numel())
+    cut = _Cut(rowptr, pos.numel())
     args = (
         tuple(users),
         tuple(grads),
@@ -616,9 +567,9 @@ def _add_edges(
         weights.scale,
         weights.keeps,
         tuple([user.size(1) for user in users]),
-        triplets.pos,
-        triplets.neg,
-        triplets.rowptr,
+        pos,
+        neg,
+        rowptr,
         cut.row,
         cut.num,
         users[0].size(0),

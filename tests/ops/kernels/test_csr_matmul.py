@@ -50,7 +50,7 @@ def test_compiles_for_a_gpu_that_is_not_there(
     types = {
         **dict.fromkeys(indices, (f'*{index}',) * num_products),
         **dict.fromkeys(('xs', 'addends', 'outs'), (f'*{dtype}',) * num_products),
-        **dict.fromkeys(('values', 'row_scales', 'col_scales'), ('*fp32',) * num_products),
+        'values': ('*fp32',) * num_products,
         **dict.fromkeys(('x_strides', 'addend_strides', 'out_strides'), ('i32',) * num_products),
         # Without cut rows the former is the features, the latter indices.
         'partial_ptr': '*fp32' if num_products == 2 else f'*{dtype}',
@@ -64,7 +64,7 @@ def test_compiles_for_a_gpu_that_is_not_there(
         'max_piece': 512,
         'block_entries': 16,
         'block_channels': 64,
-        **{f'has_{name}': True for name in ('value', 'row_scale', 'col_scale', 'addend')},
+        'has_addend': True,
     }
     options = {'num_warps': 1, 'enable_fp_fusion': True}
     kernel = kernels._rows_kernel

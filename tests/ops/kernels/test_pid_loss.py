@@ -48,6 +48,7 @@ def test_compiles_for_a_gpu_that_is_not_there(dtype, each, tmp_path, monkeypatch
         'DTYPE': getattr(triton.language, 'float64' if dtype == 'fp64' else 'float32'),
         'BLOCK': 1024, 'BLOCK_E': 16, 'BLOCK_D': 64, 'SEGMENT': kernels._SEGMENT,
         'EACH': each, 'HAS_SRC': True, 'HAS_SUM': True, 'HAS_KEEP': True,
+        'HAS_GAIN': True,
     }  # fmt: skip
     # Two modalities: tuples of tables, of sums, and of widths.
     sized = ('scores', 'sums', 'partials', 'grads', 'gains', 'totals')
