@@ -202,6 +202,8 @@ def known_pairs(data: HeteroData) -> Tensor:
 
 
 def _sorted_pairs(pairs: Tensor, num_items: int) -> Tensor:
+    if is_coalesced(*pairs):
+        return pairs
     code = (pairs[0] * num_items + pairs[1]).unique()  # far quicker than of columns
     return torch.stack([code.div(num_items, rounding_mode='floor'), code % num_items])
 

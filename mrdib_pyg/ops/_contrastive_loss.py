@@ -25,9 +25,8 @@ def contrastive_loss(
         \tau)}{\sum_{c=1}^{B} \exp(\langle \mathbf{x}_b, \mathbf{y}_c \rangle / \tau)}
 
     of pairs that name rows of :obj:`anchor` and :obj:`candidate`. Pairs that repeat a candidate are
-    each other's negatives, as in public code, but are compared only once: the similarities are
-    those of rows, not of pairs. They, and their gradients, are computed for a chunk of anchors
-    at a time and never exist as a whole.
+    each other's negatives, as in public code, but each pair of rows is compared only once.
+    Similarities and their gradients are computed for a chunk of anchors at a time.
 
     Args:
         anchor (Tensor): The anchors. Rows that no pair names are best left out.

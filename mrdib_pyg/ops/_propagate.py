@@ -1,3 +1,5 @@
+"""Sparse propagation: one product, and the mean of LightGCN over layers."""
+
 import importlib.util
 import warnings
 from typing import Any, overload
@@ -20,10 +22,10 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     r"""Computes the sparse-dense product :math:`\hat{\mathbf{A}} \mathbf{X}`.
 
     On CPU this is a weighted sum of embedding bags; on CUDA a Triton kernel that cuts long rows
-    into pieces, or without Triton a product with a CSR matrix. The gradient with respect to
-    :obj:`x` is :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; the one with respect to the edge weights
-    never holds more than a bounded chunk of gathered rows. On CPU and in the kernel, which adds the
-    pieces of a row in their order, results are the same bits in every run.
+    into pieces, or without Triton a product with a CSR matrix. The gradient of :obj:`x` is
+    :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; that of the edge weights gathers rows in chunks of
+    bounded size. On CPU and in the kernel, which adds the pieces of a row in their order, results
+    are the same bits in every run.
 
     Args:
         x (Tensor): The node features.
@@ -37,18 +39,8 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
         TypeError: If :obj:`adj` is not prepared or :obj:`x` is not floating point.
         ValueError: If :obj:`x` does not have one row for each column of :obj:`adj`.
     """
-    if not isinstance(adj, NormalizedAdjacency):
-        raise TypeError(
-            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
-            f'NormalizedAdjacency(edge_index, num_nodes=...)'
-        )
-    if x.dim() != 2 or x.size(0) != adj.size(1):
-        raise ValueError(
-            f"'x' must have the shape [{adj.size(1)}, channels], one row for each column of "
-            f'{adj} (got {list(x.shape)}); adj.t() propagates in the other direction'
-        )
-    if not x.is_floating_point():
-        raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
+    _check_adj(adj)
+    _check_features(x, adj.size(1), adj, 'adj.t() propagates in the other direction')
     csr, csr_t = adj._csr, adj._csr_t
     value, arrays = csr_arrays(csr, x)
     if csr is csr_t:  # No tensor twice: torch.compile does not trace that.
@@ -236,8 +228,8 @@ def propagate_mean(
     .. math::
         \mathbf{h}_l = \frac{1}{l+1} \mathbf{x} + \frac{l}{l+1} \hat{A} \mathbf{h}_{l-1}
 
-    Each product takes one more pass over the rows (on CUDA none), no layer is kept, and nothing is
-    saved for the gradient, which is the same sum over the powers of :math:`\hat{A}^{\top}`.
+    No layer is kept and nothing is saved for the gradient, which is the same sum over the powers of
+    :math:`\hat{A}^{\top}`.
 
     Args:
         x (torch.Tensor or Tuple[torch.Tensor, torch.Tensor]): Node rows ``[N, C]`` for a square
@@ -246,12 +238,15 @@ def propagate_mean(
             :math:`(\hat{A} x_{col}, \hat{A}^\top x_{row})`.
         adj (NormalizedAdjacency): The prepared adjacency.
         num_layers (int): The number of layers :math:`L`; 0 returns :obj:`x`.
-        rows (Tuple[torch.Tensor, torch.Tensor], optional): For a bipartite adjacency, the indices
-            of the rows of both sides to return: the mean is taken of these alone.
-            (default: :obj:`None`, all)
+        rows (Tuple[torch.Tensor, torch.Tensor], optional): For a bipartite adjacency, the ids of
+            the rows of each side to return, in this order; repeated ones are returned repeatedly.
+            The last layer, and the first of the gradient, are then computed for these rows alone
+            where they are few, and no gradient table is made per layer. (default: :obj:`None`,
+            all rows)
 
     Returns:
-        torch.Tensor or Tuple[torch.Tensor, torch.Tensor]: In the form of :obj:`x`.
+        torch.Tensor or Tuple[torch.Tensor, torch.Tensor]: In the form of :obj:`x`; with
+        :obj:`rows` the tables of these rows.
 
     Raises:
         TypeError: If :obj:`adj` is not prepared or :obj:`x` is not floating point.
@@ -293,8 +288,8 @@ def mean_of_rows(
     num_layers: int,
     rows: tuple[Tensor, Tensor],
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    r"""Returns some rows of :func:`propagate_mean`, and the same rows of :obj:`x`: a loss that
-    reads both has one gradient table, not two that are added.
+    r"""Returns some rows of :func:`propagate_mean` and the same rows of :obj:`x`, so that a loss
+    that reads both has one gradient table instead of two that are added.
     """
     if num_layers == 0:
         out = _take(x, rows)
@@ -448,11 +443,7 @@ def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):
 
 
 def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
-    if not isinstance(adj, NormalizedAdjacency):
-        raise TypeError(
-            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
-            f'NormalizedAdjacency(edge_index, num_nodes=...)'
-        )
+    _check_adj(adj)
     rows, cols = adj.size(0), adj.size(1)
     if isinstance(x, Tensor) and rows != cols:
         raise ValueError(
@@ -461,17 +452,29 @@ def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
         )
     parts = [x] if isinstance(x, Tensor) else list(x)
     for part, size in zip(parts, (rows, cols)):
-        if not part.is_floating_point():
-            raise TypeError(f"'x' must be floating point (got {part.dtype}); call x.float()")
-        if part.dim() != 2 or part.size(0) != size:
-            raise ValueError(
-                f"'x' must have the shape [{size}, channels] to go with {adj} (got "
-                f'{list(part.shape)})'
-            )
+        _check_features(part, size, adj)
     if parts[0].size(1) != parts[-1].size(1):
         raise ValueError(
             f"'x' must have as many channels for rows as for columns (got {parts[0].size(1)} and "
             f'{parts[-1].size(1)})'
+        )
+
+
+def _check_adj(adj: NormalizedAdjacency) -> None:
+    if not isinstance(adj, NormalizedAdjacency):
+        raise TypeError(
+            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
+            f'NormalizedAdjacency(edge_index, num_nodes=...)'
+        )
+
+
+def _check_features(x: Tensor, size: int, adj: NormalizedAdjacency, hint: str = '') -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
+    if x.dim() != 2 or x.size(0) != size:
+        raise ValueError(
+            f"'x' must have the shape [{size}, channels] to go with {adj} (got {list(x.shape)})"
+            + (f'; {hint}' if hint else '')
         )
 
 

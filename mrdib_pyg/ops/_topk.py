@@ -25,8 +25,8 @@ def masked_topk(
 ) -> tuple[Tensor, Tensor]:
     r"""Computes the exact top-:math:`k` items of each user by inner product, some pairs left out.
 
-    Users are scored in chunks, so that the scores of all pairs never exist at a time. Among
-    equal scores the item of lower id comes first, also where the :math:`k`-th place is shared.
+    Users are scored in chunks. Among equal scores the item of lower id comes first, also where the
+    :math:`k`-th place is shared.
 
     Args:
         user (Tensor): The user embeddings.
@@ -75,8 +75,8 @@ def topk_of_padded(
     mask: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""As :func:`masked_topk`, of what :func:`pad_items` gives: a table that is searched again and
-    again is not copied every time.
+    r"""Computes :func:`masked_topk` of what :func:`pad_items` returned, so that a table that is
+    searched repeatedly is copied once.
     """
     num_users = user.size(0)
     if not 1 <= k <= num_items:

@@ -23,7 +23,7 @@ def bound(index: Tensor, num_rows: int) -> Tensor:
 
 
 def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    r"""Sorts indices of rows; returns them and their former places. Equal ones keep their order."""
+    r"""Sorts indices of rows, equal ones in their order; returns them and their former places."""
     is_small = index.numel() <= _MAX_RADIX and num_rows < 2**32
     if not (can_read(index) and is_small):
         out, perm = (index.int() if num_rows < 2**31 else index).sort(stable=True)
@@ -342,12 +342,13 @@ class NormalizedAdjacency:
     :math:`\mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2}`. Rows and columns without an entry
     stay zero, self-loops are not added, and repeated edges are summed.
 
-    All layouts follow the matrix convention: the edge :obj:`(edge_index[0], edge_index[1])` is
-    the entry :obj:`(row, column)`, and a sparse matrix is taken as it is.
+    All layouts follow the matrix convention, users times items in a bipartite graph: the edge
+    :obj:`(edge_index[0], edge_index[1])` is the entry :obj:`(row, column)`, and a sparse matrix is
+    taken as given. Of a transposed ``adj_t`` pass ``adj_t.t()``.
 
     Where the weights need no gradient, a symmetric matrix is recognized at construction and its
     arrays serve the backward pass as well. Where they do, :attr:`value` is differentiable with
-    respect to them, and the adjacency is to be built anew for each backward pass.
+    respect to them; build the adjacency anew for each backward pass.
 
     Indices are kept as :obj:`int32` where they fit, which halves their memory;
     :meth:`to_edge_index` gives them as PyG takes them.

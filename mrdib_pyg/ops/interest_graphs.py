@@ -10,6 +10,7 @@ from torch import Tensor
 from mrdib_pyg.interactions import check_pairs
 from mrdib_pyg.ops._topk import stable_topk
 from mrdib_pyg.ops.item_graphs import MAX_SCORES, edge_cosine
+from mrdib_pyg.ops.negative_sampling import encode_edges
 from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
 # Scores closer than this, relative to the best one, may stand in the wrong order in float32.
@@ -248,7 +249,7 @@ def second_order_edges(
     if edge_index.size(1) == 0:
         return edge_index, xs[0].new_empty(0)
     chunk_size = chunk_size or rows_per_chunk(num_items, edge_index.device, MAX_SCORES)
-    code = (edge_index[0] * num_items + edge_index[1]).sort().values
+    code = encode_edges(edge_index, num_items)
     user, item = code // num_items, code % num_items
     degree = torch.bincount(user, minlength=num_users)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from mrdib_pyg.interactions import check_pairs
+from mrdib_pyg.interactions import check_pairs, is_coalesced
 from mrdib_pyg.ops._topk import stable_topk
 from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
@@ -238,7 +238,8 @@ def cooccurrence_graph(
     if weighting not in WEIGHTINGS:
         raise ValueError(f"'weighting' must be one of {list(WEIGHTINGS)} (got {weighting!r})")
 
-    user, item = coalesce(edge_index.long())
+    edge_index = edge_index.long()
+    user, item = edge_index if is_coalesced(*edge_index) else coalesce(edge_index)
     users_of = coalesce(torch.stack([item, user]))[1]  # sorted by item
     degree = torch.bincount(item)
     first = degree.cumsum(0) - degree

@@ -26,7 +26,8 @@ def encode_edges(edge_index: Tensor, num_items: int) -> Tensor:
     """
     check_pairs("'edge_index'", edge_index, (None, num_items))
     user, item = edge_index[0].long(), edge_index[1].long()
-    return (user * num_items + item).sort().values
+    code = user * num_items + item
+    return code if bool((code[1:] >= code[:-1]).all()) else code.sort().values
 
 
 @torch.no_grad()
@@ -40,9 +41,9 @@ def sample_negatives(
 ) -> Tensor:
     r"""Draws for each user an item it has no edge to, uniformly and exactly.
 
-    Items are drawn for all users at once and those that hit an edge (a binary search in
-    :obj:`codes`) are drawn again. What is left after a bounded number of rounds, users of almost
-    everything, is drawn from the list of what remains to them: the distribution is the same.
+    Items are drawn for all users at once, and those that hit an edge (a binary search in
+    :obj:`codes`) are drawn again. Users of almost all items are left after a bounded number of
+    rounds; theirs are drawn from the list of the remaining items, with the same distribution.
 
     Args:
         user (Tensor): The users, repeated as often as a negative is needed.
