@@ -50,13 +50,13 @@ def test_edges_in_order_are_never_sorted_again(monkeypatch):
     monkeypatch.setattr(interactions, 'coalesce', refuse)
     for transform in (InterestGraph(2, 2), SecondOrderGraph(), UserCooccurrence(2)):
         data = transform(data)
-    model = MGCN(PruneEdges(0.1, seed=0)(data))
+    model = MGCN(PruneEdges(0.1, seed=0)(data), k=2)
     assert 'recall@2' in evaluate(model, data, k=2)
 
 
 def test_a_model_keeps_its_edges():
     data = make_data(EDGES.clone())
-    model = MGCN(data)
+    model = MGCN(data, k=2)
     data[TRAIN_EDGE].edge_index.zero_()
     assert torch.equal(model.train_edge_index, EDGES)
 

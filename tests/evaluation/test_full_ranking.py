@@ -14,6 +14,7 @@ from torch_geometric.metrics import (
 )
 
 from mrdib_pyg.evaluation import METRICS, average_metrics, evaluate, held_out_edges
+from mrdib_pyg.ops._topk import pad_items
 
 NAMES = ('recall', 'ndcg', 'precision', 'map')
 
@@ -354,7 +355,7 @@ MODEL = Fixed(torch.ones(2, 1), torch.ones(3, 1))
         (MODEL, {'batch_size': 0}, ValueError, r"'batch_size' must .*\(got 0\)"),
         (MODEL, {'split': 'test'}, ValueError, "no user with .* 'test' has a training edge"),
         (object(), {}, TypeError, r"'model' \(object\) has no method embed"),
-        (Fixed(torch.ones(3, 1), MODEL.item), {}, ValueError, r'user.*\[2, channels\] \(got \[3, 1'),
+        (Fixed(torch.ones(3, 1), MODEL.item), {}, ValueError, r'user.*\[2, channels\].*\[3, 1'),
         (Fixed(MODEL.user, torch.ones(3)), {}, ValueError, r'item.*\[3, channels\] \(got \[3\]'),
         (
             Fixed(MODEL.user, torch.tensor([[1.0], [float('nan')], [1.0]])),
@@ -378,7 +379,7 @@ def test_errors(model, kwargs, error, match):
 def test_scores_that_overflow():
     # Finite embeddings, but inf - inf as a score.
     large = Fixed(torch.full((2, 2), 1e30), torch.tensor([[1e30, -1e30]] * 3))
-    if not bool((large.user @ large.item.t()).isnan().any()):
+    if not bool((large.user @ pad_items(large.item).t()).isnan().any()):
         pytest.skip('the matrix product of this CPU does not round in between')
     with pytest.raises(ValueError, match='scores .* NaN'):
         evaluate(large, DATA, k=1)
@@ -404,7 +405,7 @@ def test_errors_of_the_data():
         evaluate(MODEL, negative, k=1)
 
     flat = make_data(2, 3, [(0, 0)], torch.zeros(4, dtype=torch.long))
-    with pytest.raises(ValueError, match=r'\[2, n\] \(got \[4\]\)'):
+    with pytest.raises(ValueError, match=r'\[2, n\] .*\[4\]'):
         evaluate(MODEL, flat, k=1)
 
     no_train = make_data(2, 3, [], [(0, 1)])

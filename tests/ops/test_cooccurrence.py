@@ -108,10 +108,10 @@ def test_no_neighbors(edges):
 
 def test_refuses():
     for arguments, settings, message in (
-        ((TOY.t(), 3, 2), {}, r"'edge_index' must have the shape \[2, num_edges\]"),
-        ((TOY.float(), 3, 2), {}, r'must hold integer ids \(got torch.float32\)'),
-        ((TOY - 1, 3, 2), {}, r'must not hold negative ids \(got -1\)'),
-        ((TOY, 2, 2), {}, "has the user 2, but 'num_users' is 2"),
+        ((TOY.t(), 3, 2), {}, r"'edge_index' .*\[2, n\] .*\[7, 2\]"),
+        ((TOY.float(), 3, 2), {}, r"'edge_index' .*torch.float32"),
+        ((TOY - 1, 3, 2), {}, r"'edge_index' .*\(got -1\)"),
+        ((TOY, 2, 2), {}, r"'edge_index' .*user.*\(got 2\)"),
         ((TOY, 3, 0), {}, r"'k' must be at least 1 \(got 0\)"),
         ((TOY, 3, 2), {'chunk_size': 0}, r"'chunk_size' must be at least 1 \(got 0\)"),
         ((TOY, 3, 2), {'weighting': 'sum'}, r"'weighting' must be one of .* \(got 'sum'\)"),

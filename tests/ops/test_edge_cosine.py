@@ -40,8 +40,10 @@ def test_data_types():
 def test_errors():
     with pytest.raises(ValueError, match="'x' must be a matrix"):
         edge_cosine(torch.ones(3), torch.zeros(2, 1, dtype=torch.long))
-    with pytest.raises(ValueError, match="'edge_index' must have the shape"):
+    with pytest.raises(ValueError, match=r"'edge_index' .*\[3\]"):
         edge_cosine(torch.ones(3, 2), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"'edge_index' .*\[0, 3\) \(got 3\)"):
+        edge_cosine(torch.ones(3, 2), torch.tensor([[0], [3]]))
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])

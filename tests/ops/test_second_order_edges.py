@@ -142,12 +142,12 @@ def test_ids_of_type_int32_do_not_overflow():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'edge_index': torch.tensor([[0], [9]])}, 'item ids from 9 to 9, but only 0 to 3 exist'),
-        ({'edge_index': torch.tensor([[3], [0]])}, 'user ids from 3 to 3, but only 0 to 2 exist'),
-        ({'edge_index': torch.tensor([[-1], [0]])}, 'user ids from -1 to -1'),
-        ({'edge_index': torch.tensor([0, 1])}, r'shape \[2, num_edges\]'),
+        ({'edge_index': torch.tensor([[0], [9]])}, r'item ids in \[0, 4\) \(got 9\)'),
+        ({'edge_index': torch.tensor([[3], [0]])}, r'user ids in \[0, 3\) \(got 3\)'),
+        ({'edge_index': torch.tensor([[-1], [0]])}, r'user ids in \[0, 3\) \(got -1\)'),
+        ({'edge_index': torch.tensor([0, 1])}, r"'edge_index' .*\[2, n\]"),
         ({'edge_index': torch.zeros(2, 1)}, 'integer ids'),
-        ({'features': []}, "'features' is empty"),
+        ({'features': []}, "'features' must .*got none"),
         ({'features': [torch.randn(4, 3), torch.randn(5, 3)]}, r"'features\[1\]' must be a matrix"),
         ({'features': [torch.full((4, 3), torch.nan)]}, r"row 0 of 'features\[0\]' holds NaN"),
         ({'masks': []}, "'masks' must have one entry for each of the 1 matrices"),

@@ -87,7 +87,7 @@ def test_evaluation_of_what_is_known(data):
     assert set(per_user['user'].tolist()) == set(index[0].tolist()) & trained
     with pytest.raises(ValueError, match="takes out items of the training, of which 'cold_item'"):
         evaluate(Embeddings(user, item), out, 'test', k=1, node_type='cold_item', mask='train+val')
-    with pytest.raises(ValueError, match=rf'must have shape \[{num}, channels\]'):
+    with pytest.raises(ValueError, match=rf'\[{num}, channels\]'):
         evaluate(Embeddings(user, item[:3]), out, 'test', k=1, node_type='cold_item')
     with pytest.raises(ValueError, match='held-out edges for \\[\\]'):
         evaluate(Embeddings(user, item), out, 'test', k=1, node_type='other')

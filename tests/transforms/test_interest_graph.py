@@ -107,6 +107,6 @@ def test_errors():
         InterestGraph(5, 2)(toy())
     data = toy()
     del data['user', 'rates', 'item']
-    with pytest.raises(ValueError, match='no training edges'):
+    with pytest.raises(ValueError, match='no training edge'):
         InterestGraph(2, 2)(data)
     assert repr(InterestGraph(5)) == 'InterestGraph(k=5, num_neighbors=10)'

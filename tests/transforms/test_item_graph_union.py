@@ -63,7 +63,7 @@ def test_equal_weights(names):
 @pytest.mark.parametrize(
     'weights, message',
     [
-        ({'image': 1.0}, r"the weights name \['image'\], but the modalities are"),
+        ({'image': 1.0}, r"'weights' must .*\(got \['image'\]\)"),
         ({'image': 0.0, 'text': 0.0}, 'nor all zero'),
         ({'image': 2.0, 'text': -1.0}, 'must not be negative'),
         ({'image': float('nan'), 'text': 1.0}, 'must not be negative'),

@@ -45,9 +45,9 @@ def test_repr():
 def test_refuses():
     with pytest.raises(ValueError, match=r"'k' must be at least 1 \(got 0\)"):
         UserCooccurrence(0)
-    with pytest.raises(ValueError, match=r"'weighting' must be 'softmax' or 'mean' \(got 'sum'\)"):
+    with pytest.raises(ValueError, match=r"'weighting' must .*\(got 'sum'\)"):
         UserCooccurrence(weighting='sum')
-    with pytest.raises(ValueError, match='has no training edges'):
+    with pytest.raises(ValueError, match='no training edge'):
         UserCooccurrence()(HeteroData())
 
 
