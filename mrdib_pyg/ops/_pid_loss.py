@@ -119,15 +119,15 @@ def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _name(codes: Pairs, argument: str) -> dict[str, Any]:
-    if isinstance(codes, Mapping):
-        return dict(codes)
-    if not isinstance(codes, (list, tuple)):
+def _name(given: Any, argument: str) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    if not isinstance(given, (list, tuple)):
         raise TypeError(
             f"'{argument}' must be a mapping or a list, one entry a modality (got "
-            f'{type(codes).__name__})'
+            f'{type(given).__name__})'
         )
-    return {f'{argument}[{i}]': value for i, value in enumerate(codes)}
+    return {f'{argument}[{i}]': value for i, value in enumerate(given)}
 
 
 def _check_pair(name: str, pair: Any) -> Pair:

@@ -40,7 +40,7 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
         ValueError: If :obj:`x` does not have one row for each column of :obj:`adj`.
     """
     _check_adj(adj)
-    _check_features(x, adj.size(1), adj, 'adj.t() propagates in the other direction')
+    _check_features(x, adj._size[1], adj, 'adj.t() propagates in the other direction')
     csr, csr_t = adj._csr, adj._csr_t
     value, arrays = csr_arrays(csr, x)
     if csr is csr_t:  # No tensor twice: torch.compile does not trace that.
@@ -444,7 +444,7 @@ def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):
 
 def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
     _check_adj(adj)
-    rows, cols = adj.size(0), adj.size(1)
+    rows, cols = adj._size
     if isinstance(x, Tensor) and rows != cols:
         raise ValueError(
             f"'x' must be a pair (x_row, x_col) for the bipartite {adj} (got a tensor of shape "
