@@ -105,7 +105,7 @@ def training_edges(data: HeteroData) -> Tensor:
     if 'edge_index' not in store or store['edge_index'].numel() == 0:
         raise ValueError(f"'data' has no training edge {TRAIN_EDGE}; set its 'edge_index'")
     # A repeated edge would weigh twice; products of ids may exceed 32 bits.
-    edge_index: Tensor = store['edge_index'].long()
+    edge_index: Tensor = store['edge_index'].long().contiguous()
     return edge_index if is_coalesced(*edge_index) else coalesce(edge_index)
 
 

@@ -38,6 +38,7 @@ def test_training_edges_are_sorted_each_once():
     assert training_edges(data) is data[TRAIN_EDGE].edge_index
     shuffled = torch.cat([EDGES, EDGES[:, 2:4]], dim=1)[:, torch.randperm(8)].int()
     assert torch.equal(training_edges(make_data(shuffled)), EDGES)
+    assert training_edges(make_data(EDGES.t().contiguous().t())).is_contiguous()
 
 
 def test_edges_in_order_are_never_sorted_again(monkeypatch):

@@ -94,13 +94,8 @@ def spmm(
     r"""Computes :math:`\mathbf{A} \mathbf{X}`, or with an addend
     :math:`(1 - w) \mathbf{A} \mathbf{X} + w \mathbf{B}`, without a gradient.
 
-    Args:
-        arrays (tuple[Tensor, ...]): The values, then the indices of :func:`csr_arrays`.
-        x (Tensor): The dense matrix.
-        addend (Tensor, optional): The matrix :math:`\mathbf{B}`. (default: :obj:`None`)
-        weight (float, optional): Its weight :math:`w`. (default: :obj:`0.0`)
-        workspace (Tuple[Tensor, Tensor], optional): What :func:`make_workspace` returned for the
-            matrix. (default: :obj:`None`)
+    :obj:`arrays` are the values and the indices of :func:`csr_arrays`, the workspace that of
+    :func:`make_workspace`.
     """
     value, rowptr, col, *pieces = arrays
     if _uses_kernel(x):
@@ -138,17 +133,7 @@ def spmm_pair(
     weight: float = 0.0,
     workspace: Workspace | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Computes :func:`spmm` of a matrix and of its transpose: on CUDA both in one launch.
-
-    Args:
-        arrays (tuple[Tensor, ...]): Values and indices of the matrix.
-        arrays_t (tuple[Tensor, ...]): Those of its transpose.
-        x (Tuple[Tensor, Tensor]): What each is multiplied with.
-        addend (Tuple[Tensor, Tensor], optional): What is added to each. (default: :obj:`None`)
-        weight (float, optional): The weight of both. (default: :obj:`0.0`)
-        workspace (Tuple[Tensor, Tensor], optional): What :func:`make_workspace` returned for both
-            matrices. (default: :obj:`None`)
-    """
+    r"""Computes :func:`spmm` of a matrix and of its transpose: on CUDA both in one launch."""
     if _uses_kernel(x[0]) and not torch.compiler.is_compiling():
         from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul_pair
 
@@ -161,12 +146,8 @@ def spmm_pair(
 
 
 def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
-    r"""Returns what products of these matrices, one after the other, need besides their results,
-    if anything.
-
-    Args:
-        x (Tensor): What they are multiplied with.
-        *arrays (tuple[Tensor, ...]): The arrays of the matrices that are multiplied at once.
+    r"""Returns what products with :obj:`x` of matrices that are multiplied at once need besides
+    their results, if anything, for one product after the other.
     """
     if not _uses_kernel(x) or torch.compiler.is_compiling():
         return None

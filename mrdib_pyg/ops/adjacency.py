@@ -52,22 +52,10 @@ def to_coo(
     edge_weight: Tensor | None = None,
     num_nodes: int | tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int], bool]:
-    r"""Reads any PyG adjacency.
+    r"""Reads any PyG adjacency, as :class:`NormalizedAdjacency` takes it.
 
-    Args:
-        adj (Tensor, EdgeIndex or SparseTensor): Edge indices, or a sparse matrix.
-        edge_weight (Tensor, optional): The weight of each edge, only with edge indices.
-            (default: :obj:`None`)
-        num_nodes (int or tuple[int, int], optional): The number of nodes, or the numbers of rows
-            and columns of a bipartite matrix. (default: :obj:`None`)
-
-    Returns:
-        tuple: Row and column of each entry, of the integer type they came in; the weights, or
-        :obj:`None` for ones; the size; and whether rows and columns are different kinds of nodes.
-
-    Raises:
-        TypeError: If :obj:`adj` or the indices are of an unsupported type.
-        ValueError: If shapes, ids, sizes or weights are inconsistent.
+    Returns row and column of each entry, of the integer type they came in; the weights, or
+    :obj:`None` for ones; the size; and whether rows and columns are different kinds of nodes.
     """
     size: tuple[int | None, int | None] = (None, None)
     value: Tensor | None = None
@@ -292,11 +280,8 @@ def _takes_scipy(value: Tensor) -> bool:
 
 
 def piece_length(num_entries: int) -> int:
-    r"""Returns the most entries of a row that one program of the CUDA kernel sums; longer rows are
-    cut. With short pieces the longest rows are done sooner, with long ones fewer sums are added up.
-
-    Args:
-        num_entries (int): The number of entries of the matrix.
+    r"""Returns the most entries of a row that one program of the CUDA kernel sums. Short pieces end
+    the longest rows sooner, long ones leave fewer sums to add up.
     """
     return 128 if num_entries < _MAX_SMALL else 512
 
@@ -304,15 +289,9 @@ def piece_length(num_entries: int) -> int:
 def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Cuts the rows of more than :obj:`length` entries into pieces.
 
-    Args:
-        rowptr (Tensor): The start of each row, and the end of the last.
-        length (int): The most entries of a piece, see :func:`piece_length`.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the
-        pieces of each begin in the three lists that follow, and where those of the last end; the
-        first entry of each piece; the end of each piece; which of the cut rows it is a piece of.
-        All in the data type of :obj:`rowptr`.
+    Returns the cut rows in increasing order; where the pieces of each begin in the three lists that
+    follow, and where those of the last end; the first entry of each piece; the end of each piece;
+    and which of the cut rows it is a piece of.
     """
     row = (rowptr.diff() > length).nonzero().view(-1)
     start, end = rowptr[row], rowptr[row + 1]

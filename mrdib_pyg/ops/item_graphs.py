@@ -238,7 +238,7 @@ def cooccurrence_graph(
     if weighting not in WEIGHTINGS:
         raise ValueError(f"'weighting' must be one of {list(WEIGHTINGS)} (got {weighting!r})")
 
-    edge_index = edge_index.long()
+    edge_index = edge_index.long().contiguous()
     user, item = edge_index if is_coalesced(*edge_index) else coalesce(edge_index)
     users_of = coalesce(torch.stack([item, user]))[1]  # sorted by item
     degree = torch.bincount(item)

@@ -216,15 +216,8 @@ def csr_matmul_pair(
     r"""Computes two products as :func:`csr_matmul` does, with matrices of as many entries, at
     once: one launch in place of two, and neither waits for the longest rows of the other.
 
-    Args:
-        arrays (Tuple[tuple[Tensor, ...], tuple[Tensor, ...]]): For each product the values, the row
-            pointers, the columns, and the pieces that :func:`cut_rows` makes.
-        x (Tuple[Tensor, Tensor]): The dense matrices, of one width, type and device.
-        alpha (float, optional): The factor of both products. (default: :obj:`1.0`)
-        addend (Tuple[Tensor, Tensor], optional): What is added to them. (default: :obj:`None`)
-        beta (float, optional): The factor of both addends. (default: :obj:`1.0`)
-        workspace (tuple[Tensor, Tensor], optional): As in :func:`csr_matmul`.
-            (default: :obj:`None`, made)
+    :obj:`arrays` are for each product the values, the row pointers, the columns, and the pieces of
+    :func:`cut_rows`; the features and addends are of one width, type and device.
     """
     products = []
     for i, (value, rowptr, col, *pieces) in enumerate(arrays):
@@ -237,13 +230,8 @@ def csr_matmul_pair(
 
 
 def make_workspace(x: Tensor, *pieces: Sequence[Tensor]) -> Workspace:
-    r"""Makes room for the sums of pieces of rows, and counters of how many there are by now, which
-    each product leaves at zero.
-
-    Args:
-        x (Tensor): The dense matrix of the product.
-        *pieces (Sequence[Tensor]): What :func:`cut_rows` makes, for each product that is computed
-            at once.
+    r"""Makes room for the sums of the pieces of rows of products with :obj:`x` that are computed at
+    once, and counters of how many there are by now, which each product leaves at zero.
     """
     num_pieces = sum([p[2].numel() for p in pieces])
     if num_pieces == 0:  # tensors of their types stand in for what is not there: never read
@@ -277,44 +265,27 @@ def _multiply(
     partial, counter = workspace
     first = products[0]
     cut_row, piece_ptr, starts, ends, owners = zip(*[product.pieces for product in products])
-    launch(
-        _rows_kernel,
-        (num_programs, num_blocks),
-        (
-            tuple([p.rowptr for p in products]),
-            tuple([p.col for p in products]),
-            tuple([p.value for p in products]),
-            tuple([p.x for p in products]),
-            # Any tensor stands in for one that is not there.
-            tuple([x if p.addend is None else p.addend for p in products]),
-            tuple([p.out for p in products]),
-            starts,
-            ends,
-            owners,
-            piece_ptr,
-            cut_row,
-            partial,
-            counter,
-            num_pieces[0],
-            num_pieces[-1] if len(products) == 2 else 0,
-            num_rows[0],
-            num_cuts[0],
-            (channels,),
-            tuple([p.x.stride(0) for p in products]),
-            tuple([0 if p.addend is None else p.addend.stride(0) for p in products]),
-            tuple([p.out.stride(0) for p in products]),
-        ),
-        {
-            'alpha': float(alpha),
-            'beta': float(beta),
-            'has_addend': first.addend is not None,
-            'acc_type': tl.float64 if x.dtype == torch.float64 else tl.float32,
-            'block_channels': block_channels,
-            'max_piece': piece_length(first.col.numel()),
-            'block_entries': 16 if block_channels >= 32 else 32,
-        },
-        num_warps=1,
-    )
+    args = (
+        tuple([p.rowptr for p in products]), tuple([p.col for p in products]),
+        tuple([p.value for p in products]), tuple([p.x for p in products]),
+        # Any tensor stands in for one that is not there.
+        tuple([x if p.addend is None else p.addend for p in products]),
+        tuple([p.out for p in products]), starts, ends, owners, piece_ptr, cut_row,
+        partial, counter, num_pieces[0], num_pieces[-1] if len(products) == 2 else 0,
+        num_rows[0], num_cuts[0], (channels,), tuple([p.x.stride(0) for p in products]),
+        tuple([0 if p.addend is None else p.addend.stride(0) for p in products]),
+        tuple([p.out.stride(0) for p in products]),
+    )  # fmt: skip
+    constants = {
+        'alpha': float(alpha),
+        'beta': float(beta),
+        'has_addend': first.addend is not None,
+        'acc_type': tl.float64 if x.dtype == torch.float64 else tl.float32,
+        'block_channels': block_channels,
+        'max_piece': piece_length(first.col.numel()),
+        'block_entries': 16 if block_channels >= 32 else 32,
+    }
+    launch(_rows_kernel, (num_programs, num_blocks), args, constants, num_warps=1)
 
 
 def _rows(x: Tensor) -> Tensor:

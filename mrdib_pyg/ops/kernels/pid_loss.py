@@ -261,18 +261,12 @@ def score_differences(
     with_src: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     r"""Returns the score of the positive less that of the negative item, ``[K, n]``, NaN where an
-    index is out of range; and, if asked for, for each table of users the sum over the triplets of a
-    user of :math:`\sigma(-\Delta) (z^i - z^j)`, and the user of each triplet. The gradient of the
-    table is a multiple of the sum: the rows are at hand here, and the backward pass need not read
-    them again.
+    index is out of range, for :obj:`tables` of users and items in turn.
 
-    Args:
-        triplets (Triplets): The triplets.
-        tables (Sequence[Tensor]): Users and items in turn.
-        keep (Tensor, optional): Which triplets enter the sums, ``[K, n]``. (default: :obj:`None`)
-        with_sums (bool, optional): Whether the sums are needed. (default: :obj:`False`)
-        with_src (bool, optional): Whether the users are needed; those that the triplets list are
-            returned as they are. (default: :obj:`False`)
+    If asked for, also returns for each table of users the sums over the triplets of a user that
+    :obj:`keep` ``[K, n]`` keeps of :math:`\sigma(-\Delta) (z^i - z^j)`, of which its gradient is a
+    multiple: the rows are at hand here, and the backward pass need not read them again. And the
+    user of each triplet, those that the triplets list as they are.
     """
     users, items = tuple(tables[0::2]), tuple(tables[1::2])
     rowptr, src, pos, neg = triplets
@@ -290,27 +284,15 @@ def score_differences(
         return scores, [x.zero_() for x in sums], src
     cut = _Cut(rowptr, num_triplets)
     partials = cut.partials(sums, dtype)
+    # Any tensor stands in for one that is not there: it is never read.
     args = (
-        users,
-        items,
-        scores.unbind(),
-        # Any tensor stands in for one that is not there: it is never read.
-        tuple(sums) or users,
-        tuple(partials) or users,
-        users if keep is None else keep.unbind(),
-        tuple([user.size(1) for user in users]),
-        pos if src is None else src,
-        pos,
-        neg,
-        rowptr,
-        cut.row,
-        cut.num,
-        users[0].size(0),
-        items[0].size(0),
-    )
+        users, items, scores.unbind(), tuple(sums) or users, tuple(partials) or users,
+        users if keep is None else keep.unbind(), _widths(users), pos if src is None else src,
+        pos, neg, rowptr, cut.row, cut.num, users[0].size(0), items[0].size(0),
+    )  # fmt: skip
     each = num_triplets <= _MAX_EACH
-    constants = {'EACH': each, 'HAS_SRC': makes_src, 'HAS_SUM': with_sums}
-    constants |= {'HAS_KEEP': keep is not None}
+    flags = {'HAS_SRC': makes_src, 'HAS_SUM': with_sums, 'HAS_KEEP': keep is not None}
+    constants = {'EACH': each, **flags}
     cut.launch(score_kernel, args, users, dtype, _SCORE_TILE, constants, each=each)
     cut.combine(partials, sums)
     return scores, sums, src
@@ -320,13 +302,8 @@ def sum_losses(
     scores: Tensor, keep: Tensor | None = None, with_gains: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and, if asked for, the
-    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``; zero where a triplet is left
-    out.
-
-    Args:
-        scores (Tensor): The differences :math:`\Delta`, ``[K, n]``.
-        keep (Tensor, optional): Which triplets count, ``[K, n]``. (default: :obj:`None`, all)
-        with_gains (bool, optional): Whether the gains are needed. (default: :obj:`False`)
+    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``, of the scores
+    :math:`\Delta`; zero where :obj:`keep` leaves a triplet out.
     """
     num_blocks = -(-scores.size(1) // _BLOCK)
     gains = torch.empty_like(scores) if with_gains else None
@@ -344,13 +321,8 @@ def sum_losses(
 def user_gradients(
     sums: Sequence[Tensor], scale: Tensor, tables: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of users that need one.
-
-    Args:
-        sums (Sequence[Tensor]): The sums of :func:`score_differences`.
-        scale (Tensor): What each is multiplied with, ``[K]``.
-        tables (Sequence[Tensor]): Users and items in turn.
-        needs (Sequence[bool]): Which tables of users need a gradient.
+    r"""Returns the gradients of the tables of users that need one: the sums of
+    :func:`score_differences` times :obj:`scale` ``[K]``.
     """
     out: list[Tensor | None] = [None] * len(needs)
     kept = [i for i, need in enumerate(needs) if need]
@@ -358,8 +330,7 @@ def user_gradients(
         return out
     totals = [sums[i] for i in kept]
     grads = _like([tables[2 * i] for i in kept], scale.dtype)
-    dims = tuple([x.size(1) for x in totals])
-    num_rows = totals[0].size(0)
+    dims, num_rows = _widths(totals), totals[0].size(0)
     num_blocks = -(-num_rows * max(dims) // _BLOCK)
     if num_blocks > 0:
         args = tuple(totals), tuple(grads), _choose(scale, kept), dims, num_rows
@@ -379,18 +350,9 @@ def item_gradients(
     deterministic: bool = True,
 ) -> list[Tensor | None]:
     r"""Returns the gradients of the tables of items that need one: for each triplet the row of the
-    user times :math:`\sigma(-\Delta)` and a factor, added to the positive item and subtracted from
-    the negative one.
-
-    Args:
-        triplets (Triplets): The triplets, with their users.
-        scores (Tensor): The differences :math:`\Delta`, ``[K, n]``.
-        scale (Tensor): The factor of each table, ``[K]``.
-        keep (Tensor, optional): Which triplets count, ``[K, n]``.
-        tables (Sequence[Tensor]): Users and items in turn.
-        needs (Sequence[bool]): Which tables of items need a gradient.
-        deterministic (bool, optional): If set to :obj:`False`, sums may be taken in any order.
-            (default: :obj:`True`)
+    user times :math:`\sigma(-\Delta)` and the factor of the table in :obj:`scale` ``[K]``, added to
+    the positive item and subtracted from the negative one; unless :obj:`deterministic`, in any
+    order.
     """
     out: list[Tensor | None] = [None] * len(needs)
     kept = [i for i, need in enumerate(needs) if need]
@@ -456,6 +418,10 @@ def _like(
     return [x.new_empty(size, dtype=t) for x, size, t in zip(tables, sizes, types)]
 
 
+def _widths(tables: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple([x.size(1) for x in tables])
+
+
 def _sum_dtype(tables: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tables) else torch.float32
 
@@ -491,27 +457,17 @@ class _Cut:
         block_e = min(max(tile // block_d, 1), 16)
         if num_programs is None:
             num_programs = self.num + self.rowptr.numel() - 1
-        launch(
-            kernel,
-            (num_programs, len(tables) if each else 1),
-            args,
-            {
-                **constants,
-                'SEGMENT': _SEGMENT,
-                'DTYPE': _TYPES[dtype],
-                'BLOCK_E': block_e,
-                'BLOCK_D': block_d,
-            },
-            num_warps=min(max(block_d * block_e // 1024, 1), 8),
-        )
+        constants = {**constants, 'SEGMENT': _SEGMENT, 'DTYPE': _TYPES[dtype]}
+        constants |= {'BLOCK_E': block_e, 'BLOCK_D': block_d}
+        num_warps = min(max(block_d * block_e // 1024, 1), 8)
+        launch(kernel, (num_programs, len(tables) if each else 1), args, constants, num_warps)
 
     def combine(self, partials: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
         # Adds up the pieces of each row, in their order, whichever was done first.
         if self.num == 0 or len(outs) == 0:
             return
-        dims = tuple([x.size(1) for x in outs])
         size = self.num, self.rowptr.numel() - 1
-        args = (tuple(partials), tuple(outs), dims, self.rowptr, self.row, *size)
+        args = (tuple(partials), tuple(outs), _widths(outs), self.rowptr, self.row, *size)
         dtype = partials[0].dtype
         self.launch(combine_kernel, args, outs, dtype, _SUM_TILE, {}, num_programs=self.num)
 
@@ -528,21 +484,9 @@ def _sum_rows(
     cut = _Cut(rowptr, entry.numel())
     partials = cut.partials(tables, dtype)
     args = (
-        tuple(tables),
-        tuple(outs),
-        tuple(partials),
-        weights.scores,
-        weights.scale,
-        weights.keeps,
-        tuple([x.size(1) for x in tables]),
-        src,
-        entry,
-        rowptr,
-        cut.row,
-        cut.num,
-        num_rows,
-        tables[0].size(0),
-    )
+        tuple(tables), tuple(outs), tuple(partials), weights.scores, weights.scale, weights.keeps,
+        _widths(tables), src, entry, rowptr, cut.row, cut.num, num_rows, tables[0].size(0),
+    )  # fmt: skip
     cut.launch(sum_rows_kernel, args, tables, dtype, _SUM_TILE, {'HAS_KEEP': weights.has_keep})
     cut.combine(partials, outs)
     return outs
@@ -561,19 +505,8 @@ def _add_edges(
     grads = [torch.zeros_like(x, dtype=dtype) for x in items]
     cut = _Cut(rowptr, pos.numel())
     args = (
-        tuple(users),
-        tuple(grads),
-        weights.scores,
-        weights.scale,
-        weights.keeps,
-        tuple([user.size(1) for user in users]),
-        pos,
-        neg,
-        rowptr,
-        cut.row,
-        cut.num,
-        users[0].size(0),
-        items[0].size(0),
-    )
+        tuple(users), tuple(grads), weights.scores, weights.scale, weights.keeps, _widths(users),
+        pos, neg, rowptr, cut.row, cut.num, users[0].size(0), items[0].size(0),
+    )  # fmt: skip
     cut.launch(add_edges_kernel, args, users, dtype, _SUM_TILE, {'HAS_KEEP': weights.has_keep})
     return grads

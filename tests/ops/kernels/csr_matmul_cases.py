@@ -1,4 +1,4 @@
-"""The kernel of CSR products against dense references; collected by ``test_csr_matmul.py``: on CUDA
+"""The kernel of CSR products against dense references; collected by ``test_kernels.py``: on CUDA
 where there is one, else under Triton's interpreter.
 """
 

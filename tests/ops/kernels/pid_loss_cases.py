@@ -1,4 +1,4 @@
-"""The Triton kernels of the PID loss against the reference; collected by ``test_pid_loss.py``: on
+"""The Triton kernels of the PID loss against the reference; collected by ``test_kernels.py``: on
 CUDA where there is one, else under Triton's interpreter.
 """
 
