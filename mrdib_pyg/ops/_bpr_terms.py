@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrdib_pyg.ops._fixed_shapes import can_read
+from mrdib_pyg.ops._fixed_shapes import can_read, has_fixed_shapes
 from mrdib_pyg.ops.adjacency import sort_stable, to_rowptr
 from mrdib_pyg.ops.rows import rows_per_chunk
 
@@ -161,7 +161,7 @@ def _sample_scores(user: Tensor, item: Tensor, rowptr: Tensor, col: Tensor, out:
 
 def _gather_scores(user: Tensor, item: Tensor, src: Tensor, col: Tensor, out: Tensor) -> None:
     chunk = rows_per_chunk(user.size(1), user.device, _MAX_GATHERED)
-    if torch.compiler.is_compiling():
+    if has_fixed_shapes():
         chunk = max(src.numel(), 1)
     pos, neg = col[0::2], col[1::2]
     for start in range(0, src.numel(), chunk):
@@ -208,7 +208,7 @@ def blocks(triplets: SortedTriplets, num_items: int) -> Iterator[tuple[slice, sl
     # Blocks are large against the number of items: each adds to the gradients of all of them.
     num_users, num_triplets = triplets.rowptr.numel() - 1, triplets.pos.numel()
     size = max(_MAX_TRIPLETS, 2 * num_items)
-    if num_triplets <= size or torch.compiler.is_compiling():
+    if num_triplets <= size or has_fixed_shapes():
         yield slice(0, num_users), slice(0, num_triplets)
         return
     row = edge = 0

@@ -134,7 +134,7 @@ def spmm_pair(
     workspace: Workspace | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Computes :func:`spmm` of a matrix and of its transpose: on CUDA both in one launch."""
-    if _uses_kernel(x[0]) and not torch.compiler.is_compiling():
+    if _launches_kernel(x[0]):
         from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul_pair
 
         return csr_matmul_pair(
@@ -149,7 +149,7 @@ def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
     r"""Returns what products with :obj:`x` of matrices that are multiplied at once need besides
     their results, if anything, for one product after the other.
     """
-    if not _uses_kernel(x) or torch.compiler.is_compiling():
+    if not _launches_kernel(x):
         return None
     from mrdib_pyg.ops.kernels.csr_matmul import make_workspace
 
@@ -158,6 +158,11 @@ def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
 
 def _uses_kernel(x: Tensor) -> bool:
     return x.is_cuda and _WITH_TRITON
+
+
+def _launches_kernel(x: Tensor) -> bool:
+    # A compiled graph holds the kernel as an operator.
+    return _uses_kernel(x) and not torch.compiler.is_compiling()
 
 
 def _csr_matmul(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
