@@ -9,6 +9,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
 from mrdib_pyg.ops import NormalizedAdjacency, PIDLoss, pid_loss
+from mrdib_pyg.ops._fixed_shapes import fixed_shapes
 from mrdib_pyg.ops._pid_loss import pid_loss_reference
 
 sorted_index = import_module('mrdib_pyg.ops.adjacency')
@@ -144,6 +145,8 @@ def test_blocks(dense, monkeypatch):
     blocks = list(terms.blocks(triplets, items))
     assert len(blocks) > 3 and blocks[-1][0].stop == users and blocks[-1][1].stop == 900
     assert all(a.stop == b.start for x, y in zip(blocks, blocks[1:]) for a, b in zip(x, y))
+    with fixed_shapes():  # Where to cut would be read of the data.
+        assert len(list(terms.blocks(triplets, items))) == 1
     assert_same(run(pid_loss, codes, fused, src, pos, neg), expected)
 
 
