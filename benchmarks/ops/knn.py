@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.memory import in_process, peak_of
 from benchmarks.part import Part, main
-from mrdib_pyg.ops import knn_graph
+from mrdib_pyg.ops import feature_knn_graph
 
 K = 10
 
@@ -41,11 +41,11 @@ def _inputs(num_items: int, width: int, device: str) -> Tensor:
 
 def _measure(part: Part, num_items: int, width: int, case: dict[str, Any]) -> None:
     x = _inputs(num_items, width, part.device)
-    same = (knn_graph(x, K)[0] == dense_knn(x, K)[0]).all(dim=0).double().mean()
+    same = (feature_knn_graph(x, K)[0] == dense_knn(x, K)[0]).all(dim=0).double().mean()
     part.time(
         case,
         {
-            'knn_graph': lambda: knn_graph(x, K),
+            'knn_graph': lambda: feature_knn_graph(x, K),
             'dense similarity': lambda: dense_knn(x, K),
         },
         {'knn_graph': 'ours', 'dense similarity': 'baseline'},
@@ -67,7 +67,7 @@ def _memory(part: Part, num_items: int, width: int, case: dict[str, Any]) -> Non
 
 def measure_memory(method: str, num_items: int, width: int, device: str = 'cpu') -> dict[str, Any]:
     r"""The peak memory of one call; on CPU for a process of its own."""
-    fn = knn_graph if method == 'knn_graph' else dense_knn
+    fn = feature_knn_graph if method == 'knn_graph' else dense_knn
     fn(_inputs(40, width, device), K)  # what the first call loads is not counted
     x = _inputs(num_items, width, device)
     return peak_of(lambda: fn(x, K), device)

@@ -37,7 +37,7 @@ from benchmarks.ops.pid_loss import total_of
 from benchmarks.part import Part, main
 from benchmarks.timer import make_clock, summarize
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss, propagate_mean
-from mrdib_pyg.ops._pid_loss import Triplets, blocks, users_by_item
+from mrdib_pyg.ops._bpr_terms import SortedTriplets, blocks, users_by_item
 
 CHANNELS = 64
 NUM_LAYERS = 3
@@ -233,7 +233,7 @@ def _pid_loss(
         if device != 'cpu':
             return out
         out *= 2
-        triplets = Triplets(adj.rowptr, None, adj.col, neg)
+        triplets = SortedTriplets(adj.rowptr, None, adj.col, neg)
         for rows, edges in blocks(triplets, num_items):
             _, index, _ = users_by_item(triplets, rows, edges, num_items)
             out += [(user[rows], index) for user, _ in pairs]

@@ -302,11 +302,12 @@ def absolute(dataset: str) -> str:
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     r"""Returns metrics as a table for a terminal."""
+    from mrdib_pyg.evaluation import METRICS
+
     cutoffs = sorted({int(key.split('@')[1]) for row in rows.values() for key in row})
-    names = ('recall', 'ndcg', 'precision', 'map')
-    lines = [' ' * 8 + ''.join(f'{name:>11}' for name in names)]
+    lines = [' ' * 8 + ''.join(f'{name:>11}' for name in METRICS)]
     for split, row in rows.items():
         for k in cutoffs:
-            cells = ''.join(f'{row[f"{name}@{k}"]:11.4f}' for name in names)
+            cells = ''.join(f'{row[f"{name}@{k}"]:11.4f}' for name in METRICS)
             lines.append(f'{f"{split}@{k}":8}{cells}')
     return '\n'.join(lines)

@@ -23,9 +23,8 @@ from mrdib_pyg.datasets._read import (
     shown,
 )
 from mrdib_pyg.files import replacing, write_array, write_table
+from mrdib_pyg.interactions import SPLITS, TRAIN_EDGE
 
-# Name of the split and relation of its edges, for each value of `x_label`.
-SPLITS = (('train', 'rates'), ('val', 'val'), ('test', 'test'))
 #: Part of the key of cached data: what another release wrote is not looked at.
 VERSION = 3
 _KINDS = {kind.__name__: kind for kind in (Data, HeteroData)}
@@ -221,7 +220,7 @@ def _read_folder(
     data['item'].num_nodes = num_items
 
     seen: dict[str, np.ndarray] = {}
-    for value, (split, relation) in enumerate(SPLITS):
+    for value, (split, (relation, key)) in enumerate(SPLITS.items()):
         rows = label == value
         code = user[rows] * num_items + item[rows]
         if time is None:
@@ -237,10 +236,9 @@ def _read_folder(
             if both > 0:
                 notes.append(f'kept {both} pair(s) that are in both the {other} and {split} splits')
         seen[split] = code
-        key = 'edge_index' if value == 0 else 'edge_label_index'
         index = torch.from_numpy(np.stack([code // num_items, code % num_items]))
         data['user', relation, 'item'][key] = index
-    missing_users = num_users - data['user', 'rates', 'item'].edge_index[0].unique().numel()
+    missing_users = num_users - data[TRAIN_EDGE].edge_index[0].unique().numel()
     if missing_users > 0:
         notes.append(f'{missing_users} of {num_users} users have no training interaction')
     if notes:
@@ -318,8 +316,7 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
             f'them; remove them, or name another folder'
         )
     rows, times = [], []
-    for label, (_, relation) in enumerate(SPLITS):
-        key = 'edge_index' if label == 0 else 'edge_label_index'
+    for label, (relation, key) in enumerate(SPLITS.values()):
         edge = ('user', relation, 'item')
         if edge not in data.edge_types or key not in data[edge]:
             continue
@@ -373,11 +370,7 @@ def data_hash(data: HeteroData) -> str:
     """
     num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
     digest = hashlib.sha256(f'users {num_users} items {num_items}'.encode())
-    for relation, key in (
-        ('rates', 'edge_index'),
-        ('val', 'edge_label_index'),
-        ('test', 'edge_label_index'),
-    ):
+    for relation, key in SPLITS.values():
         if ('user', relation, 'item') in data.edge_types:
             index = data['user', relation, 'item'][key].to(torch.int64)
             code = index[0] * num_items + index[1]

@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 
 from mrdib_pyg.datasets._read import shown
 from mrdib_pyg.datasets.folder import InteractionFolder, array_files, data_hash, write_folder
+from mrdib_pyg.interactions import TRAIN_EDGE
 
 KINDS = ('v', 't', 'r', 's')
 BITS = 4  # of each kind
@@ -210,7 +211,7 @@ class Planted(InMemoryDataset):
                 data['item'][f'x_{name}'][without] = 0.0
                 data['item'][f'has_{name}'] = torch.ones(num_items, dtype=torch.bool)
                 data['item'][f'has_{name}'][without] = False
-        data['user', 'rates', 'item'].edge_index = _to_edges(train)
+        data[TRAIN_EDGE].edge_index = _to_edges(train)
         data['user', 'val', 'item'].edge_label_index = _to_edges(val)
         data['user', 'test', 'item'].edge_label_index = _to_edges(test)
 

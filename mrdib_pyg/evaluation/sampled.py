@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.evaluation.full_ranking import check_k, embed
-from mrdib_pyg.interactions import catalogue_size, has_train_edge, labels
+from mrdib_pyg.evaluation.full_ranking import check_k, embeddings_of
+from mrdib_pyg.interactions import has_training_edge, label_edges, num_nodes
 
 
 def evaluate_sampled(
@@ -18,16 +18,17 @@ def evaluate_sampled(
     *,
     batch_size: int = 1024,
 ) -> dict[str, float]:
-    r"""Mean reciprocal rank and hits at ``k`` of each held-out edge among sampled candidates.
+    r"""Computes the mean reciprocal rank and the hits at ``k`` of held-out edges among sampled
+    candidates.
 
     The rank of a held-out item among its own candidates is one plus the number of candidates with
     a larger score plus half the number of candidates with the same score, as in
     ``ogb.linkproppred.Evaluator`` for ``ogbl-citation2``. Hits at ``k`` is the share of edges with
     a rank of at most ``k``, MRR the mean of one over the rank.
 
-    Averages run over held-out *edges* (not users); edges of users without a training edge are
-    dropped. Sampled candidates make the task easier than the full ranking of
-    :func:`~mrdib_pyg.evaluation.evaluate` and may order models differently: use this function to
+    Averages run over held-out *edges*, not users; edges of users without a training edge are
+    dropped. Sampled candidates are an easier task than the full ranking of
+    :func:`~mrdib_pyg.evaluation.evaluate` and may order models differently. Use this function to
     compare with work that reports it.
 
     Args:
@@ -37,9 +38,9 @@ def evaluate_sampled(
         split (str): The held-out edges, ``'val'`` or ``'test'``.
         negatives (torch.Tensor): Item ids of shape ``[num_edges, num_candidates]``, one row for
             each edge of ``data['user', split, 'item'].edge_label_index``; ``-1`` is no candidate.
-        k (int or Iterable[int]): The cut-offs. (default: ``(1, 3, 10)``)
-        batch_size (int): Held-out edges scored at a time; bounds memory and has no influence on
-            the result. (default: ``1024``)
+        k (int or Iterable[int], optional): The cut-offs. (default: ``(1, 3, 10)``)
+        batch_size (int, optional): The number of held-out edges that are scored at a time. It
+            bounds memory and does not change the result. (default: ``1024``)
 
     Returns:
         ``{'mrr': float, 'hits@1': float, ...}``.
@@ -50,28 +51,23 @@ def evaluate_sampled(
             ``data``, there is nothing to evaluate, or embeddings or scores are not numbers.
     """
     if batch_size < 1:
-        raise ValueError(f"'batch_size' must be at least 1, got {batch_size}")
-    label = labels(data, split)
-    num_items = catalogue_size(data)[1]
+        raise ValueError(f"'batch_size' must be at least 1 (got {batch_size})")
+    label = label_edges(data, split)
+    num_items = num_nodes(data, 'item')
     ks = check_k(k, num_items)
     if negatives.dim() != 2 or negatives.size(0) != label.size(1) or negatives.size(1) == 0:
         raise ValueError(
-            f"'negatives' must have shape [{label.size(1)}, num_candidates], one row for each "
-            f'held-out edge of split {split!r}, got {list(negatives.shape)}'
+            f"'negatives' must have the shape [{label.size(1)}, num_candidates], one row for each "
+            f'held-out edge of split {split!r} (got {list(negatives.shape)})'
         )
     low, high = int(negatives.min()), int(negatives.max())
     if low < -1 or high >= num_items:
         raise ValueError(
-            f"'negatives' holds item id {low if low < -1 else high}, but ids must lie in "
-            f'0..{num_items - 1}, or be -1 for no candidate'
+            f"'negatives' must hold item ids in [0, {num_items}), or -1 for no candidate (got "
+            f'{low if low < -1 else high})'
         )
-    keep = has_train_edge(data, label[0])
-    if not keep.any():
-        raise ValueError(
-            f'no user with held-out edges in split {split!r} has a training edge, there is '
-            f'nothing to evaluate: check how data was split'
-        )
-    x_user, x_item = embed(model, data)
+    keep = has_training_edge(data, label, split)
+    x_user, x_item = embeddings_of(model, data)
     device = x_user.device
     label = label[:, keep].to(device)
     negatives = negatives[keep.to(negatives.device)]

@@ -12,8 +12,8 @@ Adj = Union[Tensor, SparseTensor, NormalizedAdjacency]  # noqa: UP007 (for mypy)
 
 
 class ModalityConv(nn.Module):
-    r"""The user-item graph convolution of one modality: item features are mapped to a common
-    width and, with the users' preferences for this modality, propagated as in `"LightGCN:
+    r"""The user-item graph convolution of one modality, which maps item features to a common width
+    and propagates them, with the users' preferences for the modality, as in `"LightGCN:
     Simplifying and Powering Graph Convolution Network for Recommendation"
     <https://arxiv.org/abs/2002.02126>`_,
 
@@ -29,15 +29,15 @@ class ModalityConv(nn.Module):
         out_channels (int): Size of each output row and of each user preference.
         num_layers (int, optional): The number of propagation layers :math:`L`.
             (default: :obj:`2`)
-        normalize (bool, optional): If set to :obj:`False`, the adjacency is used as it is, with
+        normalize (bool, optional): If set to :obj:`False`, the adjacency is used as given, with
             its edge weights. (default: :obj:`True`)
         bias (bool, optional): If set to :obj:`False`, the feature map has no bias.
             (default: :obj:`True`)
 
     Shapes:
         - **input:** ``(x_user [U, out_channels] or None, x_item [I, in_channels])`` with edges
-          from users to items; or node features ``[N, in_channels]`` in one id space, all of which
-          are mapped, with an undirected graph
+          from users to items; or node features ``[N, in_channels]`` in one id space, which are all
+          mapped, with an undirected graph
         - **output:** ``(x_user [U, out_channels], x_item [I, out_channels])``; or
           ``[N, out_channels]``
     """
@@ -77,15 +77,13 @@ class ModalityConv(nn.Module):
 
         Args:
             x (torch.Tensor or Tuple[torch.Tensor, torch.Tensor]): The node features. Users
-                without a preference (:obj:`None`) start at zero and take up what their items say;
-                their number is then that of the adjacency or, for a plain edge index, the largest
-                id plus one.
+                without a preference (:obj:`None`) start at zero; their number is then that of the
+                adjacency or, for a plain edge index, the largest id plus one.
             edge_index (torch.Tensor or SparseTensor or NormalizedAdjacency): The edges from users
-                to items as an edge index, an :class:`~torch_geometric.EdgeIndex`, or, as
-                elsewhere in PyG, the transposed sparse adjacency ``[I, U]`` (torch CSR, COO, CSC
-                or :class:`SparseTensor`). A prepared
-                :class:`~mrdib_pyg.ops.NormalizedAdjacency` of size ``(U, I)`` saves the
-                normalization in each call.
+                to items as an edge index, an :class:`~torch_geometric.EdgeIndex` or a sparse matrix
+                of users times items (torch COO, CSR, CSC or :class:`SparseTensor`); of a transposed
+                ``adj_t`` pass ``adj_t.t()``. A prepared
+                :class:`~mrdib_pyg.ops.NormalizedAdjacency` saves the normalization in each call.
             edge_weight (torch.Tensor, optional): One weight per edge of an edge index.
                 (default: :obj:`None`)
 
@@ -115,9 +113,8 @@ class ModalityConv(nn.Module):
         size = _size(edge_index)
         if any(known not in (None, num) for known, num in zip(size, expected)):
             raise ValueError(
-                f"the adjacency has the size {size} (users, items) but 'x' has {expected[0]} users "
-                f'and {expected[1]} items; a sparse matrix must be given transposed, with one row '
-                f'per item'
+                f"'edge_index' must be a matrix of the {expected[0]} users times the {expected[1]} "
+                f"items of 'x' (got the size {size}); of a transposed 'adj_t' pass adj_t.t()"
             )
         if isinstance(edge_index, NormalizedAdjacency):
             if edge_weight is not None:
@@ -125,7 +122,7 @@ class ModalityConv(nn.Module):
             return edge_index
         # The numbers of nodes are named because a bipartite graph may well be square.
         return NormalizedAdjacency(
-            edge_index.t() if is_sparse(edge_index) else edge_index,
+            edge_index,
             edge_weight,
             num_nodes=num_nodes,
             normalization='sym' if self.normalize else None,
@@ -143,7 +140,7 @@ def _size(adj: Adj) -> tuple[int | None, int | None]:
     if isinstance(adj, NormalizedAdjacency):
         return adj._size
     if is_sparse(adj):
-        return adj.size(1), adj.size(0)
+        return adj.size(0), adj.size(1)
     return adj.sparse_size() if isinstance(adj, EdgeIndex) else (None, None)
 
 

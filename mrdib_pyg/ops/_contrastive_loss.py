@@ -4,11 +4,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
+from mrdib_pyg.ops.rows import rows_per_chunk
 
-# Similarities that one chunk of anchors may hold: what a core's cache does.
+# Similarities that one chunk of anchors may hold on CPU: what a core's cache does.
 _MAX_SCORES = 2**18
-
-_MAX_SCORES_ACCELERATOR = 2**26
 
 
 def contrastive_loss(
@@ -26,9 +25,8 @@ def contrastive_loss(
         \tau)}{\sum_{c=1}^{B} \exp(\langle \mathbf{x}_b, \mathbf{y}_c \rangle / \tau)}
 
     of pairs that name rows of :obj:`anchor` and :obj:`candidate`. Pairs that repeat a candidate are
-    each other's negatives, as in public code, but are compared only once: the similarities are
-    those of rows, not of pairs. They, and their gradients, are computed for a chunk of anchors
-    at a time and never exist as a whole.
+    each other's negatives, as in public code, but each pair of rows is compared only once.
+    Similarities and their gradients are computed for a chunk of anchors at a time.
 
     Args:
         anchor (Tensor): The anchors. Rows that no pair names are best left out.
@@ -86,8 +84,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, x_weight, y_weight):
-        budget = _MAX_SCORES if x.device.type == 'cpu' else _MAX_SCORES_ACCELERATOR
-        chunk = max(budget // max(y.size(0), 1), 1)
+        chunk = rows_per_chunk(y.size(0), x.device, _MAX_SCORES)
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
         bias = y_weight.log()  # -inf where no pair names the candidate

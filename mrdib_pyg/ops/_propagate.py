@@ -1,3 +1,5 @@
+"""Sparse propagation: one product, and the mean of LightGCN over layers."""
+
 import importlib.util
 import warnings
 from typing import Any, overload
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops.adjacency import CSR, NormalizedAdjacency, Workspace
+from mrdib_pyg.ops.rows import rows_per_chunk
 
 _WITH_TRITON = importlib.util.find_spec('triton') is not None
 
@@ -19,10 +22,10 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     r"""Computes the sparse-dense product :math:`\hat{\mathbf{A}} \mathbf{X}`.
 
     On CPU this is a weighted sum of embedding bags; on CUDA a Triton kernel that cuts long rows
-    into pieces, or without Triton a product with a CSR matrix. The gradient with respect to
-    :obj:`x` is :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; the one with respect to the edge weights
-    never holds more than a bounded chunk of gathered rows. On CPU and in the kernel, which adds the
-    pieces of a row in their order, results are the same bits in every run.
+    into pieces, or without Triton a product with a CSR matrix. The gradient of :obj:`x` is
+    :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; that of the edge weights gathers rows in chunks of
+    bounded size. On CPU and in the kernel, which adds the pieces of a row in their order, results
+    are the same bits in every run.
 
     Args:
         x (Tensor): The node features.
@@ -36,18 +39,8 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
         TypeError: If :obj:`adj` is not prepared or :obj:`x` is not floating point.
         ValueError: If :obj:`x` does not have one row for each column of :obj:`adj`.
     """
-    if not isinstance(adj, NormalizedAdjacency):
-        raise TypeError(
-            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
-            f'NormalizedAdjacency(edge_index, num_nodes=...)'
-        )
-    if x.dim() != 2 or x.size(0) != adj.size(1):
-        raise ValueError(
-            f"'x' must have the shape [{adj.size(1)}, channels], one row for each column of "
-            f'{adj} (got {list(x.shape)}); adj.t() propagates in the other direction'
-        )
-    if not x.is_floating_point():
-        raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
+    _check_adj(adj)
+    _check_features(x, adj._size[1], adj, 'adj.t() propagates in the other direction')
     csr, csr_t = adj._csr, adj._csr_t
     value, arrays = csr_arrays(csr, x)
     if csr is csr_t:  # No tensor twice: torch.compile does not trace that.
@@ -101,13 +94,8 @@ def spmm(
     r"""Computes :math:`\mathbf{A} \mathbf{X}`, or with an addend
     :math:`(1 - w) \mathbf{A} \mathbf{X} + w \mathbf{B}`, without a gradient.
 
-    Args:
-        arrays (tuple[Tensor, ...]): The values, then the indices of :func:`csr_arrays`.
-        x (Tensor): The dense matrix.
-        addend (Tensor, optional): The matrix :math:`\mathbf{B}`. (default: :obj:`None`)
-        weight (float, optional): Its weight :math:`w`. (default: :obj:`0.0`)
-        workspace (Tuple[Tensor, Tensor], optional): What :func:`make_workspace` returned for the
-            matrix. (default: :obj:`None`)
+    :obj:`arrays` are the values and the indices of :func:`csr_arrays`, the workspace that of
+    :func:`make_workspace`.
     """
     value, rowptr, col, *pieces = arrays
     if _uses_kernel(x):
@@ -145,18 +133,8 @@ def spmm_pair(
     weight: float = 0.0,
     workspace: Workspace | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Computes :func:`spmm` of a matrix and of its transpose: on CUDA both in one launch.
-
-    Args:
-        arrays (tuple[Tensor, ...]): Values and indices of the matrix.
-        arrays_t (tuple[Tensor, ...]): Those of its transpose.
-        x (Tuple[Tensor, Tensor]): What each is multiplied with.
-        addend (Tuple[Tensor, Tensor], optional): What is added to each. (default: :obj:`None`)
-        weight (float, optional): The weight of both. (default: :obj:`0.0`)
-        workspace (Tuple[Tensor, Tensor], optional): What :func:`make_workspace` returned for both
-            matrices. (default: :obj:`None`)
-    """
-    if _uses_kernel(x[0]) and not torch.compiler.is_compiling():
+    r"""Computes :func:`spmm` of a matrix and of its transpose: on CUDA both in one launch."""
+    if _launches_kernel(x[0]):
         from mrdib_pyg.ops.kernels.csr_matmul import csr_matmul_pair
 
         return csr_matmul_pair(
@@ -168,14 +146,10 @@ def spmm_pair(
 
 
 def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
-    r"""Returns what products of these matrices, one after the other, need besides their results,
-    if anything.
-
-    Args:
-        x (Tensor): What they are multiplied with.
-        *arrays (tuple[Tensor, ...]): The arrays of the matrices that are multiplied at once.
+    r"""Returns what products with :obj:`x` of matrices that are multiplied at once need besides
+    their results, if anything, for one product after the other.
     """
-    if not _uses_kernel(x) or torch.compiler.is_compiling():
+    if not _launches_kernel(x):
         return None
     from mrdib_pyg.ops.kernels.csr_matmul import make_workspace
 
@@ -184,6 +158,11 @@ def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
 
 def _uses_kernel(x: Tensor) -> bool:
     return x.is_cuda and _WITH_TRITON
+
+
+def _launches_kernel(x: Tensor) -> bool:
+    # A compiled graph holds the kernel as an operator.
+    return _uses_kernel(x) and not torch.compiler.is_compiling()
 
 
 def _csr_matmul(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
@@ -197,7 +176,7 @@ def _csr_matmul(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor
 def _sampled_product(rowptr: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
     # <left[row], right[col]> for each entry of the matrix.
     row = torch.repeat_interleave(rowptr.diff())
-    chunk = max(_MAX_GATHERED // max(left.size(1), 1), 1)
+    chunk = rows_per_chunk(left.size(1), left.device, _MAX_GATHERED)
     out = left.new_empty(col.numel())
     for start in range(0, col.numel(), chunk):
         part = slice(start, start + chunk)
@@ -235,8 +214,8 @@ def propagate_mean(
     .. math::
         \mathbf{h}_l = \frac{1}{l+1} \mathbf{x} + \frac{l}{l+1} \hat{A} \mathbf{h}_{l-1}
 
-    Each product takes one more pass over the rows (on CUDA none), no layer is kept, and nothing is
-    saved for the gradient, which is the same sum over the powers of :math:`\hat{A}^{\top}`.
+    No layer is kept and nothing is saved for the gradient, which is the same sum over the powers of
+    :math:`\hat{A}^{\top}`.
 
     Args:
         x (torch.Tensor or Tuple[torch.Tensor, torch.Tensor]): Node rows ``[N, C]`` for a square
@@ -245,12 +224,15 @@ def propagate_mean(
             :math:`(\hat{A} x_{col}, \hat{A}^\top x_{row})`.
         adj (NormalizedAdjacency): The prepared adjacency.
         num_layers (int): The number of layers :math:`L`; 0 returns :obj:`x`.
-        rows (Tuple[torch.Tensor, torch.Tensor], optional): For a bipartite adjacency, the indices
-            of the rows of both sides to return: the mean is taken of these alone.
-            (default: :obj:`None`, all)
+        rows (Tuple[torch.Tensor, torch.Tensor], optional): For a bipartite adjacency, the ids of
+            the rows of each side to return, in this order; repeated ones are returned repeatedly.
+            The last layer, and the first of the gradient, are then computed for these rows alone
+            where they are few, and no gradient table is made per layer. (default: :obj:`None`,
+            all rows)
 
     Returns:
-        torch.Tensor or Tuple[torch.Tensor, torch.Tensor]: In the form of :obj:`x`.
+        torch.Tensor or Tuple[torch.Tensor, torch.Tensor]: In the form of :obj:`x`; with
+        :obj:`rows` the tables of these rows.
 
     Raises:
         TypeError: If :obj:`adj` is not prepared or :obj:`x` is not floating point.
@@ -292,8 +274,8 @@ def mean_of_rows(
     num_layers: int,
     rows: tuple[Tensor, Tensor],
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    r"""Returns some rows of :func:`propagate_mean`, and the same rows of :obj:`x`: a loss that
-    reads both has one gradient table, not two that are added.
+    r"""Returns some rows of :func:`propagate_mean` and the same rows of :obj:`x`, so that a loss
+    that reads both has one gradient table instead of two that are added.
     """
     if num_layers == 0:
         out = _take(x, rows)
@@ -447,12 +429,8 @@ def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):
 
 
 def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
-    if not isinstance(adj, NormalizedAdjacency):
-        raise TypeError(
-            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
-            f'NormalizedAdjacency(edge_index, num_nodes=...)'
-        )
-    rows, cols = adj.size(0), adj.size(1)
+    _check_adj(adj)
+    rows, cols = adj._size
     if isinstance(x, Tensor) and rows != cols:
         raise ValueError(
             f"'x' must be a pair (x_row, x_col) for the bipartite {adj} (got a tensor of shape "
@@ -460,17 +438,29 @@ def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
         )
     parts = [x] if isinstance(x, Tensor) else list(x)
     for part, size in zip(parts, (rows, cols)):
-        if not part.is_floating_point():
-            raise TypeError(f"'x' must be floating point (got {part.dtype}); call x.float()")
-        if part.dim() != 2 or part.size(0) != size:
-            raise ValueError(
-                f"'x' must have the shape [{size}, channels] to go with {adj} (got "
-                f'{list(part.shape)})'
-            )
+        _check_features(part, size, adj)
     if parts[0].size(1) != parts[-1].size(1):
         raise ValueError(
             f"'x' must have as many channels for rows as for columns (got {parts[0].size(1)} and "
             f'{parts[-1].size(1)})'
+        )
+
+
+def _check_adj(adj: NormalizedAdjacency) -> None:
+    if not isinstance(adj, NormalizedAdjacency):
+        raise TypeError(
+            f"'adj' must be a NormalizedAdjacency (got {type(adj).__name__}); build it once with "
+            f'NormalizedAdjacency(edge_index, num_nodes=...)'
+        )
+
+
+def _check_features(x: Tensor, size: int, adj: NormalizedAdjacency, hint: str = '') -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
+    if x.dim() != 2 or x.size(0) != size:
+        raise ValueError(
+            f"'x' must have the shape [{size}, channels] to go with {adj} (got {list(x.shape)})"
+            + (f'; {hint}' if hint else '')
         )
 
 

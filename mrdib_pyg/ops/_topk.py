@@ -1,11 +1,12 @@
 import torch
 from torch import Tensor
 
-# Scores that one chunk of users may hold: 4 MiB in float32 on CPU, so that they stay in its cache,
-# 256 MiB elsewhere. A matrix product of fewer users than that is slow whatever the cache.
-_MAX_SCORES, _MIN_USERS = {'cpu': 2**20}, 32
+from mrdib_pyg.interactions import check_pairs
+from mrdib_pyg.ops.rows import rows_per_chunk
 
-_MAX_SCORES_ACCELERATOR = 2**26
+# Scores that one chunk of users may hold on CPU: 4 MiB in float32, so that they stay in its cache.
+# A matrix product of fewer users than the minimum is slow whatever the cache.
+_MAX_SCORES, _MIN_USERS = 2**20, 32
 
 _BLOCK = 32  # items
 
@@ -24,8 +25,8 @@ def masked_topk(
 ) -> tuple[Tensor, Tensor]:
     r"""Computes the exact top-:math:`k` items of each user by inner product, some pairs left out.
 
-    Users are scored in chunks, so that the scores of all pairs never exist at a time. Among
-    equal scores the item of lower id comes first, also where the :math:`k`-th place is shared.
+    Users are scored in chunks. Among equal scores the item of lower id comes first, also where the
+    :math:`k`-th place is shared.
 
     Args:
         user (Tensor): The user embeddings.
@@ -74,15 +75,14 @@ def topk_of_padded(
     mask: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""As :func:`masked_topk`, of what :func:`pad_items` gives: a table that is searched again and
-    again is not copied every time.
+    r"""Computes :func:`masked_topk` of what :func:`pad_items` returned, so that a table that is
+    searched repeatedly is copied once.
     """
     num_users = user.size(0)
     if not 1 <= k <= num_items:
         raise ValueError(f"'k' must be between 1 and the {num_items} items (got {k})")
     if chunk_size is None:
-        budget = _MAX_SCORES.get(user.device.type, _MAX_SCORES_ACCELERATOR)
-        chunk_size = max(budget // num_items, _MIN_USERS)
+        chunk_size = max(rows_per_chunk(num_items, user.device, _MAX_SCORES), _MIN_USERS)
     elif chunk_size < 1:
         raise ValueError(f"'chunk_size' must be at least 1 (got {chunk_size})")
     chunk_size = min(chunk_size, max(num_users, 1))
@@ -162,28 +162,13 @@ def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:
     return keep.nonzero()[:, 1].view(-1, k)
 
 
-def check_mask(mask: Tensor, num_rows: int, num_items: int) -> None:
-    r"""Raises :class:`ValueError` unless a mask holds pairs of a row and an item that exist."""
-    if mask.dim() != 2 or mask.size(0) != 2 or mask.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"'mask' must hold integer pairs of the shape [2, n] (got {mask.dtype} of the shape "
-            f'{list(mask.shape)})'
-        )
-    for name, ids, bound in (('row', mask[0], num_rows), ('item', mask[1], num_items)):
-        if ids.numel() > 0 and (int(ids.min()) < 0 or int(ids.max()) >= bound):
-            raise ValueError(
-                f"'mask' has {name} ids from {int(ids.min())} to {int(ids.max())}, but only 0 to "
-                f'{bound - 1} exist'
-            )
-
-
 def _sort_mask(
     mask: Tensor | None, user: Tensor, num_items: int, chunk_size: int
 ) -> tuple[Tensor, Tensor, list[int]]:
     # The pairs by row, and where those of each chunk begin and end.
     if mask is None:
         mask = user.new_empty(2, 0, dtype=torch.long)
-    check_mask(mask, user.size(0), num_items)
+    check_pairs("'mask'", mask, (user.size(0), num_items), ('row', 'item'))
     row, col = mask[0].long(), mask[1].long()
     if bool((row.diff() < 0).any()):
         row, perm = row.sort()

@@ -1,4 +1,4 @@
-"""Indices of rows in sorted order, and where each row begins among them."""
+"""Sparse matrices: sorted indices, any PyG adjacency as COO, CSR, and the normalized adjacency."""
 
 from typing import Any
 
@@ -10,6 +10,9 @@ from torch_geometric import EdgeIndex
 from torch_geometric.index import index2ptr
 from torch_geometric.typing import Adj, SparseTensor
 
+from mrdib_pyg.interactions import is_coalesced
+from mrdib_pyg.ops._fixed_shapes import can_read
+
 # The most indices that NumPy sorts faster than torch.
 _MAX_RADIX = 2**16
 
@@ -20,9 +23,9 @@ def bound(index: Tensor, num_rows: int) -> Tensor:
 
 
 def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    r"""Sorts indices of rows; returns them and their former places. Equal ones keep their order."""
+    r"""Sorts indices of rows, equal ones in their order; returns them and their former places."""
     is_small = index.numel() <= _MAX_RADIX and num_rows < 2**32
-    if index.device.type != 'cpu' or torch.compiler.is_compiling() or not is_small:
+    if not (can_read(index) and is_small):
         out, perm = (index.int() if num_rows < 2**31 else index).sort(stable=True)
         return out.to(index.dtype), perm
     # Branches that cannot be predicted make short sorts slow. NumPy sorts 16-bit integers by
@@ -37,7 +40,7 @@ def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
 
 def to_rowptr(index: Tensor, num_rows: int) -> Tensor:
     r"""Returns where each row begins among sorted indices, ``[num_rows + 1]``, in their type."""
-    if index.device.type == 'cpu' and not torch.compiler.is_compiling():
+    if can_read(index):
         return index2ptr(index, num_rows)
     # Not confused by an index out of range, which is not looked for on an accelerator.
     first = torch.arange(num_rows + 1, dtype=index.dtype, device=index.device)
@@ -49,22 +52,10 @@ def to_coo(
     edge_weight: Tensor | None = None,
     num_nodes: int | tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int], bool]:
-    r"""Reads any PyG adjacency.
+    r"""Reads any PyG adjacency, as :class:`NormalizedAdjacency` takes it.
 
-    Args:
-        adj (Tensor, EdgeIndex or SparseTensor): Edge indices, or a sparse matrix.
-        edge_weight (Tensor, optional): The weight of each edge, only with edge indices.
-            (default: :obj:`None`)
-        num_nodes (int or tuple[int, int], optional): The number of nodes, or the numbers of rows
-            and columns of a bipartite matrix. (default: :obj:`None`)
-
-    Returns:
-        tuple: Row and column of each entry, of the integer type they came in; the weights, or
-        :obj:`None` for ones; the size; and whether rows and columns are different kinds of nodes.
-
-    Raises:
-        TypeError: If :obj:`adj` or the indices are of an unsupported type.
-        ValueError: If shapes, ids, sizes or weights are inconsistent.
+    Returns row and column of each entry, of the integer type they came in; the weights, or
+    :obj:`None` for ones; the size; and whether rows and columns are different kinds of nodes.
     """
     size: tuple[int | None, int | None] = (None, None)
     value: Tensor | None = None
@@ -284,16 +275,13 @@ class CSR:
 
 
 def _takes_scipy(value: Tensor) -> bool:
-    is_plain = value.device.type == 'cpu' and not torch.compiler.is_compiling()
-    return is_plain and value.dtype in (torch.float32, torch.float64) and not value.requires_grad
+    has_type = value.dtype in (torch.float32, torch.float64)
+    return can_read(value) and has_type and not value.requires_grad
 
 
 def piece_length(num_entries: int) -> int:
-    r"""Returns the most entries of a row that one program of the CUDA kernel sums; longer rows are
-    cut. With short pieces the longest rows are done sooner, with long ones fewer sums are added up.
-
-    Args:
-        num_entries (int): The number of entries of the matrix.
+    r"""Returns the most entries of a row that one program of the CUDA kernel sums. Short pieces end
+    the longest rows sooner, long ones leave fewer sums to add up.
     """
     return 128 if num_entries < _MAX_SMALL else 512
 
@@ -301,15 +289,9 @@ def piece_length(num_entries: int) -> int:
 def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Cuts the rows of more than :obj:`length` entries into pieces.
 
-    Args:
-        rowptr (Tensor): The start of each row, and the end of the last.
-        length (int): The most entries of a piece, see :func:`piece_length`.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: The cut rows in increasing order; where the
-        pieces of each begin in the three lists that follow, and where those of the last end; the
-        first entry of each piece; the end of each piece; which of the cut rows it is a piece of.
-        All in the data type of :obj:`rowptr`.
+    Returns the cut rows in increasing order; where the pieces of each begin in the three lists that
+    follow, and where those of the last end; the first entry of each piece; the end of each piece;
+    and which of the cut rows it is a piece of.
     """
     row = (rowptr.diff() > length).nonzero().view(-1)
     start, end = rowptr[row], rowptr[row + 1]
@@ -339,12 +321,13 @@ class NormalizedAdjacency:
     :math:`\mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2}`. Rows and columns without an entry
     stay zero, self-loops are not added, and repeated edges are summed.
 
-    All layouts follow the matrix convention: the edge :obj:`(edge_index[0], edge_index[1])` is
-    the entry :obj:`(row, column)`, and a sparse matrix is taken as it is.
+    All layouts follow the matrix convention, users times items in a bipartite graph: the edge
+    :obj:`(edge_index[0], edge_index[1])` is the entry :obj:`(row, column)`, and a sparse matrix is
+    taken as given. Of a transposed ``adj_t`` pass ``adj_t.t()``.
 
     Where the weights need no gradient, a symmetric matrix is recognized at construction and its
     arrays serve the backward pass as well. Where they do, :attr:`value` is differentiable with
-    respect to them, and the adjacency is to be built anew for each backward pass.
+    respect to them; build the adjacency anew for each backward pass.
 
     Indices are kept as :obj:`int32` where they fit, which halves their memory;
     :meth:`to_edge_index` gives them as PyG takes them.
@@ -499,7 +482,7 @@ def _coalesce(
     row: Tensor, col: Tensor, weight: Tensor | None, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     # Entries sorted by row and column, the repeated ones summed.
-    if _is_coalesced(row, col):
+    if is_coalesced(row, col):
         return row, col, weight
     code = row.long() * size[1]
     code += col
@@ -521,15 +504,6 @@ def _coalesce(
     del repeated
     row = code.div(max(size[1], 1), rounding_mode='floor')
     return row, code.sub_(row, alpha=size[1]), weight
-
-
-def _is_coalesced(row: Tensor, col: Tensor) -> bool:
-    # Without the codes that the sort needs: they are as large as the edge indices.
-    if bool((row[1:] < row[:-1]).any()):
-        return False
-    rising = col[1:] > col[:-1]
-    rising |= row[1:] > row[:-1]
-    return bool(rising.all())
 
 
 def _normalize(

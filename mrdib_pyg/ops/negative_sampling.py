@@ -1,6 +1,8 @@
 import torch
 from torch import Tensor
 
+from mrdib_pyg.interactions import check_pairs
+
 # Rounds of draw-and-reject before the rows left over are solved by listing their items.
 _MAX_ROUNDS = 16
 # Pairs of user and candidate that this listing may hold at a time.
@@ -22,19 +24,10 @@ def encode_edges(edge_index: Tensor, num_items: int) -> Tensor:
     Raises:
         ValueError: If the shape is another or an id is negative or out of range.
     """
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"'edge_index' must have the shape [2, num_edges] (got {list(edge_index.shape)})"
-        )
-    _check_ids('edge_index', edge_index)
+    check_pairs("'edge_index'", edge_index, (None, num_items))
     user, item = edge_index[0].long(), edge_index[1].long()
-    if user.numel() > 0 and (int(user.min()) < 0 or int(item.min()) < 0):
-        raise ValueError("'edge_index' must not hold negative ids")
-    if item.numel() > 0 and int(item.max()) >= num_items:
-        raise ValueError(
-            f"'edge_index' has the item {int(item.max())}, but 'num_items' is {num_items}"
-        )
-    return (user * num_items + item).sort().values
+    code = user * num_items + item
+    return code if bool((code[1:] >= code[:-1]).all()) else code.sort().values
 
 
 @torch.no_grad()
@@ -48,9 +41,9 @@ def sample_negatives(
 ) -> Tensor:
     r"""Draws for each user an item it has no edge to, uniformly and exactly.
 
-    Items are drawn for all users at once and those that hit an edge (a binary search in
-    :obj:`codes`) are drawn again. What is left after a bounded number of rounds, users of almost
-    everything, is drawn from the list of what remains to them: the distribution is the same.
+    Items are drawn for all users at once, and those that hit an edge (a binary search in
+    :obj:`codes`) are drawn again. Users of almost all items are left after a bounded number of
+    rounds; theirs are drawn from the list of the remaining items, with the same distribution.
 
     Args:
         user (Tensor): The users, repeated as often as a negative is needed.

@@ -1,3 +1,5 @@
+"""Rows of matrices: how many at a time, some of them through a linear map, unit norm."""
+
 from collections.abc import Iterator
 
 import torch
@@ -5,16 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mrdib_pyg.ops._fixed_shapes import can_read
+
 # Entries of gathered rows that one chunk may hold: 2 MiB in float32.
 _MAX_GATHERED = 2**19
+
+# Entries that one chunk may hold on an accelerator, whatever they are: 256 MiB in float32.
+_MAX_ON_ACCELERATOR = 2**26
+
+
+def rows_per_chunk(width: int, device: torch.device, on_cpu: int) -> int:
+    r"""Returns how many rows of a width may be computed at a time.
+
+    Args:
+        width (int): The entries of a row.
+        device (torch.device): Where they are computed.
+        on_cpu (int): The most entries on CPU, where caches decide.
+    """
+    budget = on_cpu if device.type == 'cpu' else _MAX_ON_ACCELERATOR
+    return max(budget // max(width, 1), 1)
 
 
 def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     r"""Computes :math:`\mathbf{X}_{rows} \mathbf{W}^{\top}`, a linear map of some rows of a wide
     matrix.
 
-    On CPU the rows are gathered a chunk at a time into one small buffer, in the backward pass
-    again: allocating all of them would take longer than copying them.
+    On CPU the rows are gathered chunk by chunk into one small buffer, and again in the backward
+    pass: allocating all of them would take longer than copying them.
 
     Args:
         x (Tensor): The matrix.
@@ -25,8 +44,7 @@ def linear_rows(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         - **input:** matrix :math:`(N, F)`, ids :math:`(n)`, weight :math:`(C, F)`
         - **output:** :math:`(n, C)`
     """
-    is_plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
-    if x.device.type != 'cpu' or is_plain:
+    if not can_read(x) or torch.is_autocast_enabled(x.device.type):
         return F.linear(F.embedding(rows, x), weight)
     return _LinearRows.apply(x, rows, weight)
 
@@ -57,17 +75,18 @@ class _LinearRows(torch.autograd.Function):
 
 
 def _parts(x: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    size = max(_MAX_GATHERED // max(x.size(1), 1), 1)
+    size = rows_per_chunk(x.size(1), x.device, _MAX_GATHERED)
     for start in range(0, rows.numel(), size):
         part = slice(start, start + size)
         yield part, rows[part]
 
 
 def _chunks(x: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    size = max(_MAX_GATHERED // max(x.size(1), 1), 1)
-    buffer = x.detach().new_empty(min(size, rows.numel()), x.size(1))
+    x, buffer = x.detach(), None
     for part, ids in _parts(x, rows):
-        yield part, torch.index_select(x.detach(), 0, ids, out=buffer[: ids.numel()])
+        if buffer is None:
+            buffer = x.new_empty(ids.numel(), x.size(1))
+        yield part, torch.index_select(x, 0, ids, out=buffer[: ids.numel()])
 
 
 # Norms that the squares and the epsilon of `F.normalize` can deal with, in single precision.
@@ -75,10 +94,10 @@ _SMALLEST, _LARGEST = 1e-9, 1e15
 
 
 def normalize_rows(x: Tensor) -> Tensor:
-    r"""Scales each row to unit Euclidean norm, whatever its scale; a row of zeros stays.
+    r"""Scales each row to unit Euclidean norm; a row of zeros stays.
 
-    As :func:`torch.nn.functional.normalize`, which leaves very small rows small and takes the norm
-    of very large ones for infinite.
+    Unlike :func:`torch.nn.functional.normalize`, it also does so for rows whose norm is so small or
+    so large that its square is no number.
     """
     if x.numel() == 0:
         return x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.interactions import catalogue_size
+from mrdib_pyg.interactions import num_nodes
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.pid._decompose import (
     atoms,
@@ -225,4 +225,4 @@ def _check(
             "split='test'"
         )
     names = [groups] if isinstance(groups, str) else groups
-    return ways, item_groups(data, names, catalogue_size(data)[1])
+    return ways, item_groups(data, names, num_nodes(data, 'item'))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.evaluation import held_out_edges
-from mrdib_pyg.interactions import catalogue_size, train_edges
+from mrdib_pyg.interactions import num_nodes, training_edges
 from mrdib_pyg.ops import encode_edges, sample_negatives
 
 NEGATIVES = ('uniform', 'popularity')
@@ -60,9 +60,9 @@ def sample_pairs(
     """
     if negatives not in NEGATIVES:
         raise ValueError(f"'negatives' must be one of {list(NEGATIVES)} (got {negatives!r})")
-    num_items = catalogue_size(data)[1]
+    num_items = num_nodes(data, 'item')
     user, item = held_out_edges(data, split).cpu()
-    known = [train_edges(data).cpu()]
+    known = [training_edges(data).cpu()]
     for edge_type in data.edge_types:
         if edge_type[::2] == ('user', 'item') and 'edge_label_index' in data[edge_type]:
             known.append(data[edge_type].edge_label_index.cpu())
@@ -146,7 +146,7 @@ def item_groups(
 
 
 def _tenth(data: HeteroData, num_items: int) -> Tensor:
-    count = torch.bincount(train_edges(data)[1].cpu(), minlength=num_items)
+    count = torch.bincount(training_edges(data)[1].cpu(), minlength=num_items)
     rank = torch.searchsorted(count.sort().values, count)
     return 1 + 10 * rank // num_items
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mrdib_pyg.datasets import Planted
+from mrdib_pyg.interactions import SPLITS
 from mrdib_pyg.pid._decompose import atoms
 
 KINDS = ('v', 't', 'r', 's')
@@ -63,8 +64,7 @@ class PlantedGenerator:
 
     def __init__(self, dataset: Planted) -> None:
         data = dataset[0]
-        splits = ('rates', 'edge_index'), ('val', 'edge_label_index'), ('test', 'edge_label_index')
-        num_edges = sum(data['user', name, 'item'][key].size(1) for name, key in splits)
+        num_edges = sum(data['user', name, 'item'][key].size(1) for name, key in SPLITS.values())
         self.num_users = int(data['user'].num_nodes)
         self.share = num_edges / self.num_users / int(data['item'].num_nodes)
         self.kinds = [kind for kind in KINDS if dataset.weights[kind] != 0]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.charts import series
 from mrdib_pyg.report.model_facts import Facts, Source, Width
@@ -476,7 +477,7 @@ def recommendations_section(
 
 def _table(groups: Sequence[Group], facts: Mapping[int, Facts], source: Source, user: int) -> Table:
     popularity = torch.bincount(
-        source.data['user', 'rates', 'item'].edge_index[1],
+        source.data[TRAIN_EDGE].edge_index[1],
         minlength=int(source.data['item'].num_nodes),
     )
     ranked = [facts[group.number].recommendations.get(user, []) for group in groups]
@@ -520,7 +521,7 @@ def _signed(x: float) -> Cell:
 
 
 def _history(source: Source, user: int) -> str:
-    train = source.data['user', 'rates', 'item'].edge_index
+    train = source.data[TRAIN_EDGE].edge_index
     items = train[1, train[0] == user].unique().tolist()
     words = f'{len(items):,} training {"item" if len(items) == 1 else "items"}'
     if items:

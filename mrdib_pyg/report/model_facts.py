@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import DATASETS, IdMap, load_dataset
+from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.bottleneck import Posterior
 from mrdib_pyg.nn.models import Recommender
@@ -204,7 +205,7 @@ def choose_users(source: Source, wanted: Sequence[str] | None, number: int, seed
     """
     num_users = int(source.data['user'].num_nodes)
     if wanted is None:
-        seen = source.data['user', 'rates', 'item'].edge_index[0].unique()
+        seen = source.data[TRAIN_EDGE].edge_index[0].unique()
         held_out = _held_out(source.data)[0].unique()
         candidates = held_out[torch.isin(held_out, seen)]
         candidates = seen if candidates.numel() == 0 else candidates
@@ -268,7 +269,7 @@ def look_into(
         widths.append(_width('fused', fused, torch.ones(model.num_items, dtype=torch.bool)))
     recommendations = _recommend(model, source.data, users, k)
     explanations, unexplained = explain(model, source, recommendations, NUM_EXPLAINED)
-    edges = source.data['user', 'rates', 'item'].edge_index
+    edges = source.data[TRAIN_EDGE].edge_index
     counts = {
         'users': model.num_users,
         'items': model.num_items,
@@ -341,7 +342,7 @@ def _map(
             2, perplexity=perplexity, init='pca', learning_rate='auto', random_state=seed
         ).fit_transform(x / scale)
     users = torch.bincount(
-        source.data['user', 'rates', 'item'].edge_index[1],
+        source.data[TRAIN_EDGE].edge_index[1],
         minlength=int(source.data['item'].num_nodes),
     )
     rows = []

@@ -17,6 +17,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.files import atomic_folder
+from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.training._run import provenance
 
@@ -298,9 +299,7 @@ def _write(
 
 def _graph(data: HeteroData) -> dict[str, Any]:
     graph: dict[str, Any] = {
-        'edge_index_dict': {
-            ('user', 'rates', 'item'): data['user', 'rates', 'item'].edge_index.cpu().numpy()
-        },
+        'edge_index_dict': {TRAIN_EDGE: data[TRAIN_EDGE].edge_index.cpu().numpy()},
         'num_nodes_dict': {kind: int(data[kind].num_nodes) for kind in ('user', 'item')},
     }
     for key, x in data['item'].items():
@@ -313,7 +312,7 @@ def _graph(data: HeteroData) -> dict[str, Any]:
 
 
 def _splits(data: HeteroData) -> dict[str, Any]:
-    index = {'train': data['user', 'rates', 'item'].edge_index}
+    index = {'train': data[TRAIN_EDGE].edge_index}
     for name, relation in (('valid', 'val'), ('test', 'test')):
         edge = ('user', relation, 'item')
         empty = index['train'][:, :0]

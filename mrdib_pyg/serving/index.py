@@ -9,8 +9,9 @@ from torch import Tensor
 from torch_geometric.nn.pool.knn import KNNIndex
 
 from mrdib_pyg.files import atomic_file
+from mrdib_pyg.interactions import check_pairs
 from mrdib_pyg.ops import masked_topk
-from mrdib_pyg.ops._topk import check_mask, pad_items, topk_of_padded
+from mrdib_pyg.ops._topk import pad_items, topk_of_padded
 from mrdib_pyg.serving.export import require, save_tensors
 
 
@@ -197,7 +198,7 @@ class ItemIndex:
         if not bool(query.isfinite().all()):
             raise ValueError("'query' holds NaN or infinity; check the embeddings")
         if mask is not None:
-            check_mask(mask, query.size(0), self.numel)
+            check_pairs("'mask'", mask, (query.size(0), self.numel), ('row', 'item'))
             mask = mask if mask.numel() > 0 else None
         out = self._cells.search(query.contiguous(), k, None if mask is None else mask.long())
         score, index = out.score, out.index

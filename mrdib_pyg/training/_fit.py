@@ -13,7 +13,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 from tqdm import tqdm
 
-from mrdib_pyg.evaluation import evaluate, held_out_edges
+from mrdib_pyg.evaluation import METRICS, evaluate, held_out_edges
+from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
 from mrdib_pyg.nn.models._drop_modalities import check_ratio
 from mrdib_pyg.ops import sample_negatives
@@ -50,8 +51,6 @@ def epoch_generator(
     generator.manual_seed((int(state[0]) << 31) ^ int(state[1]))
     return generator
 
-
-METRICS = ('recall', 'ndcg', 'precision', 'map')
 
 SHUFFLE, NEGATIVES, GRAPH, NOISE = range(4)  # streams of random numbers within an epoch
 
@@ -177,7 +176,7 @@ def fit(
     if modality_dropout > 0:  # without it, runs of older versions can be continued
         settings['modality_dropout'] = float(modality_dropout)
     run = RunState(model, data, settings, out)
-    if not _same_edges(run.edge_index.cpu(), data['user', 'rates', 'item'].edge_index.cpu()):
+    if not _same_edges(run.edge_index.cpu(), data[TRAIN_EDGE].edge_index.cpu()):
         raise ValueError("'data' has other training edges than the data 'model' was built from")
     if run.codes.numel() == run.edge_index[0].unique().numel() * run.candidates.numel():
         raise ValueError(

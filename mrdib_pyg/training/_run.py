@@ -16,7 +16,7 @@ from torch_geometric.data import HeteroData
 
 import mrdib_pyg
 from mrdib_pyg.datasets import data_hash
-from mrdib_pyg.evaluation import average, evaluate
+from mrdib_pyg.evaluation import average_metrics, evaluate
 from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import Recommender, find_model
 from mrdib_pyg.nn.models.recommender import check_values
@@ -164,7 +164,7 @@ def run(
     for split in ('val', 'test') if test else ('val',):
         if num_held_out(data, split) > 0:
             users = evaluate(net, data, split, k=cutoffs, per_user=True)
-            results[split] = average(users)
+            results[split] = average_metrics(users)
     if out is not None:
         text = json.dumps(results, indent=2) + '\n'
         write_atomic(Path(out) / 'results.json', text.encode())

@@ -1,4 +1,4 @@
-"""What the transforms read of a data set: features, masks of what is missing, edges."""
+"""Graphs of items and of users as transforms, and the pruning of training edges."""
 
 import hashlib
 import math
@@ -11,30 +11,37 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.data.storage import EdgeStorage
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
 
+from mrdib_pyg.interactions import (
+    TRAIN_EDGE,
+    modalities_of,
+    modality_mask,
+    num_nodes,
+    training_edges,
+)
 from mrdib_pyg.ops import (
     NormalizedAdjacency,
     cooccurrence_graph,
     edge_cosine,
+    feature_knn_graph,
     interest_counts,
-    knn_graph,
     prune_edges,
     second_order_edges,
 )
-from mrdib_pyg.ops.rows import normalize_rows
+from mrdib_pyg.ops.item_graphs import MAX_SCORES, WEIGHTINGS
+from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
-EDGE = ('user', 'rates', 'item')
 
-
-def modalities_of(data: HeteroData, modality: None | str | Sequence[str]) -> list[str]:
+def chosen_modalities(data: HeteroData, modality: None | str | Sequence[str] = None) -> list[str]:
     r"""Returns the modalities asked for, or all that the items have.
 
     Raises:
         ValueError: If one has no features, or there is none.
     """
-    known = [key[2:] for key in data['item'].keys() if key.startswith('x_')]
+    known = modalities_of(data)
     names = [modality] if isinstance(modality, str) else list(modality or known)
     for name in names:
         if name not in known:
@@ -51,19 +58,22 @@ def available(data: HeteroData, name: str) -> Tensor | None:
     r"""Returns the mask of the items that have a modality, or :obj:`None` if all do. A row of
     zeros has no direction, and so no neighbors: it counts as missing.
     """
-    x = data['item'][f'x_{name}']
-    mask = (x != 0).any(dim=1)
-    if f'has_{name}' in data['item']:
-        mask &= data['item'][f'has_{name}'].bool()
+    mask = (data['item'][f'x_{name}'] != 0).any(dim=1)
+    given = modality_mask(data, name)
+    if given is not None:
+        mask &= given
     return None if bool(mask.all()) else mask
 
 
-def train_edges(data: HeteroData) -> Tensor:
-    r"""Returns the training edges, sorted and without repeats."""
-    if EDGE not in data.edge_types:
-        raise ValueError(f"'data' has no training edges {EDGE}")
-    # Which multiplies ids, and their products may exceed 32 bits.
-    return coalesce(data[EDGE].edge_index.long())
+def _with_loops(edge_index: Tensor, mask: Tensor) -> Tensor:
+    # Adds a self-loop of each item that is masked.
+    return torch.cat([edge_index, (~mask).nonzero().view(-1).expand(2, -1)], dim=1)
+
+
+def _neighbor_graph(data: HeteroData, name: str, transform: 'ItemKNN') -> EdgeStorage:
+    # The graph of a modality that the data has, or else the one that the transform makes.
+    edge = ('item', f'{name}_knn', 'item')
+    return (data if edge in data.edge_types else transform(data))[edge]
 
 
 FORMS = ('similarity', 'binary')
@@ -128,14 +138,13 @@ class ItemKNN(BaseTransform):
         self.chunk_size = chunk_size
 
     def forward(self, data: HeteroData) -> HeteroData:
-        num_items = int(data['item'].num_nodes)
-        if self.modality is None and len(self.neighbors) > 0:
-            known = [key[2:] for key in data['item'].keys() if key.startswith('x_')]
-            names = [*known, *(name for name in self.neighbors if name not in known)]
-        elif isinstance(self.modality, str) or self.modality is not None:
+        num_items = num_nodes(data, 'item')
+        if self.modality is not None:
             names = [self.modality] if isinstance(self.modality, str) else list(self.modality)
+        elif len(self.neighbors) > 0:
+            names = list(dict.fromkeys([*modalities_of(data), *self.neighbors]))
         else:
-            names = modalities_of(data, None)
+            names = chosen_modalities(data)
         for name in names:
             edge_index, edge_weight = self._edges(data, name, num_items)
             keep = edge_weight > 0
@@ -152,22 +161,20 @@ class ItemKNN(BaseTransform):
     def _edges(self, data: HeteroData, name: str, num_items: int) -> tuple[Tensor, Tensor]:
         given = name in self.neighbors
         if not given or self.form == 'similarity' or f'x_{name}' in data['item']:
-            modalities_of(data, name)
+            chosen_modalities(data, name)
             x, mask = data['item'][f'x_{name}'], available(data, name)
         else:
             x, mask = None, None
         if given:
             edge_index = _given_edges(self.neighbors[name], name, num_items)
             if mask is not None:
-                edge_index = edge_index[:, mask[edge_index].all(dim=0)]
-                absent = (~mask).nonzero().view(-1)
-                edge_index = torch.cat([edge_index, absent.expand(2, -1)], dim=1)
+                edge_index = _with_loops(edge_index[:, mask[edge_index].all(dim=0)], mask)
         if self.form == 'binary':
             if not given:
-                edge_index, _ = knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
+                edge_index, _ = feature_knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
             return edge_index, torch.ones(edge_index.size(1), device=edge_index.device)
         if not given:
-            return knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
+            return feature_knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
         edge_weight = edge_cosine(x if mask is None else x.where(mask[:, None], 0.0), edge_index)
         # The self-loops of rows without features among them.
         return edge_index, edge_weight.masked_fill_(edge_index[0] == edge_index[1], 1.0)
@@ -238,17 +245,14 @@ class ItemGraphUnion(BaseTransform):
         self.k = k
 
     def forward(self, data: HeteroData) -> HeteroData:
-        names = modalities_of(data, None)
+        names = chosen_modalities(data)
         weight = item_weights(data, names, self.weights)
         edges, values = [], []
         for m, name in enumerate(names):
-            edge = ('item', f'{name}_knn', 'item')
-            graph = data
-            if edge not in data.edge_types:
-                graph = ItemKNN(self.k, name, form='binary')(data)
-            edge_index = graph[edge].edge_index.long()
+            graph = _neighbor_graph(data, name, ItemKNN(self.k, name, form='binary'))
+            edge_index = graph.edge_index.long()
             edges.append(edge_index)
-            values.append(graph[edge].edge_weight * weight[edge_index[0], m])
+            values.append(graph.edge_weight * weight[edge_index[0], m])
         store = data['item', 'union', 'item']
         value = torch.cat(values)
         keep = value > 0
@@ -262,8 +266,8 @@ class ItemGraphUnion(BaseTransform):
 
 
 def modality_weights(names: list[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    r"""Returns a weight per modality, with a sum of one: those given or, without any, 0.1 for
-    images and 0.9 for texts where these are the two modalities, and equal ones elsewhere.
+    r"""Returns a weight per modality, with a sum of one: those given, else 0.1 for images and 0.9
+    for texts where these are the two modalities, else equal ones.
 
     Raises:
         ValueError: If a weight is missing, unknown, negative, or all are zero.
@@ -275,34 +279,30 @@ def modality_weights(names: list[str], weights: Mapping[str, float] | None) -> d
         return {name: 1.0 / len(names) for name in names}
     if set(weights) != set(names):
         raise ValueError(
-            f'the weights name {sorted(weights)}, but the modalities are {sorted(names)}'
+            f"'weights' must name the modalities {sorted(names)} (got {sorted(weights)})"
         )
     total = sum(weights.values())
     if not (0 < total < math.inf and min(weights.values()) >= 0):
-        raise ValueError(f'weights must not be negative, nor all zero (got {dict(weights)})')
+        raise ValueError(f"'weights' must not be negative, nor all zero (got {dict(weights)})")
     return {name: weights[name] / total for name in names}
 
 
 def item_weights(data: HeteroData, names: list[str], weights: Mapping[str, float] | None) -> Tensor:
-    r"""Returns the weight of each modality for each item, ``[num_items, M]``: that of a modality
-    an item lacks is shared among those it has. Without any, all are zero.
+    r"""Returns the weight of each modality for each item, ``[num_items, M]``. The weight of a
+    modality that an item lacks is shared among those it has; without any, all are zero.
     """
     given = torch.tensor(list(modality_weights(names, weights).values()))
-    out = given.repeat(int(data['item'].num_nodes), 1)
+    out = given.repeat(num_nodes(data, 'item'), 1)
     is_full = True
     for m, name in enumerate(names):
-        if f'has_{name}' in data['item']:
-            has = data['item'][f'has_{name}'].bool().cpu()
+        has = modality_mask(data, name)
+        if has is not None:
             is_full &= bool(has.all())
-            out[~has, m] = 0.0
+            out[~has.cpu(), m] = 0.0
     if is_full:  # no division, so that a mask of ones changes no bit
         return out
     total = out.sum(dim=1, keepdim=True)
     return out / total.masked_fill(total == 0, 1.0)
-
-
-# Similarities that one chunk of items may hold: 32 MiB.
-_MAX_SCORES = 2**23
 
 
 @functional_transform('interest_graph')
@@ -335,23 +335,20 @@ class InterestGraph(BaseTransform):
         self.chunk_size = chunk_size
 
     def forward(self, data: HeteroData) -> HeteroData:
-        names = modalities_of(data, None)
-        num_items = int(data['item'].num_nodes)
+        names = chosen_modalities(data)
         features = [data['item'][f'x_{name}'].float() for name in names]
         masks = [available(data, name) for name in names]
         pairs, count = interest_counts(
-            train_edges(data),
+            training_edges(data),
             features,
             self.k,
-            num_users=int(data['user'].num_nodes),
+            num_users=num_nodes(data, 'user'),
             masks=masks,
             chunk_size=self.chunk_size,
         )
         for name, x, mask in zip(names, features, masks):
-            edge = ('item', f'{name}_knn', 'item')
-            graph = data
-            if edge not in data.edge_types:
-                graph = ItemKNN(self.num_neighbors, name, chunk_size=self.chunk_size)(data)
+            knn = ItemKNN(self.num_neighbors, name, chunk_size=self.chunk_size)
+            graph = _neighbor_graph(data, name, knn)
             edge_index, weight = pairs, count
             if mask is not None:
                 keep = mask[pairs].all(dim=0)
@@ -360,15 +357,14 @@ class InterestGraph(BaseTransform):
             keep = weight > 0
             edge_index, weight = edge_index[:, keep], weight[keep]
             if mask is not None:
-                absent = (~mask).nonzero().view(-1)
-                edge_index = torch.cat([edge_index, absent.expand(2, -1)], dim=1)
-                weight = torch.cat([weight, weight.new_ones(absent.numel())])
-            adj = NormalizedAdjacency(edge_index, weight, num_nodes=num_items)
+                edge_index = _with_loops(edge_index, mask)
+                weight = torch.cat([weight, weight.new_ones(int((~mask).sum()))])
+            adj = NormalizedAdjacency(edge_index, weight, num_nodes=x.size(0))
             edge_index, weight = adj.to_edge_index()
             store = data['item', f'{name}_interest', 'item']
             store.edge_index, store.edge_weight = coalesce(
-                torch.cat([edge_index, graph[edge].edge_index], dim=1),
-                torch.cat([weight, graph[edge].edge_weight]),
+                torch.cat([edge_index, graph.edge_index], dim=1),
+                torch.cat([weight, graph.edge_weight]),
                 reduce='sum',
             )
         return data
@@ -383,7 +379,7 @@ def _cosine(x: Tensor, edge_index: Tensor, chunk_size: int | None) -> Tensor:
     num_items = x.size(0)
     if edge_index.size(1) < num_items * num_items / 100:
         return edge_cosine(x, edge_index)
-    chunk_size = chunk_size or max(_MAX_SCORES // num_items, 1)
+    chunk_size = chunk_size or rows_per_chunk(num_items, x.device, MAX_SCORES)
     x = normalize_rows(x)
     start = torch.arange(0, num_items + chunk_size, chunk_size, device=x.device)
     bounds = torch.searchsorted(edge_index[0].contiguous(), start).tolist()
@@ -416,14 +412,14 @@ class SecondOrderGraph(BaseTransform):
         self.chunk_size = chunk_size
 
     def forward(self, data: HeteroData) -> HeteroData:
-        names = modalities_of(data, None)
+        names = chosen_modalities(data)
         store = data['user', 'second_order', 'item']
         store.edge_index, store.edge_weight = second_order_edges(
-            train_edges(data),
+            training_edges(data),
             [data['item'][f'x_{name}'] for name in names],
             self.k,
             self.rule,
-            num_users=int(data['user'].num_nodes),
+            num_users=num_nodes(data, 'user'),
             masks=[available(data, name) for name in names],
             chunk_size=self.chunk_size,
         )
@@ -442,8 +438,8 @@ class UserCooccurrence(BaseTransform):
         c_{uv} = |\mathcal{N}_u \cap \mathcal{N}_v|, \quad
         w_{uv} = \frac{\exp(c_{uv})}{\sum_{v'} \exp(c_{uv'})}
 
-    Only training edges ``('user', 'rates', 'item')`` are read. Among equal counts the user of lower
-    id is kept; a user who shares no item has no edge. See
+    Only training edges are read. Among equal counts the user of lower id is kept; a user who shares
+    no item has no edge. See
     :func:`~mrdib_pyg.ops.cooccurrence_graph`.
 
     Args:
@@ -458,19 +454,16 @@ class UserCooccurrence(BaseTransform):
     def __init__(self, k: int = 40, weighting: str = 'softmax') -> None:
         if k < 1:
             raise ValueError(f"'k' must be at least 1 (got {k})")
-        if weighting not in ('softmax', 'mean'):
-            raise ValueError(f"'weighting' must be 'softmax' or 'mean' (got '{weighting}')")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"'weighting' must be one of {list(WEIGHTINGS)} (got {weighting!r})")
         self.k = k
         self.weighting = weighting
 
     def forward(self, data: HeteroData) -> HeteroData:
-        if EDGE not in data.edge_types:
-            raise ValueError(f"'data' has no training edges {EDGE} to count common items in")
-        edge_index, edge_weight = cooccurrence_graph(
-            data[EDGE].edge_index, int(data['user'].num_nodes), self.k, weighting=self.weighting
-        )
         store = data['user', 'cooccurrence', 'user']
-        store.edge_index, store.edge_weight = edge_index, edge_weight
+        store.edge_index, store.edge_weight = cooccurrence_graph(
+            training_edges(data), num_nodes(data, 'user'), self.k, weighting=self.weighting
+        )
         return data
 
     def __repr__(self) -> str:
@@ -489,8 +482,8 @@ class PruneEdges(BaseTransform):
 
     Args:
         ratio (float, optional): The ratio of edges to drop. (default: :obj:`0.8`)
-        seed (int, optional): Seeds each draw, so that all are the same; by default each is
-            another, by the global seed. (default: :obj:`None`)
+        seed (int, optional): Seeds every draw alike. (default: :obj:`None`, each draw is another,
+            by the global seed)
     """
 
     def __init__(self, ratio: float = 0.8, seed: int | None = None) -> None:
@@ -504,9 +497,9 @@ class PruneEdges(BaseTransform):
         generator = None
         if self.seed is not None:
             generator = torch.Generator(edge_index.device).manual_seed(self.seed)
-        num_nodes = (int(data['user'].num_nodes), int(data['item'].num_nodes))
-        kept = prune_edges(edge_index, self.ratio, num_nodes=num_nodes, generator=generator)
-        store = data[EDGE]
+        size = num_nodes(data, 'user'), num_nodes(data, 'item')
+        kept = prune_edges(edge_index, self.ratio, num_nodes=size, generator=generator)
+        store = data[TRAIN_EDGE]
         for key, value in list(store.items()):
             if key != 'edge_index' and isinstance(value, Tensor) and store.is_edge_attr(key):
                 store[key] = value[perm[kept]]
@@ -519,9 +512,10 @@ class PruneEdges(BaseTransform):
 
 def _sorted(data: HeteroData) -> tuple[Tensor, Tensor]:
     # The training edges, sorted and without repeats, and where each first stands in the data.
-    edge_index = train_edges(data)
-    num_items = int(data['item'].num_nodes)
-    given = data[EDGE].edge_index.long()
+    edge_index, given = training_edges(data), data[TRAIN_EDGE].edge_index.long()
+    if edge_index.size(1) == given.size(1) and torch.equal(edge_index, given):
+        return edge_index, torch.arange(edge_index.size(1), device=edge_index.device)
+    num_items = num_nodes(data, 'item')
     code = given[0] * num_items + given[1]
     order = code.argsort(stable=True)
     place = torch.searchsorted(code[order], edge_index[0] * num_items + edge_index[1])

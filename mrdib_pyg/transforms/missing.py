@@ -5,16 +5,17 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from mrdib_pyg.transforms.item_graphs import modalities_of
+from mrdib_pyg.interactions import modality_mask
+from mrdib_pyg.transforms.item_graphs import chosen_modalities
 
 
 @functional_transform('fill_missing')
 class FillMissing(BaseTransform):
-    r"""Gives the items that lack a modality the mean of those that have it, and takes the mask
-    ``data['item'].has_<modality>`` away: to a model they are items like all others.
+    r"""Gives the items that lack a modality the mean of those that have it, and removes the mask
+    ``data['item'].has_<modality>``: to a model they are items like all others.
 
-    This is what published data sets do, and what comparisons with their results need. The models
-    of this package do without: they leave out what is missing.
+    Published data sets do so, and comparisons with their results need it. The models of this
+    package do not: they leave out what is missing.
 
     Args:
         modality (str or list[str], optional): The modalities. (default: :obj:`None`, all)
@@ -28,10 +29,10 @@ class FillMissing(BaseTransform):
 
     def forward(self, data: HeteroData) -> HeteroData:
         store = data['item']
-        for name in modalities_of(data, self.modality):
-            if f'has_{name}' not in store:
+        for name in chosen_modalities(data, self.modality):
+            x, has = store[f'x_{name}'], modality_mask(data, name)
+            if has is None:
                 continue
-            x, has = store[f'x_{name}'], store[f'has_{name}'].bool()
             if not bool(has.any()):
                 raise ValueError(
                     f"no item has the modality '{name}', so there is no mean to fill in; drop "
@@ -48,16 +49,16 @@ class FillMissing(BaseTransform):
 
 @functional_transform('mask_modality')
 class MaskModality(BaseTransform):
-    r"""Takes a modality away from some items, drawn by chance: their features become zero and
+    r"""Removes a modality from randomly drawn items: their features become zero, and
     ``data['item'].has_<modality>`` says so.
 
-    The items are the first of a random order of those that have it, which the seed alone decides:
-    what a lower :obj:`ratio` takes away, a higher one does too. Graphs made of features are not
-    touched; make them afterwards.
+    The seed alone decides a random order of the items that have the modality, and the first of them
+    lose it: what a lower :obj:`ratio` removes, a higher one removes too. Graphs made of features
+    are not touched; make them afterwards.
 
     Args:
         modality (str): The modality.
-        ratio (float): The share of the items that have it to take it away from, from 0 to 1.
+        ratio (float): The share of the items that have it and lose it, from 0 to 1.
         seed (int, optional): Seeds the order. (default: :obj:`0`)
 
     Raises:
@@ -72,12 +73,11 @@ class MaskModality(BaseTransform):
         self.seed = seed
 
     def forward(self, data: HeteroData) -> HeteroData:
-        [name] = modalities_of(data, self.modality)
+        [name] = chosen_modalities(data, self.modality)
         store = data['item']
         x = store[f'x_{name}']
-        has = torch.ones(x.size(0), dtype=torch.bool, device=x.device)
-        if f'has_{name}' in store:
-            has = store[f'has_{name}'].bool().clone()
+        given = modality_mask(data, name)
+        has = (x.new_ones(x.size(0)).bool() if given is None else given).clone()
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(x.size(0), generator=generator).to(x.device)
         order = order[has[order]]

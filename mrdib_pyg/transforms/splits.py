@@ -5,20 +5,17 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.data.storage import EdgeStorage
 from torch_geometric.transforms import BaseTransform
 
-from mrdib_pyg.datasets.folder import SPLITS
 from mrdib_pyg.datasets.splits import SPLIT_NAMES, split_interactions
-
-EDGE = ('user', 'rates', 'item')
+from mrdib_pyg.interactions import SPLITS, TRAIN_EDGE, num_nodes
 
 
 class InteractionSplit(BaseTransform):
-    r"""Splits the interactions of training, validation and test anew: their edges are put together,
-    a pair that comes twice once, and divided by
-    :func:`~mrdib_pyg.datasets.split_interactions`.
+    r"""Splits the interactions of training, validation and test anew: all edges are merged, each
+    pair once, and divided by :func:`~mrdib_pyg.datasets.split_interactions`.
 
-    Graphs that were made of the training edges, those of users and the interest-aware ones of
-    items, would tell of edges that are held out now, and are left out, as are attributes of edges
-    other than :obj:`time`: make them afterwards.
+    Graphs made of the training edges, those of users and the interest-aware ones of items, would
+    leak edges that are held out now. They are dropped, as are attributes of edges other than
+    :obj:`time`: make them afterwards.
 
     Args:
         strategy (str, optional): :obj:`"random"` for a draw per user, :obj:`"leave_one_out"` for
@@ -50,9 +47,10 @@ class InteractionSplit(BaseTransform):
         self.strategy, self.seed, self.ratios = strategy, seed, ratios
 
     def forward(self, data: HeteroData) -> HeteroData:
-        if EDGE not in data.edge_types:
-            raise ValueError(f"'data' has no training edges {EDGE} to split")
-        split = [('user', relation, 'item') for _, relation in SPLITS]
+        if TRAIN_EDGE not in data.edge_types:
+            raise ValueError(f"'data' has no training edges {TRAIN_EDGE} to split")
+        keys = dict(SPLITS.values())
+        split = [('user', relation, 'item') for relation in keys]
         stores = {edge[1]: data[edge] for edge in split if edge in data.edge_types}
         for edge in data.edge_types:
             is_made = 'user' in edge[::2] or edge[1].endswith('_interest')
@@ -63,7 +61,7 @@ class InteractionSplit(BaseTransform):
         indices: list[Tensor] = []
         times: list[Tensor] = []
         for relation, store in stores.items():
-            indices.append(store['edge_index' if relation == EDGE[1] else 'edge_label_index'])
+            indices.append(store[keys[relation]])
             if timed:
                 if 'time' not in store:
                     raise ValueError(
@@ -74,7 +72,7 @@ class InteractionSplit(BaseTransform):
                 times.append(store.time)
         index = torch.cat(indices, dim=1)
         # The earliest of equal pairs counts.
-        code = index[0].long() * int(data['item'].num_nodes) + index[1]
+        code = index[0].long() * num_nodes(data, 'item') + index[1]
         order = torch.arange(code.numel(), device=code.device)
         time = torch.cat(times) if timed else None
         if time is not None:
@@ -94,12 +92,12 @@ class InteractionSplit(BaseTransform):
                 ratios=self.ratios,
             )
         ).to(index.device)
-        for value, (_, relation) in enumerate(SPLITS):
+        for value, (relation, key) in enumerate(keys.items()):
             store = data['user', relation, 'item']
             part = label == value
-            for key in list(store.keys()):  # of other edges
-                del store[key]
-            store['edge_index' if value == 0 else 'edge_label_index'] = index[:, part]
+            for name in list(store.keys()):  # of other edges
+                del store[name]
+            store[key] = index[:, part]
             if time is not None:
                 store.time = time[part]
         return data
@@ -109,15 +107,11 @@ class InteractionSplit(BaseTransform):
         return f'{self.__class__.__name__}({self.strategy!r}{setting.get(self.strategy, "")})'
 
 
-STORES = (('rates', 'edge_index'), ('val', 'edge_label_index'), ('test', 'edge_label_index'))
-
-
 @functional_transform('cold_item_split')
 class ColdItemSplit(BaseTransform):
-    r"""Holds items out of the training as a whole: each of their edges and their features, as if
-    they were new.
+    r"""Holds items out of training as if they were new, with all their edges and features.
 
-    A share of the items that have an edge, drawn by chance, becomes a node type of its own,
+    A randomly drawn share of the items that have an edge becomes a node type of its own,
     ``'cold_item'``, with its features ``data['cold_item'].x_<modality>`` (and masks). Half of them
     are for validation, half for the test: all their edges, of whatever split, are
     ``data['user', 'val', 'cold_item'].edge_label_index`` and ``data['user', 'test',
@@ -133,9 +127,8 @@ class ColdItemSplit(BaseTransform):
         emb = Embeddings(model.embed().user, cold)
         evaluate(emb, data, 'test', node_type='cold_item')
 
-    The candidates of the ranking are then all cold items, those of validation and of the test, and
-    no other: what is measured is which of the new items suit a user, not how they fare against
-    items with a history.
+    The candidates of the ranking are then all cold items and no others. It measures which of the
+    new items suit a user, not how they fare against items with a history.
 
     ``n_id`` of both node types holds the former ids. Attributes of edges, such as ``time``, go with
     them; those of cold items have what the edges of all splits have. Graphs among items or among
@@ -159,13 +152,17 @@ class ColdItemSplit(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         stores = {
             relation: data['user', relation, 'item']
-            for relation, _ in STORES
+            for relation, _ in SPLITS.values()
             if ('user', relation, 'item') in data.edge_types
         }
-        edges = {relation: stores[relation][key] for relation, key in STORES if relation in stores}
+        edges = {
+            relation: stores[relation][key]
+            for relation, key in SPLITS.values()
+            if relation in stores
+        }
         if 'rates' not in edges:
-            raise ValueError("'data' has no training edges ('user', 'rates', 'item')")
-        num_items = int(data['item'].num_nodes)
+            raise ValueError(f"'data' has no training edges {TRAIN_EDGE}")
+        num_items = num_nodes(data, 'item')
         used = torch.unique(torch.cat([index[1] for index in edges.values()]).cpu())
         generator = torch.Generator().manual_seed(self.seed)
         order = used[torch.randperm(used.numel(), generator=generator)]
@@ -200,7 +197,7 @@ class ColdItemSplit(BaseTransform):
                     out[name][key] = value[ids] if is_row else value
             out[name].num_nodes = ids.numel()
             out[name].n_id = data['item'].n_id[ids] if 'n_id' in data['item'] else ids
-        for relation, key in STORES:
+        for relation, key in SPLITS.values():
             if relation in edges:
                 keep = ~is_cold[edges[relation][1]]
                 user, item = edges[relation][:, keep]
@@ -211,7 +208,7 @@ class ColdItemSplit(BaseTransform):
         if out['user', 'rates', 'item'].edge_index.numel() == 0:
             raise ValueError(f"'ratio' {self.ratio} leaves no training edge; lower it")
         user, item = torch.cat(list(edges.values()), dim=1)
-        found = [_attributes(stores[x], key) for x, key in STORES if x in stores]
+        found = [_attributes(stores[x], key) for x, key in SPLITS.values() if x in stores]
         shared = [name for name in found[0] if all(name in of_split for of_split in found)]
         attributes = {name: torch.cat([of_split[name] for of_split in found]) for name in shared}
         for relation, mask in (('val', is_cold & ~in_test), ('test', in_test)):

@@ -13,7 +13,8 @@ from torch_geometric.metrics import (
     LinkPredRecall,
 )
 
-from mrdib_pyg.evaluation import evaluate, held_out_edges
+from mrdib_pyg.evaluation import METRICS, average_metrics, evaluate, held_out_edges
+from mrdib_pyg.ops._topk import pad_items
 
 NAMES = ('recall', 'ndcg', 'precision', 'map')
 
@@ -311,6 +312,22 @@ def test_model_is_in_eval_mode_without_gradients(training):
     assert not model.frozen.training
 
 
+def test_averages_are_those_of_the_users():
+    data = make_data(3, 4, [(0, 0), (1, 1), (2, 2)], [(0, 1), (1, 2), (1, 3), (2, 0)])
+    model = Fixed(torch.randn(3, 2), torch.randn(4, 2))
+    users = evaluate(model, data, k=(1, 2), per_user=True)
+    assert list(users) == ['user', *(f'{m}@{k}' for k in (1, 2) for m in METRICS)]
+    assert average_metrics(users) == evaluate(model, data, k=(1, 2))
+
+
+def test_what_an_evaluation_model_caches_survives():
+    modes = []
+    model = Module().eval()
+    model.train = lambda mode=True: modes.append(mode)
+    evaluate(model, make_data(2, 3, [(0, 0)], [(0, 1)]), k=1)
+    assert modes == []
+
+
 def test_mode_is_restored_after_an_error():
     model = Module()
     model.embed = lambda: SimpleNamespace(user=None, item=None)
@@ -328,18 +345,18 @@ MODEL = Fixed(torch.ones(2, 1), torch.ones(3, 1))
     [
         (MODEL, {'split': 'dev'}, ValueError, r"unknown 'split' 'dev'.*'val', 'test'"),
         (MODEL, {'split': 'rates'}, ValueError, "unknown 'split'"),
-        (MODEL, {'k': 0}, ValueError, r"'k' must lie between 1 and .* \(3\), got 0"),
-        (MODEL, {'k': (1, 4)}, ValueError, r"'k' must lie between 1 and .* \(3\), got 4"),
-        (MODEL, {'k': ()}, ValueError, "'k' is empty"),
-        (MODEL, {'k': 1.5}, TypeError, "'k' must hold integers, got 1.5"),
-        (MODEL, {'k': (True,)}, TypeError, "'k' must hold integers, got True"),
-        (MODEL, {'mask': 'val'}, ValueError, "'mask' must be 'train' or 'train.val', got 'val'"),
+        (MODEL, {'k': 0}, ValueError, r"'k' must .* 3 \(got 0\)"),
+        (MODEL, {'k': (1, 4)}, ValueError, r"'k' must .* 3 \(got 4\)"),
+        (MODEL, {'k': ()}, ValueError, r"'k' must .*got none"),
+        (MODEL, {'k': 1.5}, TypeError, r"'k' must .*\(got 1.5\)"),
+        (MODEL, {'k': (True,)}, TypeError, r"'k' must .*\(got True\)"),
+        (MODEL, {'mask': 'val'}, ValueError, r"'mask' must .*\(got 'val'\)"),
         (MODEL, {'mask': 'train+val'}, ValueError, "use mask='train'"),
-        (MODEL, {'batch_size': 0}, ValueError, "'batch_size' must be at least 1, got 0"),
+        (MODEL, {'batch_size': 0}, ValueError, r"'batch_size' must .*\(got 0\)"),
         (MODEL, {'split': 'test'}, ValueError, "no user with .* 'test' has a training edge"),
         (object(), {}, TypeError, r"'model' \(object\) has no method embed"),
-        (Fixed(torch.ones(3, 1), MODEL.item), {}, ValueError, r'user.*\[2, channels\], got \[3, 1'),
-        (Fixed(MODEL.user, torch.ones(3)), {}, ValueError, r'item.*\[3, channels\], got \[3\]'),
+        (Fixed(torch.ones(3, 1), MODEL.item), {}, ValueError, r'user.*\[2, channels\].*\[3, 1'),
+        (Fixed(MODEL.user, torch.ones(3)), {}, ValueError, r'item.*\[3, channels\] \(got \[3\]'),
         (
             Fixed(MODEL.user, torch.tensor([[1.0], [float('nan')], [1.0]])),
             {},
@@ -362,6 +379,8 @@ def test_errors(model, kwargs, error, match):
 def test_scores_that_overflow():
     # Finite embeddings, but inf - inf as a score.
     large = Fixed(torch.full((2, 2), 1e30), torch.tensor([[1e30, -1e30]] * 3))
+    if not bool((large.user @ pad_items(large.item).t()).isnan().any()):
+        pytest.skip('the matrix product of this CPU does not round in between')
     with pytest.raises(ValueError, match='scores .* NaN'):
         evaluate(large, DATA, k=1)
 
@@ -379,19 +398,19 @@ def test_errors_of_the_data():
         evaluate(MODEL, empty, k=1)
 
     beyond = make_data(2, 3, [(0, 0)], [(0, 3)])
-    with pytest.raises(ValueError, match=r'holds item id 3, but ids must lie in 0\.\.2'):
+    with pytest.raises(ValueError, match=r'item ids in \[0, 3\) \(got 3\)'):
         evaluate(MODEL, beyond, k=1)
     negative = make_data(2, 3, [(0, 0)], [(-1, 2)])
-    with pytest.raises(ValueError, match=r'holds user id -1, but ids must lie in 0\.\.1'):
+    with pytest.raises(ValueError, match=r'user ids in \[0, 2\) \(got -1\)'):
         evaluate(MODEL, negative, k=1)
 
     flat = make_data(2, 3, [(0, 0)], torch.zeros(4, dtype=torch.long))
-    with pytest.raises(ValueError, match=r'must have shape \[2, n\], got \[4\]'):
+    with pytest.raises(ValueError, match=r'\[2, n\] .*\[4\]'):
         evaluate(MODEL, flat, k=1)
 
     no_train = make_data(2, 3, [], [(0, 1)])
     del no_train['user', 'rates', 'item']
-    with pytest.raises(ValueError, match='edge_index is missing'):
+    with pytest.raises(ValueError, match=r"\('user', 'rates', 'item'\)"):
         evaluate(MODEL, no_train, k=1)
 
     no_size = HeteroData()

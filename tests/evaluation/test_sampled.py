@@ -133,21 +133,21 @@ def test_users_without_training_edges_are_dropped():
     assert out == {'mrr': 0.5, 'hits@1': 0.0}  # The first row would be a hit.
 
     data['user', 'test', 'item'].edge_label_index = test[:, :1]
-    with pytest.raises(ValueError, match='has a training edge'):
+    with pytest.raises(ValueError, match="'test' has a training edge"):
         evaluate_sampled(model, data, 'test', torch.tensor([[0]]), k=1)
 
 
 @pytest.mark.parametrize(
     'negatives,kwargs,match',
     [
-        (torch.zeros(3, 2), {}, r"'negatives' must have shape \[2, num_candidates\].*\[3, 2\]"),
-        (torch.zeros(2), {}, r"'negatives' must have shape .*\[2\]"),
-        (torch.zeros(2, 0), {}, r"'negatives' must have shape .*\[2, 0\]"),
-        (torch.tensor([[0], [3]]), {}, r"'negatives' holds item id 3, .*0\.\.2"),
-        (torch.tensor([[0], [-2]]), {}, r"'negatives' holds item id -2"),
+        (torch.zeros(3, 2), {}, r"'negatives' must .*\[2, num_candidates\].*\[3, 2\]"),
+        (torch.zeros(2), {}, r"'negatives' must .*\[2\]"),
+        (torch.zeros(2, 0), {}, r"'negatives' must .*\[2, 0\]"),
+        (torch.tensor([[0], [3]]), {}, r"'negatives' must .*\[0, 3\).*\(got 3\)"),
+        (torch.tensor([[0], [-2]]), {}, r"'negatives' must .*\(got -2\)"),
         (torch.zeros(2, 2), {'split': 'val'}, "unknown 'split' 'val'"),
-        (torch.zeros(2, 2), {'k': 0}, "'k' must lie between 1"),
-        (torch.zeros(2, 2), {'batch_size': 0}, "'batch_size' must be at least 1"),
+        (torch.zeros(2, 2), {'k': 0}, r"'k' must .*\(got 0\)"),
+        (torch.zeros(2, 2), {'batch_size': 0}, r"'batch_size' must .*\(got 0\)"),
     ],
 )
 def test_errors(negatives, kwargs, match):

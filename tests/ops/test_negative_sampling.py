@@ -145,11 +145,11 @@ def test_errors():
         sample_negatives(user.float(), codes, NUM_ITEMS)
     with pytest.raises(ValueError, match="'candidates' must hold integer ids"):
         sample_negatives(user, codes, NUM_ITEMS, candidates=torch.ones(6, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r'shape \[2, num_edges\]'):
+    with pytest.raises(ValueError, match=r"'edge_index' .*\[2, n\]"):
         encode_edges(EDGE_INDEX.t(), NUM_ITEMS)
-    with pytest.raises(ValueError, match='negative'):
+    with pytest.raises(ValueError, match=r'\(got -1\)'):
         encode_edges(EDGE_INDEX - 1, NUM_ITEMS)
-    with pytest.raises(ValueError, match="item 5, but 'num_items' is 5"):
+    with pytest.raises(ValueError, match=r'item ids in \[0, 5\) \(got 5\)'):
         encode_edges(EDGE_INDEX, 5)
     with pytest.raises(ValueError, match='integer ids'):
         encode_edges(EDGE_INDEX.float(), NUM_ITEMS)

@@ -131,7 +131,7 @@ def test_scores_never_exist_as_a_whole(monkeypatch):
         'stable_topk',
         lambda scores, k: (rows.append(scores.size(0)), stable_topk(scores, k))[1],
     )
-    monkeypatch.setitem(topk._MAX_SCORES, 'cpu', 100)
+    monkeypatch.setattr(topk, '_MAX_SCORES', 100)
     monkeypatch.setattr(topk, '_MIN_USERS', 2)
     masked_topk(torch.randn(13, 4), torch.randn(20, 4), 3)
     assert rows == [5, 5, 3]
@@ -159,9 +159,9 @@ USER, ITEM = torch.ones(2, 3), torch.ones(5, 3)
         ('equal width', (USER[0], ITEM, 2), {}),
         ('one floating point type', (USER, ITEM.double(), 2), {}),
         ('one floating point type', (USER.long(), ITEM.long(), 2), {}),
-        ('row ids from 2 to 2', (USER, ITEM, 2, torch.tensor([[2], [0]])), {}),
-        ('item ids from 5 to 5', (USER, ITEM, 2, torch.tensor([[0], [5]])), {}),
-        ('item ids from -1 to 0', (USER, ITEM, 2, torch.tensor([[0, 0], [-1, 0]])), {}),
+        (r'row ids in \[0, 2\) \(got 2\)', (USER, ITEM, 2, torch.tensor([[2], [0]])), {}),
+        (r'item ids in \[0, 5\) \(got 5\)', (USER, ITEM, 2, torch.tensor([[0], [5]])), {}),
+        (r'item ids in \[0, 5\) \(got -1\)', (USER, ITEM, 2, torch.tensor([[0, 0], [-1, 0]])), {}),
         (r'shape \[2, n\]', (USER, ITEM, 2, torch.ones(2, 5, dtype=torch.bool)), {}),
         (r'shape \[2, n\]', (USER, ITEM, 2, torch.ones(3, 2, dtype=torch.long)), {}),
         ("'chunk_size'", (USER, ITEM, 2), {'chunk_size': 0}),

@@ -161,10 +161,10 @@ def test_search_refusals():
 @pytest.mark.parametrize(
     ('mask', 'message'),
     [
-        (torch.tensor([[0], [3]]), "'mask' has item ids from 3 to 3"),
-        (torch.tensor([[1], [0]]), "'mask' has row ids from 1 to 1"),
-        (torch.tensor([[0.0], [0.0]]), "'mask' must hold integer pairs"),
-        (torch.tensor([0, 0]), "'mask' must hold integer pairs"),
+        (torch.tensor([[0], [3]]), r"'mask' .*item ids .*\(got 3\)"),
+        (torch.tensor([[1], [0]]), r"'mask' .*row ids .*\(got 1\)"),
+        (torch.tensor([[0.0], [0.0]]), "'mask' must hold integer ids"),
+        (torch.tensor([0, 0]), "'mask' must hold integer ids"),
     ],
 )
 @pytest.mark.parametrize('approximate', [False, True])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mrdib_pyg.datasets import data_hash
-from mrdib_pyg.evaluation import average, evaluate
+from mrdib_pyg.evaluation import average_metrics, evaluate
 from mrdib_pyg.nn.models import MODELS, VBPR, Recommender
 from mrdib_pyg.training import CheckpointError, load_model, provenance, run
 
@@ -156,7 +156,7 @@ def test_run_per_user(data, tmp_path):
     results = run(data, 'vbpr', per_user=True, out=tmp_path, **FIT)
     users = results.pop('per_user')
     assert json.loads((tmp_path / 'results.json').read_text()) == results
-    assert users['user'].tolist() == list(range(40)) and average(users) == results['test']
+    assert users['user'].tolist() == list(range(40)) and average_metrics(users) == results['test']
     assert results['test'] == run(data, 'vbpr', **FIT)['test']
     assert 'per_user' not in run(data, 'vbpr', per_user=True, test=False, **FIT)
 

@@ -215,7 +215,7 @@ class Recommender(ColdStart):
         self.channels = channels
         self.feature_scaling = feature_scaling
         self.num_users, self.num_items = num_nodes(data, 'user'), num_nodes(data, 'item')
-        edge_index = training_edges(data)
+        edge_index = training_edges(data).clone()  # A later change is not ours.
         self.register_buffer('train_edge_index', edge_index, persistent=False)
         self.adj = NormalizedAdjacency(edge_index, num_nodes=(self.num_users, self.num_items))
 

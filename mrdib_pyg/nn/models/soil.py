@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.nn.models.multi_view import MultiView, weighted_graph
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Triplets
 from mrdib_pyg.ops import NormalizedAdjacency
-from mrdib_pyg.ops.item_graphs import RULES
+from mrdib_pyg.ops.interest_graphs import RULES
 from mrdib_pyg.transforms import InterestGraph, SecondOrderGraph
 
 

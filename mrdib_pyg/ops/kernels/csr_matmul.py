@@ -1,3 +1,5 @@
+"""A Triton kernel of the sparse-dense product, of one matrix or of two in one launch."""
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,9 +14,8 @@ from mrdib_pyg.ops.kernels.launch import launch
 
 @triton.jit
 def _sum_entries(
-    col_ptr, value_ptr, col_scale_ptr, x_ptr, x_stride, start, end, offset, mask,
-    has_value: tl.constexpr, has_col_scale: tl.constexpr, acc_type: tl.constexpr,
-    block_entries: tl.constexpr, block_channels: tl.constexpr,
+    col_ptr, value_ptr, x_ptr, x_stride, start, end, offset, mask,
+    acc_type: tl.constexpr, block_entries: tl.constexpr, block_channels: tl.constexpr,
 ):  # fmt: skip
     acc = tl.zeros([block_channels], dtype=acc_type)
     for begin in range(start, end, block_entries):
@@ -26,25 +27,17 @@ def _sum_entries(
             mask=valid[:, None] & mask[None, :],
             other=0.0,
         ).to(acc_type)
-        if has_value:
-            value = tl.load(value_ptr + entry, mask=valid, other=0.0).to(acc_type)
-            rows = rows * value[:, None]
-        if has_col_scale:
-            scale = tl.load(col_scale_ptr + col, mask=valid, other=0.0).to(acc_type)
-            rows = rows * scale[:, None]
-        acc += tl.sum(rows, axis=0)
+        value = tl.load(value_ptr + entry, mask=valid, other=0.0).to(acc_type)
+        acc += tl.sum(rows * value[:, None], axis=0)
     return acc
 
 
 @triton.jit
 def _store_row(
-    acc, row, row_scale_ptr, addend_ptr, addend_stride, out_ptr, out_stride, offset, mask,
-    alpha: tl.constexpr, beta: tl.constexpr, has_row_scale: tl.constexpr,
-    has_addend: tl.constexpr, acc_type: tl.constexpr,
+    acc, row, addend_ptr, addend_stride, out_ptr, out_stride, offset, mask,
+    alpha: tl.constexpr, beta: tl.constexpr, has_addend: tl.constexpr, acc_type: tl.constexpr,
 ):  # fmt: skip
     row = row.to(tl.int64)
-    if has_row_scale:
-        acc = acc * tl.load(row_scale_ptr + row).to(acc_type)
     # Constants, so that they are not rounded to float32 on their way to a float64 kernel.
     if alpha != 1.0:
         acc = acc * alpha
@@ -72,13 +65,11 @@ def _sum_pieces(
 
 @triton.jit(do_not_specialize=['num_pieces', 'num_pieces_2', 'num_rows', 'num_cuts'])
 def _rows_kernel(
-    rowptrs, cols, values, row_scales, col_scales, xs, addends, outs, firsts, lasts, owners,
+    rowptrs, cols, values, xs, addends, outs, firsts, lasts, owners,
     piece_ptrs, cut_rows, partial_ptr, counter_ptr,
     num_pieces, num_pieces_2, num_rows, num_cuts, dims, x_strides, addend_strides, out_strides,
-    alpha: tl.constexpr, beta: tl.constexpr, has_row_scale: tl.constexpr,
-    has_addend: tl.constexpr, acc_type: tl.constexpr, block_channels: tl.constexpr,
-    has_value: tl.constexpr, has_col_scale: tl.constexpr, max_piece: tl.constexpr,
-    block_entries: tl.constexpr,
+    alpha: tl.constexpr, beta: tl.constexpr, has_addend: tl.constexpr, acc_type: tl.constexpr,
+    block_channels: tl.constexpr, max_piece: tl.constexpr, block_entries: tl.constexpr,
 ):  # fmt: skip
     # One product or two. The pieces of long rows come first: they take longest, and should not be
     # the last to start.
@@ -99,9 +90,9 @@ def _rows_kernel(
             is_row = row >= 0
         if is_piece:
             acc = _sum_entries(
-                cols[i], values[i], col_scales[i], xs[i], x_strides[i],
+                cols[i], values[i], xs[i], x_strides[i],
                 tl.load(firsts[i] + piece), tl.load(lasts[i] + piece), offset, mask,
-                has_value, has_col_scale, acc_type, block_entries, block_channels,
+                acc_type, block_entries, block_channels,
             )  # fmt: skip
             tl.store(partial_ptr + program.to(tl.int64) * channels + offset, acc, mask=mask)
             # Whoever is the last of a row adds up its pieces: those before it are written, since
@@ -121,32 +112,28 @@ def _rows_kernel(
                     acc_type, block_entries, block_channels,
                 )  # fmt: skip
                 _store_row(
-                    acc, tl.load(cut_rows[i] + cut), row_scales[i], addends[i], addend_strides[i],
-                    outs[i], out_strides[i], offset, mask, alpha, beta, has_row_scale, has_addend,
-                    acc_type,
+                    acc, tl.load(cut_rows[i] + cut), addends[i], addend_strides[i], outs[i],
+                    out_strides[i], offset, mask, alpha, beta, has_addend, acc_type,
                 )  # fmt: skip
         if is_row:
             start = tl.load(rowptrs[i] + row)
             end = tl.load(rowptrs[i] + row + 1)
             if end - start <= max_piece:
                 acc = _sum_entries(
-                    cols[i], values[i], col_scales[i], xs[i], x_strides[i], start, end, offset,
-                    mask, has_value, has_col_scale, acc_type, block_entries, block_channels,
+                    cols[i], values[i], xs[i], x_strides[i], start, end, offset, mask,
+                    acc_type, block_entries, block_channels,
                 )  # fmt: skip
                 _store_row(
-                    acc, row, row_scales[i], addends[i], addend_strides[i], outs[i],
-                    out_strides[i], offset, mask, alpha, beta, has_row_scale, has_addend,
-                    acc_type,
+                    acc, row, addends[i], addend_strides[i], outs[i], out_strides[i],
+                    offset, mask, alpha, beta, has_addend, acc_type,
                 )  # fmt: skip
 
 
 class _Product(NamedTuple):
     rowptr: Tensor
     col: Tensor
-    value: Tensor | None
+    value: Tensor
     x: Tensor
-    row_scale: Tensor | None
-    col_scale: Tensor | None
     addend: Tensor | None
     out: Tensor
     pieces: tuple[Tensor, ...]
@@ -155,44 +142,34 @@ class _Product(NamedTuple):
 def csr_matmul(
     rowptr: Tensor,
     col: Tensor,
-    value: Tensor | None,
+    value: Tensor,
     x: Tensor,
     *,
-    row_scale: Tensor | None = None,
-    col_scale: Tensor | None = None,
     alpha: float = 1.0,
     addend: Tensor | None = None,
     beta: float = 1.0,
-    out: Tensor | None = None,
     pieces: tuple[Tensor, ...] | None = None,
     workspace: Workspace | None = None,
 ) -> Tensor:
     r"""Computes a sparse-dense product and its sum with another matrix in one pass,
 
     .. math::
-        \mathbf{Y} = \alpha \, \mathrm{diag}(\mathbf{r}) \, \mathbf{A} \, \mathrm{diag}(\mathbf{c})
-        \, \mathbf{X} + \beta \, \mathbf{B}.
+        \mathbf{Y} = \alpha \, \mathbf{A} \mathbf{X} + \beta \, \mathbf{B}.
 
     Rows are split over programs, and those of a power law's head into pieces of at most 128 or 512
-    entries. The last of a row's programs to be done adds up its pieces, in their order: the same
-    bits in every run. Sums are kept in :obj:`float32`, or in :obj:`float64` if :obj:`x` is. Not
+    entries. The last program of a row to finish adds up its pieces, in their order: the same bits
+    in every run. Sums are kept in :obj:`float32`, or in :obj:`float64` if :obj:`x` is. Not
     differentiable by itself.
 
     Args:
         rowptr (Tensor): The start of each row of :math:`\mathbf{A}`, and the end of the last.
         col (Tensor): The column of each entry, of the same integer type.
-        value (Tensor, optional): The value of each entry, of any floating-point type;
-            :obj:`None` for ones.
+        value (Tensor): The value of each entry, of any floating-point type.
         x (Tensor): The dense matrix :math:`\mathbf{X}`.
-        row_scale (Tensor, optional): The factors :math:`\mathbf{r}`. (default: :obj:`None`, ones)
-        col_scale (Tensor, optional): The factors :math:`\mathbf{c}`. (default: :obj:`None`, ones)
         alpha (float, optional): The factor :math:`\alpha`; compiled in, as is :obj:`beta`.
             (default: :obj:`1.0`)
-        addend (Tensor, optional): The matrix :math:`\mathbf{B}`; if it is :obj:`out`, the product
-            is accumulated in place. (default: :obj:`None`)
+        addend (Tensor, optional): The matrix :math:`\mathbf{B}`. (default: :obj:`None`)
         beta (float, optional): The factor :math:`\beta`. (default: :obj:`1.0`)
-        out (Tensor, optional): Where to write :math:`\mathbf{Y}`, other than :obj:`x`.
-            (default: :obj:`None`, a new tensor in the data type of :obj:`x`)
         pieces (tuple[Tensor, ...], optional): :obj:`cut_rows(rowptr, piece_length(nnz))`, which
             takes a synchronization with the device. (default: :obj:`None`, computed)
         workspace (tuple[Tensor, Tensor], optional): What :func:`make_workspace` has made for these
@@ -200,38 +177,29 @@ def csr_matmul(
 
     Shapes:
         - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
-          :math:`(\textrm{nnz})`, :obj:`row_scale` :math:`(\textrm{rows})`, :obj:`col_scale`
-          :math:`(\textrm{columns})`
-        - :obj:`x` :math:`(\textrm{columns}, d)`, :obj:`addend` and :obj:`out`
-          :math:`(\textrm{rows}, d)`
+          :math:`(\textrm{nnz})`
+        - :obj:`x` :math:`(\textrm{columns}, d)`, :obj:`addend` and the output
+          :math:`(\textrm{rows}, d)`, the output in the data type of :obj:`x`
 
     Raises:
         TypeError: If :obj:`x` is not floating point.
-        ValueError: If the shape of :obj:`addend` or :obj:`out` is not that of the product, or
-            :obj:`out` has no unit stride or is :obj:`x`.
+        ValueError: If the shape of :obj:`addend` is not that of the product.
     """
     if not x.is_floating_point():
         raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
     size = (rowptr.numel() - 1, x.size(1))
-    for name, tensor in (('addend', addend), ('out', out)):
-        if tensor is not None and tensor.shape != size:
-            raise ValueError(
-                f"'{name}' must have the shape {list(size)} of the product (got "
-                f'{list(tensor.shape)})'
-            )
+    if addend is not None and addend.shape != size:
+        raise ValueError(
+            f"'addend' must have the shape {list(size)} of the product (got {list(addend.shape)})"
+        )
     x = _rows(x)
-    if out is None:
-        out = x.new_empty(size)
-    elif out.data_ptr() == x.data_ptr() and out.numel() > 0:
-        raise ValueError("'out' must not be 'x', which is read until the end; pass another tensor")
-    elif out.stride(1) != 1 and out.size(1) > 1:
-        raise ValueError("'out' must have a unit stride along the channels; pass out.contiguous()")
+    out = x.new_empty(size)
     if out.numel() == 0:
         return out
     addend = None if addend is None else _rows(addend)
     if pieces is None:
         pieces = cut_rows(rowptr, piece_length(col.numel()))
-    product = _Product(rowptr, col, value, x, row_scale, col_scale, addend, out, tuple(pieces))
+    product = _Product(rowptr, col, value, x, addend, out, tuple(pieces))
     _multiply([product], alpha, beta, workspace)
     return out
 
@@ -248,34 +216,22 @@ def csr_matmul_pair(
     r"""Computes two products as :func:`csr_matmul` does, with matrices of as many entries, at
     once: one launch in place of two, and neither waits for the longest rows of the other.
 
-    Args:
-        arrays (Tuple[tuple[Tensor, ...], tuple[Tensor, ...]]): For each product the values, the row
-            pointers, the columns, and the pieces that :func:`cut_rows` makes.
-        x (Tuple[Tensor, Tensor]): The dense matrices, of one width, type and device.
-        alpha (float, optional): The factor of both products. (default: :obj:`1.0`)
-        addend (Tuple[Tensor, Tensor], optional): What is added to them. (default: :obj:`None`)
-        beta (float, optional): The factor of both addends. (default: :obj:`1.0`)
-        workspace (tuple[Tensor, Tensor], optional): As in :func:`csr_matmul`.
-            (default: :obj:`None`, made)
+    :obj:`arrays` are for each product the values, the row pointers, the columns, and the pieces of
+    :func:`cut_rows`; the features and addends are of one width, type and device.
     """
     products = []
     for i, (value, rowptr, col, *pieces) in enumerate(arrays):
         own = _rows(x[i])
         out = own.new_empty(rowptr.numel() - 1, own.size(1))
         other = None if addend is None else _rows(addend[i])
-        products.append(_Product(rowptr, col, value, own, None, None, other, out, tuple(pieces)))
+        products.append(_Product(rowptr, col, value, own, other, out, tuple(pieces)))
     _multiply(products, alpha, beta, workspace)
     return products[0].out, products[1].out
 
 
 def make_workspace(x: Tensor, *pieces: Sequence[Tensor]) -> Workspace:
-    r"""Makes room for the sums of pieces of rows, and counters of how many there are by now, which
-    each product leaves at zero.
-
-    Args:
-        x (Tensor): The dense matrix of the product.
-        *pieces (Sequence[Tensor]): What :func:`cut_rows` makes, for each product that is computed
-            at once.
+    r"""Makes room for the sums of the pieces of rows of products with :obj:`x` that are computed at
+    once, and counters of how many there are by now, which each product leaves at zero.
     """
     num_pieces = sum([p[2].numel() for p in pieces])
     if num_pieces == 0:  # tensors of their types stand in for what is not there: never read
@@ -304,62 +260,36 @@ def _multiply(
     if num_programs == 0 or channels == 0:
         return
     block_channels, num_blocks = _blocks(channels)
-    # Any tensor stands in for one that is not there.
     if workspace is None:
         workspace = make_workspace(x, *[product.pieces for product in products])
     partial, counter = workspace
     first = products[0]
     cut_row, piece_ptr, starts, ends, owners = zip(*[product.pieces for product in products])
-    launch(
-        _rows_kernel,
-        (num_programs, num_blocks),
-        (
-            tuple([p.rowptr for p in products]),
-            tuple([p.col for p in products]),
-            tuple([_or(p.value, x) for p in products]),
-            tuple([_or(p.row_scale, x) for p in products]),
-            tuple([_or(p.col_scale, x) for p in products]),
-            tuple([p.x for p in products]),
-            tuple([_or(p.addend, x) for p in products]),
-            tuple([p.out for p in products]),
-            starts,
-            ends,
-            owners,
-            piece_ptr,
-            cut_row,
-            partial,
-            counter,
-            num_pieces[0],
-            num_pieces[-1] if len(products) == 2 else 0,
-            num_rows[0],
-            num_cuts[0],
-            (channels,),
-            tuple([p.x.stride(0) for p in products]),
-            tuple([0 if p.addend is None else p.addend.stride(0) for p in products]),
-            tuple([p.out.stride(0) for p in products]),
-        ),
-        {
-            'alpha': float(alpha),
-            'beta': float(beta),
-            'has_row_scale': first.row_scale is not None,
-            'has_addend': first.addend is not None,
-            'acc_type': tl.float64 if x.dtype == torch.float64 else tl.float32,
-            'block_channels': block_channels,
-            'has_value': first.value is not None,
-            'has_col_scale': first.col_scale is not None,
-            'max_piece': piece_length(first.col.numel()),
-            'block_entries': 16 if block_channels >= 32 else 32,
-        },
-        num_warps=1,
-    )
+    args = (
+        tuple([p.rowptr for p in products]), tuple([p.col for p in products]),
+        tuple([p.value for p in products]), tuple([p.x for p in products]),
+        # Any tensor stands in for one that is not there.
+        tuple([x if p.addend is None else p.addend for p in products]),
+        tuple([p.out for p in products]), starts, ends, owners, piece_ptr, cut_row,
+        partial, counter, num_pieces[0], num_pieces[-1] if len(products) == 2 else 0,
+        num_rows[0], num_cuts[0], (channels,), tuple([p.x.stride(0) for p in products]),
+        tuple([0 if p.addend is None else p.addend.stride(0) for p in products]),
+        tuple([p.out.stride(0) for p in products]),
+    )  # fmt: skip
+    constants = {
+        'alpha': float(alpha),
+        'beta': float(beta),
+        'has_addend': first.addend is not None,
+        'acc_type': tl.float64 if x.dtype == torch.float64 else tl.float32,
+        'block_channels': block_channels,
+        'max_piece': piece_length(first.col.numel()),
+        'block_entries': 16 if block_channels >= 32 else 32,
+    }
+    launch(_rows_kernel, (num_programs, num_blocks), args, constants, num_warps=1)
 
 
 def _rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 or x.size(1) == 1 else x.contiguous()
-
-
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    return other if tensor is None else tensor
 
 
 @torch.library.custom_op('mrdib_pyg::csr_matmul', mutates_args=())
@@ -373,7 +303,7 @@ def csr_matmul_op(
     alpha: float,
     beta: float,
 ) -> Tensor:
-    r"""The same for :func:`torch.compile`, which does not look into it."""
+    r"""Computes :func:`csr_matmul` as an operator that :func:`torch.compile` does not trace."""
     return csr_matmul(
         rowptr, col, value, x, alpha=alpha, addend=addend, beta=beta, pieces=tuple(pieces)
     )

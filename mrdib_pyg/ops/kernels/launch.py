@@ -1,3 +1,5 @@
+"""The launch of Triton kernels, in less time than Triton takes."""
+
 from typing import Any, NamedTuple
 
 import torch
@@ -6,11 +8,13 @@ from torch import Tensor
 
 _INT32_END = 2**31
 
+# The versions whose private interface, that of compiled kernels, is known from runs on a GPU.
+_IS_KNOWN = triton.__version__.startswith('3.6.')
+
 
 class _Compiled(NamedTuple):
-    r"""A kernel, which lives as long as its id is part of a key, and what Triton looks up at each
-    launch of it compiled.
-    """
+    # What Triton looks up at each launch, and the kernel, which must live as long as its id is part
+    # of a key.
 
     source: Any
     kernel: Any
@@ -32,9 +36,10 @@ def launch(
 ) -> None:
     r"""Launches a Triton kernel on the device of its tensors.
 
-    A second launch of the same kind skips Triton's binding of the arguments and what it looks up,
-    which takes several times as long as a small kernel runs. The kind are the types of tensors,
-    whether they are aligned, the values of constants, and the class of integers.
+    Where the interface of Triton's compiled kernels is known, a second launch of the same kind
+    skips the binding of arguments, which takes several times as long as a small kernel runs. The
+    kind are the types of tensors, whether they are aligned, the values of constants, and the class
+    of integers. All other launches are Triton's own.
 
     Args:
         kernel (triton.JITFunction): The kernel; all its integers that are not constants, and not
@@ -69,17 +74,14 @@ def launch(
     # The last is said because Triton's default is about to change. The interpreter returns nothing.
     first = kernel[grid](*args, **constants, num_warps=num_warps, enable_fp_fusion=True)
     # On ROCm it also depends on the sizes of tensors, which are not part of the key.
-    if first is not None and torch.version.hip is None:
+    if _IS_KNOWN and first is not None and torch.version.hip is None:
         found = first.run, first.function, first.packed_metadata
         _compiled[key] = _Compiled(kernel, first, *found, tuple(constants.values()))
 
 
 def _is_watched() -> bool:
-    # A profiler of Triton is told of launches by hooks; older versions keep them elsewhere.
-    knobs = getattr(triton, 'knobs', None)
-    if knobs is None:
-        return True
-    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    # A profiler of Triton is told of launches by hooks.
+    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
     return any(getattr(hook, 'calls', hook) for hook in hooks)
 
 

@@ -8,8 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mrdib_pyg.ops._pid_loss import Triplets
 from mrdib_pyg.ops.kernels.launch import launch
+
+#: Of triplets sorted by user: where each user begins, the user of each (or None), and the items.
+Triplets = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 @triton.jit
@@ -50,32 +52,13 @@ def _weigh(score, keep, mask, HAS_KEEP: tl.constexpr):
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_users', 'num_items'])
 def score_kernel(
-    users,
-    items,
-    scores,
-    sums,
-    partials,
-    keeps,
-    dims,
-    src,
-    pos,
-    neg,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_users,
-    num_items,
-    EACH: tl.constexpr,
-    HAS_SRC: tl.constexpr,
-    HAS_SUM: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    r"""Scores the triplets of a piece of a user, sums what his gradient is a multiple of, and notes
-    him for each of them.
+    users, items, scores, sums, partials, keeps, dims, src, pos, neg, rowptr, cut_row, num_cuts,
+    num_users, num_items,
+    EACH: tl.constexpr, HAS_SRC: tl.constexpr, HAS_SUM: tl.constexpr, HAS_KEEP: tl.constexpr,
+    SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    r"""Scores the triplets of a piece of a user, sums what the user's gradient is a multiple of,
+    and notes the user for each of them.
     """
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
@@ -115,26 +98,11 @@ def score_kernel(
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_rows', 'num_cols'])
 def sum_rows_kernel(
-    tables,
-    outs,
-    partials,
-    scores,
-    scales,
-    keeps,
-    dims,
-    src,
-    entry,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_rows,
-    num_cols,
-    HAS_KEEP: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    tables, outs, partials, scores, scales, keeps, dims, src, entry, rowptr, cut_row, num_cuts,
+    num_rows, num_cols,
+    HAS_KEEP: tl.constexpr, SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
-):
+):  # fmt: skip
     r"""Sums the weighted users that the entries of a piece of an item name."""
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT)
     if row >= 0:
@@ -164,18 +132,9 @@ def sum_rows_kernel(
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_rows'])
 def combine_kernel(
-    partials,
-    outs,
-    dims,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_rows,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    partials, outs, dims, rowptr, cut_row, num_cuts, num_rows,
+    SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     r"""Adds up the pieces of a long row, at its first boundary."""
     cut = tl.program_id(0).to(tl.int64)
     row = tl.load(cut_row + cut).to(tl.int64) - 1
@@ -199,26 +158,12 @@ def combine_kernel(
 
 @triton.jit(do_not_specialize=['num_cuts', 'num_users', 'num_items'])
 def add_edges_kernel(
-    users,
-    grads,
-    scores,
-    scales,
-    keeps,
-    dims,
-    pos,
-    neg,
-    rowptr,
-    cut_row,
-    num_cuts,
-    num_users,
+    users, grads, scores, scales, keeps, dims, pos, neg, rowptr, cut_row, num_cuts, num_users,
     num_items,
-    HAS_KEEP: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    HAS_KEEP: tl.constexpr, SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
-):
-    r"""Adds the weighted row of a user to the gradients of the items of his triplets."""
+):  # fmt: skip
+    r"""Adds the weighted row of a user to the gradients of the items of the user's triplets."""
     row, begin, end, _ = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
         d = tl.arange(0, BLOCK_D)
@@ -244,15 +189,10 @@ def add_edges_kernel(
 
 @triton.jit(do_not_specialize=['num'])
 def gain_kernel(
-    scores,
-    keeps,
-    gains,
-    totals,
-    num,
-    HAS_KEEP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    r"""Makes of scores pointwise gains, and sums a block of losses."""
+    scores, keeps, gains, totals, num,
+    HAS_KEEP: tl.constexpr, HAS_GAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    r"""Sums a block of losses, and makes of scores pointwise gains."""
     block = tl.program_id(0).to(tl.int64)
     e = block * BLOCK + tl.arange(0, BLOCK)
     for i in tl.static_range(len(scores)):
@@ -263,11 +203,12 @@ def gain_kernel(
             q = 1.0 + p
             log = tl.where(q == 1.0, p, tl.log(q) * (p / tl.where(q == 1.0, 1.0, q - 1.0)))
             loss = log - tl.minimum(score, 0.0)
-            gain = 0.6931471805599453 - loss
             counts = e < num
             if HAS_KEEP:
                 counts = counts & (tl.load(keeps[i] + e, mask=counts, other=0) != 0)
-            tl.store(gains[i] + e, tl.where(counts, gain, 0.0), mask=e < num)
+            if HAS_GAIN:
+                gain = 0.6931471805599453 - loss
+                tl.store(gains[i] + e, tl.where(counts, gain, 0.0), mask=e < num)
             tl.store(totals[i] + block, tl.sum(tl.where(counts, loss, 0.0), axis=0))
 
 
@@ -320,75 +261,59 @@ def score_differences(
     with_src: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     r"""Returns the score of the positive less that of the negative item, ``[K, n]``, NaN where an
-    index is out of range; and, if asked for, for each table of users the sum over the triplets of a
-    user of :math:`\sigma(-\Delta) (z^i - z^j)`, and the user of each triplet. The gradient of the
-    table is a multiple of the sum: the rows are at hand here, and the backward pass need not read
-    them again.
+    index is out of range, for :obj:`tables` of users and items in turn.
 
-    Args:
-        triplets (Triplets): The triplets.
-        tables (Sequence[Tensor]): Users and items in turn.
-        keep (Tensor, optional): Which triplets enter the sums, ``[K, n]``. (default: :obj:`None`)
-        with_sums (bool, optional): Whether the sums are needed. (default: :obj:`False`)
-        with_src (bool, optional): Whether the users are needed; those that the triplets list are
-            returned as they are. (default: :obj:`False`)
+    If asked for, also returns for each table of users the sums over the triplets of a user that
+    :obj:`keep` ``[K, n]`` keeps of :math:`\sigma(-\Delta) (z^i - z^j)`, of which its gradient is a
+    multiple: the rows are at hand here, and the backward pass need not read them again. And the
+    user of each triplet, those that the triplets list as they are.
     """
     users, items = tuple(tables[0::2]), tuple(tables[1::2])
-    num_triplets, dtype = triplets.pos.numel(), _sum_dtype(tables)
+    rowptr, src, pos, neg = triplets
+    num_triplets, dtype = pos.numel(), _sum_dtype(tables)
     size = len(users), num_triplets
     scores = users[0].new_empty(size, dtype=dtype)
-    if triplets.src is not None:  # triplets of a user that is out of range are met by no program
+    if src is not None:  # triplets of a user that is out of range are met by no program
         scores.fill_(float('nan'))
     sums = [torch.empty_like(x, dtype=dtype) for x in users] if with_sums else []
-    src, makes_src = triplets.src, with_src and triplets.src is None
+    makes_src = with_src and src is None
     if makes_src:
         index = torch.int32 if users[0].size(0) < 2**31 else torch.int64
-        src = torch.empty_like(triplets.pos, dtype=index)
+        src = torch.empty_like(pos, dtype=index)
     if num_triplets == 0:
         return scores, [x.zero_() for x in sums], src
-    cut = _Cut(triplets.rowptr, num_triplets)
+    cut = _Cut(rowptr, num_triplets)
     partials = cut.partials(sums, dtype)
+    # Any tensor stands in for one that is not there: it is never read.
     args = (
-        users,
-        items,
-        scores.unbind(),
-        # Any tensor stands in for one that is not there: it is never read.
-        tuple(sums) or users,
-        tuple(partials) or users,
-        users if keep is None else keep.unbind(),
-        tuple([user.size(1) for user in users]),
-        triplets.pos if src is None else src,
-        triplets.pos,
-        triplets.neg,
-        triplets.rowptr,
-        cut.row,
-        cut.num,
-        users[0].size(0),
-        items[0].size(0),
-    )
+        users, items, scores.unbind(), tuple(sums) or users, tuple(partials) or users,
+        users if keep is None else keep.unbind(), _widths(users), pos if src is None else src,
+        pos, neg, rowptr, cut.row, cut.num, users[0].size(0), items[0].size(0),
+    )  # fmt: skip
     each = num_triplets <= _MAX_EACH
-    constants = {'EACH': each, 'HAS_SRC': makes_src, 'HAS_SUM': with_sums}
-    constants |= {'HAS_KEEP': keep is not None}
+    flags = {'HAS_SRC': makes_src, 'HAS_SUM': with_sums, 'HAS_KEEP': keep is not None}
+    constants = {'EACH': each, **flags}
     cut.launch(score_kernel, args, users, dtype, _SCORE_TILE, constants, each=each)
     cut.combine(partials, sums)
     return scores, sums, src
 
 
-def sum_losses(scores: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and the pointwise
-    gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``; zero where a triplet is left out.
-
-    Args:
-        scores (Tensor): The differences :math:`\Delta`, ``[K, n]``.
-        keep (Tensor, optional): Which triplets count, ``[K, n]``. (default: :obj:`None`, all)
+def sum_losses(
+    scores: Tensor, keep: Tensor | None = None, with_gains: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and, if asked for, the
+    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``, of the scores
+    :math:`\Delta`; zero where :obj:`keep` leaves a triplet out.
     """
     num_blocks = -(-scores.size(1) // _BLOCK)
-    gains, totals = torch.empty_like(scores), scores.new_empty(scores.size(0), num_blocks)
+    gains = torch.empty_like(scores) if with_gains else None
+    totals = scores.new_empty(scores.size(0), num_blocks)
     if num_blocks > 0:
         rows = scores.unbind()
         keeps = rows if keep is None else keep.unbind()
-        args = rows, keeps, gains.unbind(), totals.unbind(), scores.size(1)
-        constants = {'HAS_KEEP': keep is not None, 'BLOCK': _BLOCK}
+        outs = rows if gains is None else gains.unbind()
+        args = rows, keeps, outs, totals.unbind(), scores.size(1)
+        constants = {'HAS_KEEP': keep is not None, 'HAS_GAIN': with_gains, 'BLOCK': _BLOCK}
         launch(gain_kernel, (num_blocks, scores.size(0)), args, constants, num_warps=4)
     return totals.sum(dim=1), gains
 
@@ -396,13 +321,8 @@ def sum_losses(scores: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tens
 def user_gradients(
     sums: Sequence[Tensor], scale: Tensor, tables: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of users that need one.
-
-    Args:
-        sums (Sequence[Tensor]): The sums of :func:`score_differences`.
-        scale (Tensor): What each is multiplied with, ``[K]``.
-        tables (Sequence[Tensor]): Users and items in turn.
-        needs (Sequence[bool]): Which tables of users need a gradient.
+    r"""Returns the gradients of the tables of users that need one: the sums of
+    :func:`score_differences` times :obj:`scale` ``[K]``.
     """
     out: list[Tensor | None] = [None] * len(needs)
     kept = [i for i, need in enumerate(needs) if need]
@@ -410,8 +330,7 @@ def user_gradients(
         return out
     totals = [sums[i] for i in kept]
     grads = _like([tables[2 * i] for i in kept], scale.dtype)
-    dims = tuple([x.size(1) for x in totals])
-    num_rows = totals[0].size(0)
+    dims, num_rows = _widths(totals), totals[0].size(0)
     num_blocks = -(-num_rows * max(dims) // _BLOCK)
     if num_blocks > 0:
         args = tuple(totals), tuple(grads), _choose(scale, kept), dims, num_rows
@@ -431,25 +350,16 @@ def item_gradients(
     deterministic: bool = True,
 ) -> list[Tensor | None]:
     r"""Returns the gradients of the tables of items that need one: for each triplet the row of the
-    user times :math:`\sigma(-\Delta)` and a factor, added to the positive item and subtracted from
-    the negative one.
-
-    Args:
-        triplets (Triplets): The triplets, with their users.
-        scores (Tensor): The differences :math:`\Delta`, ``[K, n]``.
-        scale (Tensor): The factor of each table, ``[K]``.
-        keep (Tensor, optional): Which triplets count, ``[K, n]``.
-        tables (Sequence[Tensor]): Users and items in turn.
-        needs (Sequence[bool]): Which tables of items need a gradient.
-        deterministic (bool, optional): If set to :obj:`False`, sums may be taken in any order.
-            (default: :obj:`True`)
+    user times :math:`\sigma(-\Delta)` and the factor of the table in :obj:`scale` ``[K]``, added to
+    the positive item and subtracted from the negative one; unless :obj:`deterministic`, in any
+    order.
     """
     out: list[Tensor | None] = [None] * len(needs)
     kept = [i for i, need in enumerate(needs) if need]
     if len(kept) == 0:
         return out
     items, users = [tables[2 * i + 1] for i in kept], [tables[2 * i] for i in kept]
-    if triplets.pos.numel() == 0:
+    if triplets[2].numel() == 0:
         grads = [torch.zeros_like(x) for x in items]
     else:
         rows = tuple([scores[i] for i in kept])
@@ -457,9 +367,10 @@ def item_gradients(
         weights = _Weights(rows, _choose(scale, kept), keeps, keep is not None)
         if deterministic:
             # Each triplet is two entries of a matrix of items times users, of opposite weight.
-            rowptr, entry = _sort_items(triplets, items[0].size(0))
-            src = triplets.users()
-            grads = _sum_rows(rowptr, src, entry, weights, users)
+            rowptr, src, pos, _ = triplets
+            if src is None:
+                src = torch.repeat_interleave(rowptr.diff(), output_size=pos.numel())
+            grads = _sum_rows(*_sort_items(triplets, items[0].size(0)), src, weights, users)
         else:
             grads = _add_edges(triplets, weights, users, items)
     for i, grad in zip(kept, grads):
@@ -483,11 +394,12 @@ def _choose(scale: Tensor, kept: list[int]) -> Tensor:
 def _sort_items(triplets: Triplets, num_items: int) -> tuple[Tensor, Tensor]:
     # The positive and negative items of triplets in turn, sorted: where each item begins, and the
     # former places. Short integers are sorted in fewer passes.
-    num = triplets.pos.numel()
+    _, _, pos, neg = triplets
+    num = pos.numel()
     types = (torch.int16, torch.int32, torch.int64)
     dtype = next(t for t in types if num_items <= torch.iinfo(t).max)
-    items = torch.empty(2 * num, dtype=dtype, device=triplets.pos.device)
-    args = triplets.pos, triplets.neg, items, num, num_items
+    items = torch.empty(2 * num, dtype=dtype, device=pos.device)
+    args = pos, neg, items, num, num_items
     launch(item_kernel, (-(-num // _BLOCK),), args, {'BLOCK': _BLOCK}, num_warps=4)
     items, entry = items.sort(stable=True)
     first = torch.arange(num_items + 1, dtype=dtype, device=items.device)
@@ -504,6 +416,10 @@ def _like(
     types = [x.dtype if dtype == torch.float32 else _wide(x.dtype) for x in tables]
     sizes = [(x.size(0) if num_rows is None else num_rows, x.size(1)) for x in tables]
     return [x.new_empty(size, dtype=t) for x, size, t in zip(tables, sizes, types)]
+
+
+def _widths(tables: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple([x.size(1) for x in tables])
 
 
 def _sum_dtype(tables: Sequence[Tensor]) -> torch.dtype:
@@ -541,33 +457,23 @@ class _Cut:
         block_e = min(max(tile // block_d, 1), 16)
         if num_programs is None:
             num_programs = self.num + self.rowptr.numel() - 1
-        launch(
-            kernel,
-            (num_programs, len(tables) if each else 1),
-            args,
-            {
-                **constants,
-                'SEGMENT': _SEGMENT,
-                'DTYPE': _TYPES[dtype],
-                'BLOCK_E': block_e,
-                'BLOCK_D': block_d,
-            },
-            num_warps=min(max(block_d * block_e // 1024, 1), 8),
-        )
+        constants = {**constants, 'SEGMENT': _SEGMENT, 'DTYPE': _TYPES[dtype]}
+        constants |= {'BLOCK_E': block_e, 'BLOCK_D': block_d}
+        num_warps = min(max(block_d * block_e // 1024, 1), 8)
+        launch(kernel, (num_programs, len(tables) if each else 1), args, constants, num_warps)
 
     def combine(self, partials: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
         # Adds up the pieces of each row, in their order, whichever was done first.
         if self.num == 0 or len(outs) == 0:
             return
-        dims = tuple([x.size(1) for x in outs])
         size = self.num, self.rowptr.numel() - 1
-        args = (tuple(partials), tuple(outs), dims, self.rowptr, self.row, *size)
+        args = (tuple(partials), tuple(outs), _widths(outs), self.rowptr, self.row, *size)
         dtype = partials[0].dtype
         self.launch(combine_kernel, args, outs, dtype, _SUM_TILE, {}, num_programs=self.num)
 
 
 def _sum_rows(
-    rowptr: Tensor, src: Tensor, entry: Tensor, weights: _Weights, tables: list[Tensor]
+    rowptr: Tensor, entry: Tensor, src: Tensor, weights: _Weights, tables: list[Tensor]
 ) -> list[Tensor]:
     # Weighted sums of rows in a fixed order. The entry e stands for the triplet entry[e] // 2, its
     # positive item if even and its negative one, of opposite weight, if odd.
@@ -578,21 +484,9 @@ def _sum_rows(
     cut = _Cut(rowptr, entry.numel())
     partials = cut.partials(tables, dtype)
     args = (
-        tuple(tables),
-        tuple(outs),
-        tuple(partials),
-        weights.scores,
-        weights.scale,
-        weights.keeps,
-        tuple([x.size(1) for x in tables]),
-        src,
-        entry,
-        rowptr,
-        cut.row,
-        cut.num,
-        num_rows,
-        tables[0].size(0),
-    )
+        tuple(tables), tuple(outs), tuple(partials), weights.scores, weights.scale, weights.keeps,
+        _widths(tables), src, entry, rowptr, cut.row, cut.num, num_rows, tables[0].size(0),
+    )  # fmt: skip
     cut.launch(sum_rows_kernel, args, tables, dtype, _SUM_TILE, {'HAS_KEEP': weights.has_keep})
     cut.combine(partials, outs)
     return outs
@@ -606,23 +500,13 @@ def _add_edges(
     triplets: Triplets, weights: _Weights, users: list[Tensor], items: list[Tensor]
 ) -> list[Tensor]:
     # By atomic additions, in any order.
+    rowptr, _, pos, neg = triplets
     dtype = weights.scale.dtype
     grads = [torch.zeros_like(x, dtype=dtype) for x in items]
-    cut = _Cut(triplets.rowptr, triplets.pos.numel())
+    cut = _Cut(rowptr, pos.numel())
     args = (
-        tuple(users),
-        tuple(grads),
-        weights.scores,
-        weights.scale,
-        weights.keeps,
-        tuple([user.size(1) for user in users]),
-        triplets.pos,
-        triplets.neg,
-        triplets.rowptr,
-        cut.row,
-        cut.num,
-        users[0].size(0),
-        items[0].size(0),
-    )
+        tuple(users), tuple(grads), weights.scores, weights.scale, weights.keeps, _widths(users),
+        pos, neg, rowptr, cut.row, cut.num, users[0].size(0), items[0].size(0),
+    )  # fmt: skip
     cut.launch(add_edges_kernel, args, users, dtype, _SUM_TILE, {'HAS_KEEP': weights.has_keep})
     return grads

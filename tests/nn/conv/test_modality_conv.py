@@ -4,22 +4,22 @@ from torch_geometric import EdgeIndex
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from mrdib_pyg.nn import ModalityConv
-from mrdib_pyg.ops import NormalizedAdjacency, propagate_mean
+from mrdib_pyg.ops import NormalizedAdjacency, pid_loss, propagate_mean
 
 EDGE_INDEX = torch.tensor([[0, 0, 1, 2, 2, 2], [1, 3, 0, 0, 2, 3]])
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.25, 1.5])
 
 
 def coo(size, weight=None):
-    """The user-item matrix, transposed, as PyG passes adjacencies."""
+    """The matrix of users times items."""
     weight = torch.ones(EDGE_INDEX.size(1)) if weight is None else weight
-    return torch.sparse_coo_tensor(EDGE_INDEX.flip(0), weight, (size[1], size[0])).coalesce()
+    return torch.sparse_coo_tensor(EDGE_INDEX, weight, size).coalesce()
 
 
 def sparse_tensor(size, weight=None):
     if not WITH_TORCH_SPARSE:
         pytest.skip('needs torch-sparse')
-    return SparseTensor.from_edge_index(EDGE_INDEX.flip(0), weight, (size[1], size[0]))
+    return SparseTensor.from_edge_index(EDGE_INDEX, weight, size)
 
 
 KINDS = {
@@ -46,6 +46,23 @@ def test_adjacencies_are_equal(kind, num_users, num_items):
     actual = conv(x, KINDS[kind]((num_users, num_items), None))
     assert [t.shape for t in actual] == [(num_users, 8), (num_items, 8)]
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('layout', ['coo', 'csr', 'csc'])
+def test_a_square_matrix_is_users_times_items_everywhere(layout):
+    """Nothing but the convention tells the two sides of a square matrix apart."""
+    matrix = getattr(coo((4, 4)), {'coo': 'coalesce'}.get(layout, f'to_sparse_{layout}'))()
+    adj = NormalizedAdjacency(matrix, num_nodes=(4, 4))
+    assert torch.equal(adj.to_edge_index()[0], EDGE_INDEX)
+    x, conv = inputs(4, 4), ModalityConv(6, 8)
+    expected = conv(x, EDGE_INDEX)
+    assert not torch.allclose(expected[0], conv(x, EDGE_INDEX.flip(0))[0])
+    torch.testing.assert_close(conv(x, matrix), expected)
+    torch.testing.assert_close(conv(x, adj), expected)
+    table, neg = torch.randn(4, 2), torch.zeros(6, dtype=torch.long)
+    of_matrix = pid_loss([(table, x[0][:, :2])], None, matrix, neg)
+    of_edges = pid_loss([(table, x[0][:, :2])], None, *EDGE_INDEX, neg)
+    torch.testing.assert_close(of_matrix.unique, of_edges.unique)
 
 
 @pytest.mark.parametrize('kind', ['coo', 'csr', 'csc', 'SparseTensor', 'prepared'])
@@ -193,10 +210,10 @@ def test_errors():
         ModalityConv(6, 8, num_layers=-1)
     with pytest.raises(ValueError, match=r"8 wide, as 'out_channels' \(got 5\)"):
         conv((torch.zeros(3, 5), x_item), EDGE_INDEX)
-    # The most likely mistake: a matrix that is not transposed.
-    with pytest.raises(ValueError, match=r'size \(4, 3\) .* 3 users and 4 items; .* transposed'):
+    # The most likely mistake: a matrix that is transposed.
+    with pytest.raises(ValueError, match=r"'edge_index' .* 3 users .* 4 .*\(4, 3\).*adj_t"):
         conv((x_user, x_item), coo((3, 4)).t())
-    with pytest.raises(ValueError, match=r'size \(3, 5\) .* 3 users and 4 items'):
+    with pytest.raises(ValueError, match=r"'edge_index' .* 3 users .* 4 .*\(3, 5\)"):
         conv((x_user, x_item), NormalizedAdjacency(EDGE_INDEX, num_nodes=(3, 5)))
     for kind in ('coo', 'prepared'):
         with pytest.raises(ValueError, match="'edge_weight'"):

@@ -222,7 +222,7 @@ def test_trainable_features():
     [
         ({'slot': 'user'}, "'slot' must be one of"),
         ({'edge_dropout': 1.0}, r"'edge_dropout' must lie in \[0, 1\) \(got 1.0\)"),
-        ({'modality_weights': {'image': 1.0}}, 'the modalities are'),
+        ({'modality_weights': {'image': 1.0}}, r"'weights' must .*\(got \['image'\]\)"),
         ({'modality_weights': {'image': 1.0, 'text': -1.0}}, 'must not be negative'),
         ({'k': 24}, "'k' must be between 1 and the 23 rows"),
     ],

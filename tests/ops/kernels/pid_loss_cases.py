@@ -1,4 +1,4 @@
-"""The Triton kernels of the PID loss against the reference; collected by ``test_pid_loss.py``: on
+"""The Triton kernels of the PID loss against the reference; collected by ``test_kernels.py``: on
 CUDA where there is one, else under Triton's interpreter.
 """
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss
-from mrdib_pyg.ops._pid_loss import Triplets, pid_loss_reference
+from mrdib_pyg.ops._bpr_terms import SortedTriplets
+from mrdib_pyg.ops._pid_loss import pid_loss_reference
 from mrdib_pyg.ops.adjacency import to_rowptr
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -44,7 +45,7 @@ def make_triplets(users, items, num):
 def run(function, tables, num_codes, *args, **kwargs):
     pairs = list(zip(tables[0::2], tables[1::2]))
     fused = pairs[num_codes] if len(pairs) > num_codes else None
-    out = function(pairs[:num_codes], fused, *args, **kwargs)
+    out = function(pairs[:num_codes], fused, *args, return_gains=True, **kwargs)
     loss = (out.unique * torch.arange(1, 1 + num_codes)).sum()
     if fused is not None:
         loss = loss + 0.5 * out.synergistic
@@ -114,7 +115,7 @@ def test_sums_of_cut_rows(segment, monkeypatch):
         x = torch.randn(7, 3, dtype=torch.float64)
         weights = kernels._Weights((score,), torch.tensor([-2.0]).double(), (score,), False)
         # Entries 2k are positive items, of the triplet k.
-        out = kernels._sum_rows(rowptr, col, 2 * torch.arange(num), weights, [x])[0]
+        out = kernels._sum_rows(rowptr, 2 * torch.arange(num), col, weights, [x])[0]
         expected = torch.zeros_like(out).index_add(
             0, torch.repeat_interleave(count), -2.0 * torch.sigmoid(-score).view(-1, 1) * x[col]
         )
@@ -186,7 +187,7 @@ def test_index_out_of_range_is_nan(which, value):
     triplet[which][3] = value
     perm = triplet['src'].argsort(stable=True)
     src, pos, neg = (x[perm] for x in triplet.values())
-    triplets = Triplets(torch.searchsorted(src, torch.arange(8)), src, pos, neg)
+    triplets = SortedTriplets(torch.searchsorted(src, torch.arange(8)), src, pos, neg)
     tables = [x.detach() for x in make_tables(7, 7, [3])]
     score = kernels.score_differences(triplets, tables)[0][0]
     place = int((perm == 3).nonzero())
@@ -200,7 +201,7 @@ def test_index_out_of_range_is_nan(which, value):
 def test_entry_points():
     user, item = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     src, pos, neg = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])
-    triplets = Triplets(to_rowptr(src, 2), None, pos, neg)
+    triplets = SortedTriplets(to_rowptr(src, 2), None, pos, neg)
     scores, none, src_out = kernels.score_differences(triplets, [user, item])
     assert scores.tolist() == [[-3.0, 5.0, 0.0]] and none == [] and src_out is None
     keep = torch.tensor([[True, False, True]])
@@ -236,14 +237,17 @@ def test_losses_and_gains():
         loss = -torch.nn.functional.logsigmoid(scores.to(dtype))
         for mask in (None, keep):
             counts = torch.ones_like(keep) if mask is None else mask
-            total, gains = kernels.sum_losses(scores.to(dtype), mask)
+            total, gains = kernels.sum_losses(scores.to(dtype), mask, with_gains=True)
             assert gains.dtype == total.dtype == dtype
+            plain, none = kernels.sum_losses(scores.to(dtype), mask)
+            assert torch.equal(plain, total) and none is None
             torch.testing.assert_close(total, (loss * counts).sum(dim=1), rtol=rtol, atol=0)
             expected = (torch.tensor(2.0, dtype=torch.float64).log() - loss) * counts
             torch.testing.assert_close(gains, expected.to(dtype), rtol=rtol, atol=rtol)
     small = kernels.sum_losses(torch.tensor([[20.0, 60.0]]))[0]
     torch.testing.assert_close(small, -torch.nn.functional.logsigmoid(torch.tensor([20.0])))
-    total, gains = kernels.sum_losses(torch.tensor([[float('nan')], [float('-inf')]]))
+    bad = torch.tensor([[float('nan')], [float('-inf')]])
+    total, gains = kernels.sum_losses(bad, with_gains=True)
     assert total[0].isnan() and gains[0].isnan() and total[1].isinf()
     assert kernels.sum_losses(torch.empty(2, 0))[0].tolist() == [0.0, 0.0]
 
@@ -251,7 +255,7 @@ def test_losses_and_gains():
 @pytest.mark.parametrize('num_items', [6, 2**15 - 1, 2**15])
 def test_sorted_items(num_items):
     pos, neg = torch.tensor([2, 0, -1, 5]), torch.tensor([0, 2**33, 2, 5])
-    triplets = Triplets(torch.tensor([0, 4]), None, pos, neg)
+    triplets = SortedTriplets(torch.tensor([0, 4]), None, pos, neg)
     rowptr, entry = kernels._sort_items(triplets, num_items)
     assert rowptr.numel() == num_items + 1
     assert rowptr[:7].tolist() == [0, 2, 2, 4, 4, 4, 6]

@@ -45,6 +45,7 @@ def module():
 def launch(module, monkeypatch):
     # What stands in for a driver where there is none.
     monkeypatch.setattr(module, '_stream_of', lambda device: 'stream')
+    monkeypatch.setattr(module, '_IS_KNOWN', True)
     return module.launch
 
 
@@ -102,3 +103,11 @@ def test_hooks_of_a_profiler_are_told(launch, monkeypatch):
 def test_constants_in_another_order(launch):
     with pytest.raises(ValueError, match='in this order'):
         launch(Kernel(), (1,), (torch.zeros(1), (1, 1), 1), {'OTHER': 1}, 1)
+
+
+def test_an_unknown_version_is_launched_by_its_own_interface(launch, module, monkeypatch):
+    monkeypatch.setattr(module, '_IS_KNOWN', False)
+    kernel = Kernel()
+    for _ in range(2):
+        launch(kernel, (5, 2), (torch.zeros(64), (8, 3), 7), {'FLAG': True}, 1)
+    assert [call[0] for call in kernel.calls] == ['bound', 'bound']

@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    r"""Puts a model into evaluation mode; on exit each of its modules is in the mode it was in.
+
+    A model that is in evaluation mode already is left alone, so that what it caches survives, as
+    is anything but a :class:`torch.nn.Module`.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    if not any(modes):
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()  # as a whole first: a model drops what it cached when told its mode
+        for module, mode in zip(modules, modes):
+            module.training = mode
