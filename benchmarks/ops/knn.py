@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
+from benchmarks.run import Part, part_main
+from benchmarks.timer import in_process, peak_of
 from mrdib_pyg.ops import knn_graph
 
 K = 10
@@ -74,4 +74,4 @@ def measure_memory(method: str, num_items: int, width: int, device: str = 'cpu')
 
 
 if __name__ == '__main__':
-    main('knn', measure)
+    part_main('knn', measure)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.graphs import BABY, CLOTHING, Graph, random_graph
-from benchmarks.part import Part, main
-from benchmarks.training.common.sampler import PythonSampler
+from benchmarks.run import Part, part_main
+from benchmarks.training.common.loop import PythonSampler
 from mrdib_pyg.ops import encode_edges, sample_negatives
 
 
@@ -41,4 +41,4 @@ def _measure(part: Part, graph: Graph) -> None:
 
 
 if __name__ == '__main__':
-    main('negative_sampling', measure)
+    part_main('negative_sampling', measure)

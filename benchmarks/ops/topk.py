@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.graphs import BABY, CLOTHING, Graph, random_graph
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
-from benchmarks.training.common.evaluation import dense_topk, evaluate_in_loops
-from benchmarks.training.workload import to_hetero_data
+from benchmarks.graphs import BABY, CLOTHING, Graph, random_graph, to_hetero_data
+from benchmarks.run import Part, part_main
+from benchmarks.timer import in_process, peak_of
+from benchmarks.training.common.loop import dense_topk, evaluate_in_loops
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.ops import masked_topk
 
@@ -113,4 +112,4 @@ def measure_memory(method: str, size: tuple[int, int, int], device: str = 'cpu')
 
 
 if __name__ == '__main__':
-    main('topk', measure)
+    part_main('topk', measure)

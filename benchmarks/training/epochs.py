@@ -13,20 +13,12 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
-from benchmarks.training.backbones import (
-    COMMON_NAME,
-    OURS,
-    OURS_MRDIB,
-    OURS_TRAINED,
-    ROLES,
-    Subject,
-    make_batches,
-    subjects,
-)
+from benchmarks.graphs import case_of, describe_data, load, make_data
+from benchmarks.run import Part, part_main
+from benchmarks.schema import COMMON, OURS, OURS_MRDIB, OURS_TRAINED
+from benchmarks.timer import describe, in_process, peak_of
+from benchmarks.training.backbones import ROLES, Subject, make_batches, subjects
 from benchmarks.training.mrdib_cost import names
-from benchmarks.training.workload import case_of, describe_data, load, make_data
 
 #: Epochs of one timed call on CUDA, where an epoch is short and its preparations are not.
 _EPOCHS = {'cpu': 1, 'cuda': 2}
@@ -61,7 +53,7 @@ def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epoc
         try:
             made[method] = make()
         except Exception as e:
-            part.miss(case, method, f'{type(e).__name__}: {e}'[:300])
+            part.miss(case, method, describe(e))
     # An epoch takes long: each is warmed up by a single step.
     batch = make_batches(data, count=1)[0]
     for subject in made.values():
@@ -83,22 +75,22 @@ def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epoc
         return
     rankers = {
         method: made[method].evaluate
-        for method in (OURS, COMMON_NAME)
+        for method in (OURS, COMMON)
         if method in made and made[method].evaluate is not None
     }
     settings: dict[str, Any] = {'warmup': 0, 'min_runs': 3, 'min_seconds': 0.0}
     calls = {method: functools.partial(fn, 'val') for method, fn in rankers.items()}
     part.time({**case, 'task': 'evaluation'}, calls, ROLES, **settings)
     if not part.short or part.smallest:
-        calls[COMMON_NAME] = lambda: [rankers[COMMON_NAME](split) for split in ('val', 'test')]
-        if COMMON_NAME in rankers:
+        calls[COMMON] = lambda: [rankers[COMMON](split) for split in ('val', 'test')]
+        if COMMON in rankers:
             entry = {**case, 'task': 'evaluation after an epoch'}
             part.time(entry, calls, ROLES, **settings)
 
 
 def _memory(part: Part, name: str, entry: dict[str, Any]) -> None:
     makers, _ = subjects(name, load(part), part.device)
-    for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON_NAME):
+    for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON):
         if method not in makers or part.has(entry, method) or part.out_of_time(entry, method):
             continue
         arguments = describe_data(part), name, method, part.device
@@ -135,4 +127,4 @@ def measure_memory(
 
 
 if __name__ == '__main__':
-    main('training', measure)
+    part_main('training', measure)
