@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch_geometric.data import HeteroData
 
-from benchmarks.graphs import random_graph
+from benchmarks.graphs import random_graph, to_hetero_data
 from benchmarks.training.backbones import SETTINGS, make_batches
-from benchmarks.training.common import COMMON
-from benchmarks.training.common.evaluation import dense_topk, evaluate_in_loops
-from benchmarks.training.common.loop import CommonLoop
-from benchmarks.training.common.sampler import PythonSampler
-from benchmarks.training.workload import to_hetero_data
+from benchmarks.training.common.loop import (
+    CommonLoop,
+    PythonSampler,
+    dense_topk,
+    evaluate_in_loops,
+)
+from benchmarks.training.common.models import COMMON_MODELS as COMMON
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Triplets
 from mrdib_pyg.ops import masked_topk
