@@ -113,33 +113,20 @@ ROOFLINE = form(
     requested_share=Positive, compulsory_share=Positive,
 )  # fmt: skip
 ROW = form(
-    case=CASE,
-    method=Text,
-    role=Literal['ours', 'baseline', 'rival'],
-    time=NotRequired[Annotated[TIME, AfterValidator(_in_order)]],
-    memory=NotRequired[MEMORY],
-    roofline=NotRequired[ROOFLINE],
-    values=NotRequired[named(float)],
-)
+    case=CASE, method=Text, role=Literal['ours', 'baseline', 'rival'],
+    time=NotRequired[Annotated[TIME, AfterValidator(_in_order)]], memory=NotRequired[MEMORY],
+    roofline=NotRequired[ROOFLINE], values=NotRequired[named(float)],
+)  # fmt: skip
 ACCELERATOR: Any = form(
     name=Text, compute_capability=Text, memory_bytes=Positive, multiprocessors=Positive,
     l2_cache_bytes=Positive | None, cuda=Text | None, driver=Text | None,
 )  # fmt: skip
 SPEED = form(
-    schema=Literal['mrdib_pyg benchmark 1'],
-    benchmark=Text,
-    device=Literal['cpu', 'cuda'],
-    short=bool,
-    complete=bool,
-    command=Text,
-    date=Text,
-    seconds=NotNegative,
-    settings=Settings,
-    rows=some(ROW, least=0),
-    missing=some(form(case=CASE, method=Text, why=Text), least=0),
-    versions=VERSIONS,
-    machine=form(**MACHINE, architecture=Text, accelerator=ACCELERATOR | None),
-)
+    schema=Literal['mrdib_pyg benchmark 1'], benchmark=Text, device=Literal['cpu', 'cuda'],
+    short=bool, complete=bool, command=Text, date=Text, seconds=NotNegative, settings=Settings,
+    rows=some(ROW, least=0), missing=some(form(case=CASE, method=Text, why=Text), least=0),
+    versions=VERSIONS, machine=form(**MACHINE, architecture=Text, accelerator=ACCELERATOR | None),
+)  # fmt: skip
 
 # -- summaries of `mrdib experiment` --------------------------------------------------------------
 
@@ -154,34 +141,19 @@ SETTING: dict[str, Any] = {
     'weights': WEIGHTS,
 }
 CELL = form(
-    kind=Literal['plain', 'l2', 'noise', 'mrdib'],
-    chosen=form(**SETTING),
-    trials=some(form(**SETTING, val=list[NotNegative | None])),
-    seeds=SEEDS,
-    val=named(SEEDS),
-    test=named(SEEDS),
-    best_epoch=some(Positive),
-    num_epochs=some(Positive),
-    epoch_seconds=some(Positive),
-    num_parameters=Positive,
-    terms=some(named(float)),
-)
+    kind=Literal['plain', 'l2', 'noise', 'mrdib'], chosen=form(**SETTING),
+    trials=some(form(**SETTING, val=list[NotNegative | None])), seeds=SEEDS, val=named(SEEDS),
+    test=named(SEEDS), best_epoch=some(Positive), num_epochs=some(Positive),
+    epoch_seconds=some(Positive), num_parameters=Positive, terms=some(named(float)),
+)  # fmt: skip
+MODEL = form(variants=named(CELL), gains=GAINS, gains_over_plain=GAINS)
 EXPERIMENT = form(
-    name=Text,
-    description=dict[str, Any],
+    name=Text, description=dict[str, Any],
     bootstrap=form(num_samples=Positive, seed=NotNegative, level=Positive),
-    datasets=named(
-        form(
-            data_hash=Text,
-            models=named(form(variants=named(CELL), gains=GAINS, gains_over_plain=GAINS)),
-        )
-    ),
-    groups=named(form(models=some(Text), **MEANS), least=0),
-    unfinished=list[Text],
-    versions=some(VERSIONS),
-    machines=some(ORIGIN['machine']),
-    **MEANS,
-)
+    datasets=named(form(data_hash=Text, models=named(MODEL))),
+    groups=named(form(models=some(Text), **MEANS), least=0), unfinished=list[Text],
+    versions=some(VERSIONS), machines=some(ORIGIN['machine']), **MEANS,
+)  # fmt: skip
 
 # -- `tests/fuzz/run.py` --------------------------------------------------------------------------
 
@@ -201,189 +173,98 @@ def _added_up(result: dict[str, Any]) -> dict[str, Any]:
 
 COUNTS: dict[str, Any] = {'inputs': Positive, 'loaded': NotNegative, 'hangs': NotNegative}
 READER = form(
-    reader=Text,
-    file=Text,
-    refused=dict[str, Positive],
-    undocumented=dict[str, Positive],
-    peak_mib=NotNegative,
-    seconds=NotNegative,
-    longest_seconds=NotNegative,
-    **COUNTS,
-)
+    reader=Text, file=Text, refused=dict[str, Positive], undocumented=dict[str, Positive],
+    peak_mib=NotNegative, seconds=NotNegative, longest_seconds=NotNegative, **COUNTS,
+)  # fmt: skip
 FUZZ = form(
-    benchmark=Literal['fuzz'],
-    command=Text,
-    date=Text,
-    complete=bool,
-    seed=NotNegative,
-    examples=Positive,
-    memory_mib=Positive,
-    patience_seconds=Positive,
+    benchmark=Literal['fuzz'], command=Text, date=Text, complete=bool, seed=NotNegative,
+    examples=Positive, memory_mib=Positive, patience_seconds=Positive,
     total=form(**COUNTS, readers=Positive, refused=NotNegative, undocumented=NotNegative),
-    readers=some(READER),
-    **ORIGIN,
-)
+    readers=some(READER), **ORIGIN,
+)  # fmt: skip
 
 # -- `benchmarks.quality` -------------------------------------------------------------------------
 
+PLANTED_VARIANT = form(
+    mrdib=NotRequired[Settings], weights=NotRequired[WEIGHTS],
+    runs=some(form(data_hash=Text, best_epoch=Positive, val=METRICS, test=METRICS)),
+)  # fmt: skip
 PLANTED = form(
-    dataset=Literal['planted'],
-    noise=Positive,
-    seeds=SEEDS,
-    models=named(
-        form(
-            settings=Settings,
-            variants=named(
-                form(
-                    mrdib=NotRequired[Settings],
-                    weights=NotRequired[WEIGHTS],
-                    runs=some(form(data_hash=Text, best_epoch=Positive, val=METRICS, test=METRICS)),
-                ),
-                least=2,
-            ),
-        )
-    ),
-    **ORIGIN,
-)
+    dataset=Literal['planted'], noise=Positive, seeds=SEEDS,
+    models=named(form(settings=Settings, variants=named(PLANTED_VARIANT, least=2))), **ORIGIN,
+)  # fmt: skip
 INTERVALS = named(some(float, least=3), least=4)
+TRUTH = form(
+    case=Text, seed=NotNegative, num_edges=Positive, bias=NotNegative, truth=named(float, least=4),
+    truth_error=NotNegative, estimator=INTERVALS,
+    trained=some(form(noise=Positive, model=Text, atoms=INTERVALS), least=0),
+)  # fmt: skip
 PID_TRUTH = form(
-    benchmark=Literal['pid_truth'],
-    seed=NotNegative,
-    epochs=Positive,
-    cases=some(
-        form(
-            case=Text,
-            seed=NotNegative,
-            num_edges=Positive,
-            bias=NotNegative,
-            truth=named(float, least=4),
-            truth_error=NotNegative,
-            estimator=INTERVALS,
-            trained=some(form(noise=Positive, model=Text, atoms=INTERVALS), least=0),
-        )
-    ),
-    **ORIGIN,
+    benchmark=Literal['pid_truth'], seed=NotNegative, epochs=Positive, cases=some(TRUTH), **ORIGIN
 )
 ESTIMATE = form(value=float, low=float, high=float)
+ATOMS = form(
+    redundant=ESTIMATE, unique=named(ESTIMATE, least=2), synergistic=ESTIMATE,
+    synergistic_scores=ESTIMATE, total=ESTIMATE,
+)  # fmt: skip
+PID_RUN = form(
+    variant=Text, seed=NotNegative, seconds=Positive, best_epoch=Positive, test=METRICS,
+    shared=named(float, least=5), code_rms=some(NotNegative, least=2), pid=ATOMS,
+    informations=named(ESTIMATE, least=4),
+)  # fmt: skip
 PID_TRAINING = form(
-    benchmark=Literal['pid_training'],
-    bottleneck=Positive,
-    runs=named(
-        some(
-            form(
-                variant=Text,
-                seed=NotNegative,
-                seconds=Positive,
-                best_epoch=Positive,
-                test=METRICS,
-                shared=named(float, least=5),
-                code_rms=some(NotNegative, least=2),
-                pid=form(
-                    redundant=ESTIMATE,
-                    unique=named(ESTIMATE, least=2),
-                    synergistic=ESTIMATE,
-                    synergistic_scores=ESTIMATE,
-                    total=ESTIMATE,
-                ),
-                informations=named(ESTIMATE, least=4),
-            ),
-            least=0,
-        )
-    ),
+    benchmark=Literal['pid_training'], bottleneck=Positive, runs=named(some(PID_RUN, least=0)),
     **ORIGIN,
-)
+)  # fmt: skip
 PID_TIME = form(
-    benchmark=Literal['pid_time'],
-    dataset=Text,
-    model=Text,
-    num_edges=Positive,
-    num_users=Positive,
-    seconds=named(form(wall=Positive, cpu=Positive)),
-    before_bytes=Positive,
-    peak_bytes=Positive,
-    **ORIGIN,
-)
+    benchmark=Literal['pid_time'], dataset=Text, model=Text, num_edges=Positive,
+    num_users=Positive, seconds=named(form(wall=Positive, cpu=Positive)), before_bytes=Positive,
+    peak_bytes=Positive, **ORIGIN,
+)  # fmt: skip
 TERM_GRADIENTS = form(
     benchmark=Literal['term_gradients'],
     settings=form(experiment=Text, epochs=Positive, batches=Positive, seed=NotNegative),
     data_hash=Text,
-    models=named(form(weights=METRICS, measured=named(float), seconds=Positive)),
-    **ORIGIN,
-)
-SHORT_RUNS = form(
-    benchmark=Literal['short_runs'],
-    datasets=named(
-        form(
-            data_hash=Text,
-            graphs=named(form(seconds=some(Positive), memory=MEMORY)),
-            trainings=named(form(mrdib=bool, seconds=Positive, epoch_seconds=Positive), least=0),
-        )
-    ),
-    **ORIGIN,
-)
+    models=named(form(weights=METRICS, measured=named(float), seconds=Positive)), **ORIGIN,
+)  # fmt: skip
+TRAINING = form(mrdib=bool, seconds=Positive, epoch_seconds=Positive)
+BEGIN = form(
+    data_hash=Text, graphs=named(form(seconds=some(Positive), memory=MEMORY)),
+    trainings=named(TRAINING, least=0),
+)  # fmt: skip
+SHORT_RUNS = form(benchmark=Literal['short_runs'], datasets=named(BEGIN), **ORIGIN)
 POPULARITY = form(
-    benchmark=Literal['popularity'],
-    k=some(Positive),
-    datasets=named(form(data_hash=Text, test=METRICS, share_of_test_edges=METRICS)),
-    **ORIGIN,
-)
-#: What files of :mod:`benchmarks.quality.cells` have in common.
+    benchmark=Literal['popularity'], k=some(Positive),
+    datasets=named(form(data_hash=Text, test=METRICS, share_of_test_edges=METRICS)), **ORIGIN,
+)  # fmt: skip
+VARIANT = form(
+    fill=NotRequired[bool], mrdib=NotRequired[Settings], weights=NotRequired[WEIGHTS],
+    modality_dropout=NotRequired[Positive],
+)  # fmt: skip
+TRAINED = form(
+    model=NotRequired[Text], settings=NotRequired[Settings], epochs=Positive,
+    lr=NotRequired[Positive],
+)  # fmt: skip
+#: What files of :mod:`benchmarks.quality.cells` have in common, and their settings.
 CELLS: dict[str, Any] = {
-    'dataset': Text,
-    'data_hash': Text,
-    'variants': named(
-        form(
-            fill=NotRequired[bool],
-            mrdib=NotRequired[Settings],
-            weights=NotRequired[WEIGHTS],
-            modality_dropout=NotRequired[Positive],
-        ),
-        least=2,
-    ),
-    'complete': bool,
+    'dataset': Text, 'data_hash': Text, 'variants': named(VARIANT, least=2), 'complete': bool,
     **ORIGIN,
-}
-TRAINED: dict[str, Any] = {
-    'seeds': SEEDS,
-    'k': Positive,
-    'models': named(
-        form(
-            model=NotRequired[Text],
-            settings=NotRequired[Settings],
-            epochs=Positive,
-            lr=NotRequired[Positive],
-        )
-    ),
-}
+}  # fmt: skip
+CELL_SETTINGS: dict[str, Any] = {'seeds': SEEDS, 'k': Positive, 'models': named(TRAINED)}
+MISSING_RUN = form(
+    model=Text, variant=Text, ratio=NotNegative, seed=NotNegative, best_epoch=Positive,
+    val=METRICS, test=METRICS, test_without=NotRequired[METRICS],
+)  # fmt: skip
 MISSING = form(
-    settings=form(modality=Text, ratios=SEEDS, **TRAINED),
-    runs=some(
-        form(
-            model=Text,
-            variant=Text,
-            ratio=NotNegative,
-            seed=NotNegative,
-            best_epoch=Positive,
-            val=METRICS,
-            test=METRICS,
-            test_without=NotRequired[METRICS],
-        )
-    ),
-    **CELLS,
+    settings=form(modality=Text, ratios=SEEDS, **CELL_SETTINGS), runs=some(MISSING_RUN), **CELLS
 )
+COLD_RUN = form(
+    task=Literal['items', 'users'], method=Text, variant=str, seed=NotNegative,
+    num_candidates=Positive, val=METRICS, test=METRICS,
+)  # fmt: skip
 COLD = form(
-    settings=form(ratio=Positive, user_ratio=Positive, user_models=list[Text], **TRAINED),
-    runs=some(
-        form(
-            task=Literal['items', 'users'],
-            method=Text,
-            variant=str,
-            seed=NotNegative,
-            num_candidates=Positive,
-            val=METRICS,
-            test=METRICS,
-        )
-    ),
+    settings=form(ratio=Positive, user_ratio=Positive, user_models=list[Text], **CELL_SETTINGS),
+    runs=some(COLD_RUN),
     **CELLS,
 )
 #: The forms by the kind of a result.

@@ -46,6 +46,10 @@ class CommonModel(nn.Module):
             x = data['item'][f'x_{name}'].to(torch.get_default_dtype())
             table = nn.Embedding.from_pretrained(x.clone(), freeze=not trainable_features)
             self.features[name] = table
+        self.user_emb = nn.Embedding(self.num_users, channels)
+        self.item_emb = nn.Embedding(self.num_items, channels)
+        for table in (self.user_emb, self.item_emb):
+            nn.init.xavier_uniform_(table.weight)
 
     def make_norm_adj(self, edge_index: Tensor) -> Tensor:
         r"""The symmetric-normalized matrix over users and items in one id space."""
@@ -61,6 +65,11 @@ class CommonModel(nn.Module):
         return torch.sparse_coo_tensor(
             torch.stack([row, col]), value, (size, size), check_invariants=False
         )
+
+    def make_lins(self) -> nn.ModuleDict:
+        r"""A map of the raw features of each modality."""
+        widths = {name: table.embedding_dim for name, table in self.features.items()}
+        return nn.ModuleDict({name: nn.Linear(n, self.channels) for name, n in widths.items()})
 
     def propagate(self, user: Tensor, item: Tensor, num_layers: int, adj: Tensor) -> Any:
         r"""The mean over layers, stacked."""
@@ -91,7 +100,7 @@ class CommonModel(nn.Module):
 
     def copy_from(self, model: Any) -> None:
         r"""Takes the parameters of this package's model of the same name."""
-        raise NotImplementedError
+        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
 
     def _copy(self, *pairs: tuple[nn.Module, nn.Module]) -> None:
         with torch.no_grad():
@@ -103,6 +112,12 @@ def bpr_loss(user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
     r"""The ranking loss of gathered rows."""
     difference = (user * pos).sum(dim=1) - (user * neg).sum(dim=1)
     return -F.logsigmoid(difference).mean()
+
+
+def log_loss(user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+    r"""The same, as older implementations write it."""
+    difference = (user * pos).sum(dim=1) - (user * neg).sum(dim=1)
+    return -torch.log(1e-10 + torch.sigmoid(difference)).mean()
 
 
 def norm_loss(*rows: Tensor) -> Tensor:
@@ -139,10 +154,6 @@ class LightGCN(CommonModel):
         super().__init__(data, channels)
         self.features = nn.ModuleDict()  # reads none
         self.num_layers, self.reg_weight = num_layers, reg_weight
-        self.user_emb = nn.Embedding(self.num_users, channels)
-        self.item_emb = nn.Embedding(self.num_items, channels)
-        for table in (self.user_emb, self.item_emb):
-            nn.init.xavier_uniform_(table.weight)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         ego = self.user_emb.weight, self.item_emb.weight
@@ -150,14 +161,9 @@ class LightGCN(CommonModel):
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         all_users, all_items = self()
-        u, p, n = all_users[user], all_items[pos], all_items[neg]
-        difference = (u * p).sum(dim=1) - (u * n).sum(dim=1)
-        bpr = -torch.log(1e-10 + torch.sigmoid(difference)).mean()
+        bpr = log_loss(all_users[user], all_items[pos], all_items[neg])
         reg = norm_loss(self.user_emb(user), self.item_emb(pos), self.item_emb(neg))
         return bpr + self.reg_weight * reg
-
-    def copy_from(self, model: Any) -> None:
-        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
 
 
 class VBPR(CommonModel):
@@ -175,11 +181,9 @@ class VBPR(CommonModel):
         super().__init__(data, channels, trainable_features)
         self.reg_weight = reg_weight
         self.user_emb = nn.Embedding(self.num_users, 2 * channels)
-        self.item_emb = nn.Embedding(self.num_items, channels)
         width = sum(table.embedding_dim for table in self.features.values())
         self.lin = nn.Linear(width, channels)
-        for weight in (self.user_emb.weight, self.item_emb.weight):
-            nn.init.xavier_uniform_(weight)
+        nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_normal_(self.lin.weight)
         nn.init.zeros_(self.lin.bias)
         if not trainable_features:  # side by side once; trained, they would be so in every step
@@ -196,13 +200,11 @@ class VBPR(CommonModel):
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         all_users, all_items = self()
         u, p, n = all_users[user], all_items[pos], all_items[neg]
-        difference = (u * p).sum(dim=1) - (u * n).sum(dim=1)
-        bpr = -torch.log(1e-10 + torch.sigmoid(difference)).mean()
-        return bpr + self.reg_weight * norm_loss(u, p, n)
+        return log_loss(u, p, n) + self.reg_weight * norm_loss(u, p, n)
 
     @torch.no_grad()
     def copy_from(self, model: Any) -> None:
-        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
+        super().copy_from(model)
         weights = [model.lins[name].weight for name in self.modalities]
         self.lin.weight.copy_(torch.cat(weights, dim=-1))
         self.lin.bias.copy_(model.bias)
@@ -227,8 +229,6 @@ class MMGCN(CommonModel):
         user, item = self.edge_index[0], self.edge_index[1] + self.num_users
         both = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
         self.register_buffer('edges', both, persistent=False)
-        self.user_emb = nn.Embedding(self.num_users, channels)
-        self.item_emb = nn.Embedding(self.num_items, channels)
         self.preferences, self.lins, self.layers = (nn.ModuleDict() for _ in range(3))
         for name, table in self.features.items():
             width = table.embedding_dim
@@ -268,7 +268,7 @@ class MMGCN(CommonModel):
         return bpr + self.reg_weight * (reg + sum(tables) / len(tables))
 
     def copy_from(self, model: Any) -> None:
-        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
+        super().copy_from(model)
         self._copy((self.preferences, model.preferences), (self.lins, model.lins))
         for name in self.modalities:
             for target, source in zip(self.layers[name], model.layers[name]):
@@ -324,13 +324,7 @@ class FREEDOM(CommonModel):
         super().__init__(data, channels, trainable_features)
         self.num_layers, self.edge_dropout = num_layers, edge_dropout
         self.content_weight = content_weight
-        self.user_emb = nn.Embedding(self.num_users, channels)
-        self.item_emb = nn.Embedding(self.num_items, channels)
-        for table in (self.user_emb, self.item_emb):
-            nn.init.xavier_uniform_(table.weight)
-        self.lins = nn.ModuleDict(
-            {name: nn.Linear(x.embedding_dim, channels) for name, x in self.features.items()}
-        )
+        self.lins = self.make_lins()
         self.item_adj = self._item_graph(k)
         self.train_adj = self.norm_adj
         degree_user = torch.bincount(self.edge_index[0], minlength=self.num_users)
@@ -376,7 +370,7 @@ class FREEDOM(CommonModel):
         return total
 
     def copy_from(self, model: Any) -> None:
-        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
+        super().copy_from(model)
         with torch.no_grad():
             for name, lin in self.lins.items():
                 source = model.maps.lin(name)
@@ -405,13 +399,7 @@ class BM3(CommonModel):
         super().__init__(data, channels, trainable_features)
         self.num_layers, self.dropout = num_layers, dropout
         self.reg_weight, self.content_weight = reg_weight, content_weight
-        self.user_emb = nn.Embedding(self.num_users, channels)
-        self.item_emb = nn.Embedding(self.num_items, channels)
-        for table in (self.user_emb, self.item_emb):
-            nn.init.xavier_uniform_(table.weight)
-        self.lins = nn.ModuleDict(
-            {name: nn.Linear(x.embedding_dim, channels) for name, x in self.features.items()}
-        )
+        self.lins = self.make_lins()
         self.predictor = nn.Linear(channels, channels)
         for lin in (*self.lins.values(), self.predictor):
             nn.init.xavier_normal_(lin.weight)
@@ -444,7 +432,7 @@ class BM3(CommonModel):
         return total + self.reg_weight * norm_loss(all_users, all_items)
 
     def copy_from(self, model: Any) -> None:
-        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
+        super().copy_from(model)
         self._copy((self.lins, model.lins), (self.predictor, model.predictor))
 
 
@@ -473,13 +461,7 @@ class MGCN(CommonModel):
         super().__init__(data, channels, trainable_features)
         self.num_layers, self.temperature = num_layers, temperature
         self.contrastive_weight, self.reg_weight = contrastive_weight, reg_weight
-        self.user_emb = nn.Embedding(self.num_users, channels)
-        self.item_emb = nn.Embedding(self.num_items, channels)
-        for table in (self.user_emb, self.item_emb):
-            nn.init.xavier_uniform_(table.weight)
-        self.lins = nn.ModuleDict(
-            {name: nn.Linear(x.embedding_dim, channels) for name, x in self.features.items()}
-        )
+        self.lins = self.make_lins()
         self.purifiers, self.gates = (
             nn.ModuleList(nn.Linear(channels, channels) for _ in self.modalities) for _ in range(2)
         )
@@ -551,7 +533,7 @@ class MGCN(CommonModel):
         return -torch.log(positive / every).mean()
 
     def copy_from(self, model: Any) -> None:
-        self._copy((self.user_emb, model.user_emb), (self.item_emb, model.item_emb))
+        super().copy_from(model)
         self._copy(*((lin, model.maps.lin(name)) for name, lin in self.lins.items()))
         self._copy((self.purifiers, model.purifiers), (self.gates, model.gates))
         self._copy((self.attention, model.attention))
