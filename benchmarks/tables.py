@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import schema
-from benchmarks.schema import COMMON, GATHERS, KINDS, OPERATORS, PRODUCTS, RESULTS
+from benchmarks.schema import BOTH, COMMON, GATHERS, KINDS, OPERATORS, PRODUCTS, RESULTS
 from benchmarks.targets import (
     Result,
     Row,
@@ -33,6 +33,11 @@ NOT_MEASURED = 'Not measured yet.'
 def make_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ['| ' + ' | '.join(header) + ' |', '|---' * len(header) + '|']
     return '\n'.join([*lines, *('| ' + ' | '.join(row) + ' |' for row in rows)])
+
+
+def made(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = '') -> str:
+    r"""A table and a note below it, of what was measured."""
+    return f'{make_table(header, rows)}{note}' if rows else NOT_MEASURED
 
 
 def update(page: Path, tables: Mapping[str, str], command: str, check: bool = False) -> None:
@@ -63,12 +68,14 @@ def update(page: Path, tables: Mapping[str, str], command: str, check: bool = Fa
         raise SystemExit(f"'{page}' is not made of the results: {stale}; run '{command}'")
 
 
-def seconds(value: float) -> str:
+def seconds(value: float | None) -> str:
     r"""A time with three digits, in the unit that suits it."""
-    for unit, scale in (('s', 1.0), ('ms', 1e3), ('µs', 1e6)):
-        if value * scale >= 1 or unit == 'µs':
-            return f'{value * scale:.3g} {unit}' if value * scale < 1000 else f'{value:.0f} {unit}'
-    raise AssertionError
+    if value is None:
+        return ''
+    for unit, scale in (('s', 1.0), ('ms', 1e3)):
+        if value * scale >= 1:
+            return f'{value * scale:.3g} {unit}' if value < 1000 else f'{value:.0f} {unit}'
+    return f'{1e6 * value:.3g} µs'
 
 
 def gib(value: float) -> str:
@@ -81,20 +88,22 @@ def mean_sd(values: Sequence[float]) -> str:
     return f'{statistics.mean(values):.4f}{spread}'
 
 
-def optional(value: float | None, show: Callable[[float], str]) -> str:
-    return '' if value is None else show(value)
+def shown(value: float | None, form: str, scale: float = 1.0) -> str:
+    return '' if value is None else form.format(scale * value)
+
+
+#: What stands before a value of a case, where it is not its key.
+_WORDS = {
+    'channels': 'd =',
+    'widths': 'features',
+    **dict.fromkeys(('graph', 'skew', 'dtype', 'task', 'model', 'data', 'work'), ''),
+}
 
 
 def _label(case: dict[str, Any]) -> str:
     r"""A case in words; counts that its name tells already are left out."""
-    parts = []
-    for key, value in case.items():
-        if key in ('users', 'items', 'edges') and ('graph' in case or 'data' in case):
-            continue
-        if key in ('graph', 'skew', 'dtype', 'task', 'model', 'data', 'work'):
-            parts.append(str(value))
-        else:
-            parts.append(f'{ {"channels": "d =", "widths": "features"}.get(key, key) } {value}')
+    told = ('users', 'items', 'edges') if {'graph', 'data'} & case.keys() else ()
+    parts = [f'{_WORDS.get(k, k)} {value}'.strip() for k, value in case.items() if k not in told]
     return ', '.join(parts)
 
 
@@ -113,13 +122,8 @@ def pivot(result: Result, *tasks: str) -> str:
     r"""One line per case, one column per method: the median, the quartiles, and the ratio to the
     baseline; the fastest in bold.
     """
-    rows = [
-        row
-        for row in result['rows']
-        if 'time' in row and (not tasks or row['case'].get('task') in tasks)
-    ]
-    if len(rows) == 0:
-        return NOT_MEASURED
+    rows = [row for row in result['rows'] if 'time' in row]
+    rows = [row for row in rows if not tasks or row['case'].get('task') in tasks]
     order = ('ours', 'baseline', 'rival')
     in_order = sorted(rows, key=lambda row: order.index(row['role']))
     methods = list(dict.fromkeys(row['method'] for row in in_order))
@@ -127,7 +131,7 @@ def pivot(result: Result, *tasks: str) -> str:
     for row in rows:
         cases.setdefault(_label(row['case']), {})[row['method']] = row
     lines = [[label, *_cells(entries, methods)] for label, entries in cases.items()]
-    return make_table(['', *methods], lines) + _missing(result)
+    return made(['', *methods], lines, _missing(result))
 
 
 def _cells(entries: dict[str, Row], methods: Sequence[str]) -> list[str]:
@@ -155,19 +159,16 @@ Column = Callable[[Row], str]
 
 def listing(result: Result, columns: Mapping[str, Column], needs: str = 'case') -> str:
     r"""One line per row that has what is needed."""
-    rows = [row for row in result['rows'] if needs in row]
-    if len(rows) == 0:
-        return NOT_MEASURED
-    lines = [[cell(row) for cell in columns.values()] for row in rows]
-    return make_table(list(columns), lines) + ('' if needs != 'case' else _missing(result))
+    lines = [[cell(x) for cell in columns.values()] for x in result['rows'] if needs in x]
+    return made(list(columns), lines, _missing(result) if needs == 'case' else '')
 
 
 def _value(name: str, form: str) -> Column:
-    return lambda row: optional(row['values'].get(name), form.format)
+    return lambda row: shown(row['values'].get(name), form)
 
 
 def _roof(name: str, form: str, scale: float) -> Column:
-    return lambda row: form.format(scale * row['roofline'][name])
+    return lambda row: shown(row['roofline'][name], form, scale)
 
 
 _MEDIAN: Column = lambda row: seconds(row['time']['median'])  # noqa: E731
@@ -212,12 +213,10 @@ LOAD: dict[str, Column] = {
 
 
 def rooflines(result: Result) -> str:
-    text = listing(result, ROOFLINES, needs='roofline')
-    if text == NOT_MEASURED:
-        return text
-    speed = next(r for r in result['rows'] if 'roofline' in r)['roofline']['copy_bytes_per_second']
-    note = f'Copy bandwidth of the same run: {speed / 1e9:.3g} GB/s, reads and writes counted.'
-    return f'{text}\n\n{note}'
+    speeds = [x['roofline']['copy_bytes_per_second'] for x in result['rows'] if 'roofline' in x]
+    copy = shown(speeds[0] if speeds else None, '{:.3g} GB/s', 1e-9)
+    note = f'\n\nCopy bandwidth of the same run: {copy}, reads and writes counted.'
+    return listing(result, ROOFLINES, 'roofline') + (note if speeds else '')
 
 
 def memory(result: Result) -> str:
@@ -232,15 +231,11 @@ def mrdib_cost(result: Result) -> str:
     lines = []
     for model, cost in mrdib_costs(result).items():
         lines.append([model, seconds(cost['plain']), seconds(cost['with'])])
-        added = (cost[key] for key in ('added', 'products', 'alone'))
-        lines[-1] += [optional(value, lambda x: f'{1e3 * x:.1f} ms') for value in added]
-        lines[-1].append(optional(cost['common'], seconds))
-        lines[-1].append(optional(cost['share'], lambda x: f'{100 * x:.1f} %'))
-    if len(lines) == 0:
-        return NOT_MEASURED
+        lines[-1] += [shown(cost[x], '{:.1f} ms', 1e3) for x in ('added', 'products', 'alone')]
+        lines[-1] += [seconds(cost['common']), shown(cost['share'], '{:.1f} %', 100)]
     header = ['', 'plain step', 'with MRdIB', 'added', 'products it adds', 'its arithmetic alone']
     common = 'step of the common implementation'
-    return make_table([*header, common, 'added, as a share of it'], lines)
+    return made([*header, common, 'added, as a share of it'], lines)
 
 
 def mrdib_operators(result: Result) -> str:
@@ -250,11 +245,9 @@ def mrdib_operators(result: Result) -> str:
         ms, calls = row['values']['ms'], row['values']['calls']
         text = f'{ms:.1f} ms' + (f' in {calls:.0f}' if calls > 0 else '')
         lines.setdefault(row['case']['model'], {})[row['method']] = text
-    if len(lines) == 0:
-        return NOT_MEASURED
     kinds = list(dict.fromkeys(kind for entry in lines.values() for kind in entry))
     cells = [[model, *(entry.get(kind, '') for kind in kinds)] for model, entry in lines.items()]
-    return make_table(['', *kinds], cells)
+    return made(['', *kinds], cells)
 
 
 def products(result: Result) -> str:
@@ -269,13 +262,11 @@ def products(result: Result) -> str:
                 continue
             total = sum(alone.values())
             lines.append([str(model), method, seconds(steps[method])])
-            lines[-1] += [optional(alone.get(kind), seconds) for kind in kinds]
+            lines[-1] += [seconds(alone.get(kind)) for kind in kinds]
             lines[-1].append(f'{100 * total / steps[method]:.0f} %')
-            lines[-1].append(optional(steps.get(COMMON), lambda x, y=total: f'{x / y:.1f} x'))
-    if len(lines) == 0:
-        return NOT_MEASURED
+            lines[-1].append(shown(steps.get(COMMON), '{:.1f} x', 1 / total))
     header = ['', '', 'step', *kinds, 'together, of the step', 'common step over them']
-    return make_table(header, lines)
+    return made(header, lines)
 
 
 def scaling(result: Result) -> str:
@@ -289,23 +280,18 @@ def scaling(result: Result) -> str:
             cases.setdefault((case['work'], case['edges']), {})[case['task']] = row
     lines = []
     for (work, edges), tasks in cases.items():
-        if not {'forward+backward', 'build', 'memory'} <= tasks.keys():
+        if not {BOTH, 'build', 'memory'} <= tasks.keys():
             continue
-        medians = {task: row['time']['median'] for task, row in tasks.items() if 'time' in row}
-        system = tasks['forward+backward'].get('values', {}).get('system_share')
-        each, build, alone = (medians.get(x) for x in ('forward+backward', 'build', GATHERS))
-        lines.append([work, f'{edges:.0e}'.replace('e+0', 'e'), seconds(build), seconds(each)])
-        lines[-1] += [
-            optional(x, lambda x, n=edges: f'{1e9 * x / n:.3g} ns') for x in (each, alone)
-        ]
+        times = {task: row['time']['median'] for task, row in tasks.items() if 'time' in row}
         extra = extra_bytes(tasks['memory'])
-        lines[-1] += [optional(system, lambda x: f'{100 * x:.0f} %'), gib(extra)]
-        lines[-1].append(f'{extra / edges:.0f}')
-    if len(lines) == 0:
-        return NOT_MEASURED
+        lines.append([work, f'{edges:.0e}'.replace('e+0', 'e')])
+        lines[-1] += [seconds(times[x]) for x in ('build', BOTH)]
+        lines[-1] += [shown(times.get(x), '{:.3g} ns', 1e9 / edges) for x in (BOTH, GATHERS)]
+        lines[-1].append(shown(tasks[BOTH].get('values', {}).get('system_share'), '{:.0f} %', 100))
+        lines[-1] += [gib(extra), f'{extra / edges:.0f}']
     header = ['', 'edges', 'build', 'forward+backward', 'per edge', 'reads alone', 'system']
-    text = make_table([*header, 'peak GiB', 'bytes per edge'], lines)
-    return text + (f'\n\nSlopes: {"; ".join(slopes)}.' if slopes else '') + _missing(result)
+    note = f'\n\nSlopes: {"; ".join(slopes)}.' if slopes else ''
+    return made([*header, 'peak GiB', 'bytes per edge'], lines, note + _missing(result))
 
 
 #: The tables by name: the part they are made of, and how.
@@ -374,7 +360,7 @@ def machines(results: dict[str, Result], device: str) -> str:
             ]
         )
     header = ['file', 'machine', 'versions', '', 'command']
-    return make_table(header, lines).replace('|  |', '| |', 1) if lines else NOT_MEASURED
+    return made(header, lines).replace('|  |', '| |', 1)
 
 
 def generate(folder: Path) -> dict[str, str]:

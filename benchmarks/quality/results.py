@@ -9,7 +9,7 @@ What an experiment has finished is summarized beforehand by `mrdib experiment FI
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,32 +151,31 @@ def pid_truth(summary: Summary) -> str:
 
 def pid_training(summary: Summary) -> str:
     """Per data set a table of its runs, means over seeds."""
+
+    def numbers(run: Summary) -> dict[str, float]:
+        pid = run['pid']
+        return {
+            'ndcg@10': run['test']['ndcg@10'],
+            **{f'I by {name}': value for name, value in run['shared'].items()},
+            'R': pid['redundant']['value'],
+            **{f'U {name}': atom['value'] for name, atom in pid['unique'].items()},
+            'S': pid['synergistic']['value'],
+        }
+
     parts = []
     for dataset, runs in summary['runs'].items():
         seeds = sorted({run['seed'] for run in runs})
         title = f'{len(seeds)} seeds' if len(seeds) > 1 else f'seed {seeds[0]}'
         parts.append(f'**{dataset}**, {PID_EPOCHS[dataset]} epochs, {title}')
-        estimators, modalities = runs[0]['shared'], runs[0]['pid']['unique']
-        #: The columns: what is averaged of the runs, and its digits.
-        columns: dict[str, tuple[Callable[[Any], float], int]] = {
-            'ndcg@10': (lambda run: run['test']['ndcg@10'], 4),
-            **{f'I by {e}': (lambda run, e=e: run['shared'][e], 2) for e in estimators},
-            'R': (lambda run: run['pid']['redundant']['value'], 4),
-            **{
-                f'U {m}': (lambda run, m=m: run['pid']['unique'][m]['value'], 4) for m in modalities
-            },
-            'S': (lambda run: run['pid']['synergistic']['value'], 4),
-        }
         rows = []
-        for name in dict.fromkeys(run['variant'] for run in runs):
-            found = [run for run in runs if run['variant'] == name]
-            epochs = sorted({run['best_epoch'] for run in found})
-            cells = [
-                f'{sum(map(get, found)) / len(found):.{digits}f}'
-                for get, digits in columns.values()
-            ]
-            rows.append([name, ', '.join(map(str, epochs)), *cells])
-        parts.append(make_table(['', 'epoch', *columns], rows))
+        for variant in dict.fromkeys(run['variant'] for run in runs):
+            same = [run for run in runs if run['variant'] == variant]
+            epochs = ', '.join(map(str, sorted({run['best_epoch'] for run in same})))
+            found = [numbers(run) for run in same]
+            means = {key: sum(x[key] for x in found) / len(found) for key in found[0]}
+            cells = [f'{x:.{2 if key.startswith("I by") else 4}f}' for key, x in means.items()]
+            rows.append([variant, epochs, *cells])
+        parts.append(make_table(['', 'epoch', *numbers(runs[0])], rows))
     return '\n\n'.join(parts)
 
 
