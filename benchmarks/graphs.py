@@ -152,6 +152,14 @@ def graphs(part: Part) -> Iterator[Graph]:
         yield random_graph(*grown(10**7), 'power law', name='1e7')
 
 
+def sized_graphs(part: Part) -> Iterator[Graph]:
+    r"""Random graphs of the sizes of two common data sets, one in the short form."""
+    sizes = {'Baby-sized': BABY, 'Clothing-sized': CLOTHING}
+    names = part.pick(list(sizes), ['Baby-sized'], ['tiny'])
+    for name in names:
+        yield random_graph(*sizes.get(name, (60, 50, 300)), 'power law', name=name)
+
+
 def grown(num_edges: int) -> tuple[int, int, int]:
     r"""Users, items and edges of a size: the nodes grow with the edges."""
     num_users = max(num_edges // 12, 4)

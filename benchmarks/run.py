@@ -12,6 +12,7 @@ part anything: what it measured before is in its file already, and what went wro
 
 import argparse
 import datetime
+import importlib
 import json
 import math
 import os
@@ -26,7 +27,15 @@ import torch
 
 from benchmarks import schema, tables
 from benchmarks.schema import RESULTS
-from benchmarks.timer import Call, Timing, describe, describe_machine, make_clock, time_rivals
+from benchmarks.timer import (
+    Call,
+    Timing,
+    describe,
+    describe_machine,
+    in_process,
+    make_clock,
+    time_rivals,
+)
 from mrdib_pyg.training import keep_freed_memory, write_atomic
 
 
@@ -215,6 +224,26 @@ class Part:
         self.log(f'{_label(case)}: {shown}{"; failed: " + failed if failed else ""}')
         self.write()
         return timings
+
+    def peaks(self, case: Case, roles: Mapping[str, str], target: str, *args: Any) -> None:
+        r"""Adds the peak memory of some methods: :obj:`target`, a ``'module:function'``, is called
+        with each, the arguments and the device, on CPU in a process of its own.
+        """
+        module, _, name = target.partition(':')
+        for method, role in roles.items():
+            if self.has(case, method) or self.out_of_time(case, method):
+                continue
+            try:
+                if self.smallest or self.device == 'cuda':
+                    function = getattr(importlib.import_module(module), name)
+                    memory = function(method, *args, self.device)
+                else:
+                    memory = in_process(target, method, *args, self.device)
+            except RuntimeError as e:
+                self.miss(case, method, str(e)[:300])
+                continue
+            self.add(case, method, role, memory=memory)
+            self.write()
 
     def add_rooflines(
         self, case: Case, num_bytes: tuple[int, int], bandwidth: float, *methods: str

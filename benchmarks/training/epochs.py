@@ -16,7 +16,7 @@ from torch_geometric.data import HeteroData
 from benchmarks.graphs import case_of, describe_data, load, make_data
 from benchmarks.run import Part, part_main
 from benchmarks.schema import COMMON, OURS, OURS_MRDIB, OURS_TRAINED
-from benchmarks.timer import describe, in_process, peak_of
+from benchmarks.timer import describe, peak_of
 from benchmarks.training.backbones import ROLES, Subject, make_batches, subjects
 from benchmarks.training.mrdib_cost import names
 
@@ -24,6 +24,7 @@ from benchmarks.training.mrdib_cost import names
 _EPOCHS = {'cpu': 1, 'cuda': 2}
 #: Wall seconds of a case; one round is always run.
 _SECONDS = {'cpu': 30.0, 'cuda': 7.0}
+MEASURED = (OURS, OURS_MRDIB, OURS_TRAINED, COMMON)
 #: Models whose evaluation is timed on CUDA, where time is short: all rank tables of one size.
 _RANKED = ('lightgcn',)
 
@@ -38,7 +39,11 @@ def measure(part: Part) -> None:
     # Last, because no target is about it.
     for name in names() if not part.short or part.smallest else []:
         entry: dict[str, Any] = {'model': name, **case_of(part), 'task': 'memory'}
-        part.attempt(entry, functools.partial(_memory, part, name, entry))
+        makers = subjects(name, data, part.device)[0]
+        roles = {method: ROLES[method] for method in MEASURED if method in makers}
+        target = 'benchmarks.training.epochs:measure_memory'
+        arguments = roles, target, name, describe_data(part)
+        part.attempt(entry, functools.partial(part.peaks, entry, *arguments))
 
 
 def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epochs: int) -> None:
@@ -88,32 +93,13 @@ def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epoc
             part.time(entry, calls, ROLES, **settings)
 
 
-def _memory(part: Part, name: str, entry: dict[str, Any]) -> None:
-    makers, _ = subjects(name, load(part), part.device)
-    for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON):
-        if method not in makers or part.has(entry, method) or part.out_of_time(entry, method):
-            continue
-        arguments = describe_data(part), name, method, part.device
-        try:
-            if part.device == 'cuda' or part.smallest:
-                data = load(part).to(part.device)  # at hand, and no part of the peak of a step
-                memory = measure_memory(*arguments, data)
-            else:
-                memory = in_process('benchmarks.training.epochs:measure_memory', *arguments)
-        except RuntimeError as e:
-            part.miss(entry, method, str(e)[:300])
-            continue
-        part.add(entry, method, ROLES[method], memory=memory)
-        part.write()
-
-
 def measure_memory(
-    description: Any, name: str, method: str, device: str, data: HeteroData | None = None
+    method: str, name: str, description: tuple[Any, ...], device: str
 ) -> dict[str, Any]:
-    r"""The peak memory of some steps and one evaluation, for a process of its own; where data are
-    given, for this one.
+    r"""The peak memory of some steps and one evaluation, the data not counted; on CPU for a process
+    of its own.
     """
-    data = make_data(*description).to(device) if data is None else data
+    data = make_data(*description).to(device)
     make = subjects(name, data, device)[0][method]
 
     def work() -> None:
