@@ -25,7 +25,7 @@ report := $(VENV)/.package-report
 help:
 	@echo 'make demo   install into $(VENV), train with and without MRdIB on planted data'
 	@echo 'make test   install into $(VENV), run the tests (PYTEST_ARGS=... are passed on)'
-	@echo 'make lint   install into $(VENV), run ruff and mypy'
+	@echo 'make lint   install into $(VENV), run ruff and mypy, compare tables with results'
 	@echo 'make bench  install into $(VENV), run the short form of the benchmarks (BENCH_ARGS=...)'
 	@echo 'make clean  remove $(VENV) and the caches of the tools'
 
@@ -39,6 +39,8 @@ lint: $(dev)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+	$(python) -m benchmarks.tables --check
+	$(python) -m benchmarks.quality.results --check
 
 bench: $(report)
 	OMP_NUM_THREADS=1 $(python) -m benchmarks.run --short $(BENCH_ARGS)
@@ -64,7 +66,7 @@ $(test): $(torch) setup.py
 	@touch $@ $(package)
 
 $(report): $(torch) setup.py
-	$(python) -m pip install --editable '.[report]'
+	$(python) -m pip install --editable '.[report]' 'pydantic>=2.9'
 	@touch $@ $(package)
 
 $(dev): $(torch) setup.py

@@ -32,6 +32,7 @@ serve = [*data, 'fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
 test = [
     'pytest>=8.0',
     'hypothesis>=6.100',
+    'pydantic>=2.9',  # the form of the results of benchmarks
     "triton>=3.4; platform_system == 'Linux'",
     # Decompositions are compared with its own; its solver comes as wheels for these two.
     "dit[broja]>=2.3; python_version >= '3.11' and python_version < '3.13'",

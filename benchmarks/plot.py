@@ -11,8 +11,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from benchmarks import schema
-from benchmarks.part import RESULTS
-from benchmarks.timer import describe
+from benchmarks.schema import RESULTS
+from benchmarks.targets import extra_bytes
 
 COLORS = {'ours': '#2166ac', 'baseline': '#4d4d4d', 'rival': '#b2b2b2'}
 #: Lighter shades for the further methods of ours.
@@ -96,8 +96,7 @@ def scaling(result: dict[str, Any], path: Path) -> bool:
         if case['task'] == 'slope':
             continue
         if 'memory' in row:
-            extra = row['memory']['peak_bytes'] - row['memory']['before_bytes']
-            value = max(extra, 1) / 2**30
+            value = max(extra_bytes(row), 1) / 2**30
         else:
             value = row['time']['median']
         points.setdefault((case['work'], case['task']), []).append((case['edges'], value))
@@ -139,7 +138,7 @@ def write(folder: Path) -> list[Path]:
             if make is not None and make(result, target):
                 out.append(target)
         except Exception as e:  # a plot must not cost the results
-            print(f'{path}: no plot: {describe(e)}')
+            print(f'{path}: no plot: {type(e).__name__}: {e}')
     return out
 
 

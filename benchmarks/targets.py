@@ -1,24 +1,32 @@
 r"""The targets of this suite, and what the result files say of each."""
 
+import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from benchmarks.captured import CAPTURED
-from benchmarks.markdown import make_table
-from benchmarks.scaling.edges import FROM_TIME, GATHERS
-from benchmarks.training.backbones import (
+from benchmarks.schema import (
+    ADDED,
+    ARITHMETIC,
+    CAPTURED,
+    COMMON,
     COMMON_FROZEN,
-    COMMON_NAME,
+    FROM_TIME,
+    GATHERS,
     OURS,
     OURS_COMPILED,
     OURS_MRDIB,
     OURS_MRDIB_COMPILED,
     OURS_TRAINED,
+    PER_EDGE,
+    PRODUCTS,
+    TURNS,
 )
-from benchmarks.training.mrdib_cost import ADDED, ARITHMETIC, PRODUCTS, TURNS
 
+Row = dict[str, Any]
 Result = dict[str, Any]
+#: The result of a part, if it was measured.
+Get = Callable[[str], Result | None]
 NOT_MEASURED = 'not measured'
 #: How many times faster an epoch is to be than that of the common implementation. The second
 #: number, where there is one, is for frozen features against trained ones.
@@ -31,70 +39,55 @@ EPOCH = {
     'mmgcn': (20.0, None),
 }
 EVALUATION = 4.0
-MRDIB_SECONDS, MRDIB_SHARE = 0.015, 0.025
+MRDIB_MS, MRDIB_PERCENT = 15.0, 2.5
 PROPAGATION = 0.20
 #: The codes of these measurements are 64 wide: one tensor [E, d] is as many numbers an edge.
-PID_SPEED, PID_SHARE, PID_NUMBERS = 4.0, 0.7, 64
+PID_SPEED, PID_SHARE, PID_NUMBERS = 4.0, 0.7, 64.0
 SLOPE_MEMORY, SLOPE_TIME = 0.05, 0.1
 #: Bytes for each further user of recommendations, which are its id and its place, and the share of
 #: the raw bytes of items that are left out: their ratings pass through memory, for the k-core.
-RECOMMEND_BYTES, AMAZON_SHARE = 32, 0.05
-#: A step as it is launched, and on CUDA as a CUDA graph: without MRdIB and with it.
-FORMS = (('', OURS, OURS_MRDIB), (CAPTURED, OURS_COMPILED, OURS_MRDIB_COMPILED))
+RECOMMEND_BYTES, AMAZON_PERCENT = 32, 5.0
 INGEST_ROWS, INGEST_SECONDS, INGEST_GIB = 10_000_000, 60.0, 4.0
 
 
-def times_of(result: Result | None, value: str, **case: Any) -> dict[str, float]:
-    r"""A value of the times by method, of the rows whose case holds these entries."""
-    rows = [] if result is None else result['rows']
-    return {
-        row['method']: row['time'][value]
-        for row in rows
-        if 'time' in row and case.items() <= row['case'].items()
-    }
-
-
-def medians(result: Result | None, **case: Any) -> dict[str, float]:
-    r"""The median times by method, of the rows whose case holds these entries."""
-    return times_of(result, 'median', **case)
-
-
-def mrdib_costs(result: Result) -> dict[str, dict[str, float | None]]:
-    r"""By model the step without and with MRdIB, the difference, its share of the step of the
-    common implementation, the arithmetic of MRdIB alone, and the products that it adds to the step.
+class Target(NamedTuple):
+    r"""What is asked, by which bound, what was measured and whether it is met; :obj:`None` where
+    it was not measured, or is not judged.
     """
-    out: dict[str, dict[str, float | None]] = {}
-    for model in dict.fromkeys(row['case'].get('model') for row in result['rows']):
-        # In turns, where there are such rows: the difference of two short readings says little.
-        times = medians(result, model=model, task='step')
-        times |= medians(result, model=model, task=TURNS)
-        for end, plain, full in FORMS:
-            if plain not in times or full not in times:
-                continue
-            added = times[full] - times[plain]
-            common = times.get(COMMON_NAME)
-            out[f'{model}{end}'] = {
-                'plain': times[plain],
-                'with': times[full],
-                'added': added,
-                'common': common,
-                'share': None if common is None else added / common,
-                'alone': medians(result, model=model, task=ARITHMETIC).get('MRdIB'),
-                'products': _added_products(result, str(model)),
-            }
-    return out
+
+    what: str
+    bound: str
+    text: str = NOT_MEASURED
+    met: bool | None = None
 
 
-def _added_products(result: Result, model: str) -> float | None:
-    # Long steps differ by chance, too: what all of these agree upon.
-    found = [times_of(result, x, model=model, task=ADDED) for x in ('min', 'q1', 'median')]
-    return min((x[OURS_MRDIB] - x[OURS] for x in found if len(x) == 2), default=None)
+# -- reading results ------------------------------------------------------------------------------
 
 
-def _least(entry: dict[str, float | None]) -> float | None:
-    # Both are below what MRdIB has to cost.
-    known = [x for x in (entry['alone'], entry['products']) if x is not None]
-    return max(known, default=None)
+def rows_of(result: Result | None, **case: Any) -> list[Row]:
+    r"""The rows whose case holds these entries; none of a part that was not measured."""
+    rows = [] if result is None else result['rows']
+    return [row for row in rows if case.items() <= row['case'].items()]
+
+
+def medians(result: Result | None, value: str = 'median', **case: Any) -> dict[str, float]:
+    r"""The median time, or another value of the times, by method."""
+    rows = rows_of(result, **case)
+    return {row['method']: row['time'][value] for row in rows if 'time' in row}
+
+
+def cases(result: Result | None, **case: Any) -> list[dict[str, Row]]:
+    r"""The rows with a time, by case and method."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows_of(result, **case):
+        if 'time' in row:
+            found.setdefault(json.dumps(row['case']), {})[row['method']] = row
+    return list(found.values())
+
+
+def extra_bytes(row: Row) -> int:
+    r"""The peak memory above what there was before."""
+    return row['memory']['peak_bytes'] - row['memory']['before_bytes']
 
 
 def step_products(result: Result | None, model: str, method: str = OURS) -> dict[str, float]:
@@ -102,287 +95,256 @@ def step_products(result: Result | None, model: str, method: str = OURS) -> dict
     return medians(result, model=model, task=PRODUCTS[method])
 
 
+def mrdib_costs(result: Result | None) -> dict[str, dict[str, Any]]:
+    r"""By model the step without and with MRdIB, the difference, its share of the step of the
+    common implementation, the arithmetic of MRdIB alone, and the products that it adds to the step.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for model in dict.fromkeys(row['case'].get('model') for row in rows_of(result)):
+        # In turns, where there are such rows: the difference of two short readings says little.
+        times = medians(result, model=model, task='step')
+        times |= medians(result, model=model, task=TURNS)
+        # Long steps differ by chance, too: what minimum, quartile and median agree upon.
+        each = [medians(result, x, model=model, task=ADDED) for x in ('min', 'q1', 'median')]
+        products = [x[OURS_MRDIB] - x[OURS] for x in each if len(x) == 2]
+        for end, plain, full in (
+            ('', OURS, OURS_MRDIB),
+            (CAPTURED, OURS_COMPILED, OURS_MRDIB_COMPILED),
+        ):
+            if plain not in times or full not in times:
+                continue
+            added, common = times[full] - times[plain], times.get(COMMON)
+            out[f'{model}{end}'] = {
+                'plain': times[plain],
+                'with': times[full],
+                'added': added,
+                'common': common,
+                'share': None if common is None else added / common,
+                'alone': medians(result, model=model, task=ARITHMETIC).get('MRdIB'),
+                'products': min(products, default=None),
+            }
+    return out
+
+
+def _all(
+    what: str, bound: str, values: Sequence[float], test: Callable[[float], bool] | None, form: str
+) -> Target:
+    # The span of some values: met if each of them passes; without a test it is not judged.
+    if len(values) == 0:
+        return Target(what, bound)
+    text = form.format(min(values), max(values))
+    return Target(what, bound, text, None if test is None else all(map(test, values)))
+
+
+def _at_most(what: str, limit: float, unit: str, value: float | None, form: str) -> Target:
+    if value is None:
+        return Target(what, f'<= {limit:g} {unit}')
+    return Target(what, f'<= {limit:g} {unit}', form.format(value), value <= limit)
+
+
+# -- the targets by part --------------------------------------------------------------------------
+
+
+def _training(get: Get) -> Iterator[Target]:
+    training, cost = get('training'), get('mrdib_cost')
+    for model, (trained, frozen) in EPOCH.items():
+        times = medians(training, model=model, task='epoch')
+        asked = [(f'epoch, {model}', OURS if frozen is None else OURS_TRAINED, trained)]
+        if frozen is not None:
+            asked.append((f'epoch, {model}, features frozen', OURS, frozen))
+        for what, method, bound in asked:
+            target = Target(what, f'>= {bound:g} x')
+            if COMMON in times and method in times:
+                speed, note = times[COMMON] / times[method], ''
+                if model == 'bm3' and COMMON_FROZEN in times:  # ours has frozen features only
+                    fair = times[COMMON_FROZEN] / times[method]
+                    note = f' ({fair:.1f} x against frozen features)'
+                note += _allowed(training, cost, model, method)
+                target = target._replace(text=f'{speed:.1f} x{note}', met=speed >= bound)
+            yield target
+    for task, what in (
+        ('evaluation', 'evaluation'),
+        # Test edges are ranked where validation improved only: the share of epochs is the data's.
+        ('evaluation after an epoch', 'evaluation of an epoch that did not improve'),
+    ):
+        found = [medians(training, model=model, task=task) for model in EPOCH]
+        speeds = [x[COMMON] / x[OURS] for x in found if {COMMON, OURS} <= x.keys()]
+        passes, form = EVALUATION.__le__, '{:.1f} to {:.1f} x'
+        yield _all(what, f'>= {EVALUATION:g} x', speeds, passes, form)
+
+
 def _allowed(training: Result | None, cost: Result | None, model: str, method: str) -> str:
     # An epoch of the common implementation over what is left of ours if all else took no time.
     alone = sum(step_products(cost, model, method).values())
-    for row in [] if training is None or alone == 0 else training['rows']:
-        case = row['case']
-        if row['method'] == COMMON_NAME and (case['model'], case['task']) == (model, 'epoch'):
-            num_steps = math.ceil(case['edges'] / training['settings']['batch_size'])
+    for row in rows_of(training, model=model, task='epoch'):
+        if row['method'] == COMMON and alone > 0 and training is not None:
+            num_steps = math.ceil(row['case']['edges'] / training['settings']['batch_size'])
             most = row['time']['median'] / (num_steps * alone)
             return f' (what its products, sums and Adam alone allow: {most:.1f} x)'
     return ''
 
 
-def rows(results: dict[str, Result], device: str) -> list[tuple[str, str, str, bool | None]]:
-    r"""Returns what is asked, the target, what was measured, and whether it is met."""
-    get = lambda part: results.get(f'{part}-{device}')  # noqa: E731
-    out: list[tuple[str, str, str, bool | None]] = []
-    if device == 'cuda':  # the targets of training are about one thread
-        out.extend(_step_rows(get('mrdib_cost')))
-        out.extend(_peer_rows(get('propagation')))
-        out.extend(_pid_rows(get('pid_loss')))
-        out.extend(_scaling_rows(get('scaling')))
-        return out
-
-    def add(what: str, target: str, value: float | None, text: str, met: bool) -> None:
-        missing = value is None
-        out.append((what, target, NOT_MEASURED if missing else text, None if missing else met))
-
-    training = get('training')
-    for model, (trained, frozen) in EPOCH.items():
-        times = medians(training, model=model, task='epoch')
-        common = times.get(COMMON_NAME)
-        same = times.get(OURS_TRAINED) if frozen is not None else times.get(OURS)
-        speed = None if common is None or same is None else common / same
-        note = ''
-        if model == 'bm3':  # ours has frozen features only; so are those of its rival
-            fair = times.get(COMMON_FROZEN)
-            ours = times.get(OURS)
-            if fair is not None and ours is not None:
-                note = f' ({fair / ours:.1f} x against frozen features)'
-        method = OURS_TRAINED if frozen is not None else OURS
-        note += _allowed(training, get('mrdib_cost'), model, method)
-        text = '' if speed is None else f'{speed:.1f} x{note}'
-        add(f'epoch, {model}', f'>= {trained:g} x', speed, text, (speed or 0) >= trained)
-        if frozen is not None:
-            ours = times.get(OURS)
-            speed = None if common is None or ours is None else common / ours
-            text = f'{speed or 0:.1f} x{_allowed(training, get("mrdib_cost"), model, OURS)}'
-            what = f'epoch, {model}, features frozen'
-            add(what, f'>= {frozen:g} x', speed, text, (speed or 0) >= frozen)
-
-    speeds = []
-    for model in EPOCH:
-        times = medians(training, model=model, task='evaluation')
-        if OURS in times and COMMON_NAME in times:
-            speeds.append(times[COMMON_NAME] / times[OURS])
-    least = min(speeds) if speeds else None
-    text = '' if least is None else f'{least:.1f} to {max(speeds):.1f} x'
-    add('evaluation', f'>= {EVALUATION:g} x', least, text, (least or 0) >= EVALUATION)
-
-    speeds = []
-    for model in EPOCH:
-        times = medians(training, model=model, task='evaluation after an epoch')
-        if OURS in times and COMMON_NAME in times:
-            speeds.append(times[COMMON_NAME] / times[OURS])
-    # Test edges are ranked where validation improved only: the share of epochs is the data's.
-    least = min(speeds) if speeds else None
-    text = '' if least is None else f'{least:.1f} to {max(speeds):.1f} x'
-    what = 'evaluation of an epoch that did not improve'
-    add(what, f'>= {EVALUATION:g} x', least, text, (least or 0) >= EVALUATION)
-
-    cost = get('mrdib_cost')
-    costs = {} if cost is None else mrdib_costs(cost)
+def _mrdib_cost(get: Get) -> Iterator[Target]:
+    costs = mrdib_costs(get('mrdib_cost'))
     for model in EPOCH:
         if model != 'lightgcn' and model not in costs:
-            target = f'<= {1e3 * MRDIB_SECONDS:g} ms'
-            add(f'MRdIB in a step, {model}', target, None, '', False)
+            yield _at_most(f'MRdIB in a step, {model}', MRDIB_MS, 'ms', None, '')
     for model, entry in costs.items():
-        added, share, common = entry['added'], entry['share'], entry['common']
-        assert added is not None
-        target = f'<= {1e3 * MRDIB_SECONDS:g} ms'
-        met = added <= MRDIB_SECONDS
-        alone = _least(entry)
-        note = '' if alone is None else f' (the products it adds alone {1e3 * alone:.1f} ms)'
-        add(f'MRdIB in a step, {model}', target, added, f'{1e3 * added:.1f} ms{note}', met)
-        if share is not None:
-            what = f'MRdIB in a step, {model}, share of the common step'
-            note = '' if alone is None else f' (products alone {100 * alone / common:.1f} %)'
-            text = f'{100 * share:.1f} %{note}'
-            add(what, f'<= {100 * MRDIB_SHARE:g} %', share, text, share <= MRDIB_SHARE)
-
-    ratios = _propagation_ratios(get('propagation'))
-    worst = max(ratios, default=None)
-    text = '' if worst is None else f'{min(ratios):.2f} to {worst:.2f}'
-    target = f'<= {PROPAGATION:g} of COO'
-    met = (worst or 1.0) <= PROPAGATION
-    add('propagation, forward+backward, d = 64, float32', target, worst, text, met)
-    out.extend(_pid_rows(get('pid_loss')))
-    out.extend(_scaling_rows(get('scaling')))
-    out.extend(_ingest_rows(get('ingest')))
-    out.append(_recommend_row(get('recommend')))
-    out.append(_amazon_row(get('amazon')))
-    return out
+        what = f'MRdIB in a step, {model}'
+        # Both are below what MRdIB has to cost.
+        least = max((x for x in (entry['alone'], entry['products']) if x is not None), default=None)
+        note = '' if least is None else f' (the products it adds alone {1e3 * least:.1f} ms)'
+        yield _at_most(what, MRDIB_MS, 'ms', 1e3 * entry['added'], '{:.1f} ms' + note)
+        if entry['share'] is not None:
+            note = ''
+            if least is not None:
+                note = f' (products alone {100 * least / entry["common"]:.1f} %)'
+            what, share = f'{what}, share of the common step', 100 * entry['share']
+            yield _at_most(what, MRDIB_PERCENT, '%', share, '{:.1f} %' + note)
 
 
-def _step_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+def _steps(get: Get) -> Iterator[Target]:
     # On CUDA, a step as a CUDA graph against the common implementation's, for each model.
-    out: list[tuple[str, str, str, bool | None]] = []
-    for row in [] if result is None else result['rows']:
-        times = medians(result, **row['case'])
-        if row['method'] == COMMON_NAME and OURS_COMPILED in times:
-            speeds = [times[COMMON_NAME] / times[method] for method in (OURS_COMPILED, OURS)]
+    for rows in cases(get('mrdib_cost')):
+        if {COMMON, OURS_COMPILED} <= rows.keys():
+            times = {method: row['time']['median'] for method, row in rows.items()}
+            speeds = [times[COMMON] / times[method] for method in (OURS_COMPILED, OURS)]
             text = f'{speeds[0]:.1f} x (launched one by one {speeds[1]:.1f} x)'
-            what = f'a step as a CUDA graph, {row["case"]["model"]}'
-            out.append((what, 'faster', text, speeds[0] > 1))
-    return out
+            what = f'a step as a CUDA graph, {rows[COMMON]["case"]["model"]}'
+            yield Target(what, 'faster', text, speeds[0] > 1)
 
 
-def _peer_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
-    # On CUDA, propagation against the fastest of all others.
-    out: list[tuple[str, str, str, bool | None]] = []
-    for end, task in (('', 'forward+backward'), (CAPTURED, 'forward')):
-        wanted = {'dtype': 'float32', 'channels': 64, 'task': task}
-        ratios = []
-        for row in [] if result is None else result['rows']:
-            if row['role'] != 'baseline' or not wanted.items() <= row['case'].items():
-                continue
-            times = medians(result, **row['case'])
-            roles = {r['method']: r['role'] for r in result['rows'] if r['case'] == row['case']}
-            kind = {m: t for m, t in times.items() if m.endswith(CAPTURED) == bool(end)}
-            ours = [t for m, t in kind.items() if m == f'propagate_mean{end}']
-            others = [t for m, t in kind.items() if roles[m] != 'ours']
-            if ours and others:
-                ratios.append(ours[0] / min(others))
-        text = f'{min(ratios):.2f} to {max(ratios):.2f}' if ratios else NOT_MEASURED
-        what = f'propagation, {task}, d = 64, float32{", as CUDA graphs" if end else ""}'
-        met = max(ratios) < 1 if ratios else None
-        out.append((what, '< 1 of the fastest other', text, met))
-    return out
-
-
-def _propagation_ratios(result: Result | None) -> list[float]:
+def _ratios(result: Result | None, task: str, end: str, roles: Sequence[str]) -> list[float]:
+    # Of propagation, to the fastest of some others.
     out = []
-    wanted = {'task': 'forward+backward', 'dtype': 'float32', 'channels': 64}
-    for row in [] if result is None else result['rows']:
-        if row['role'] == 'baseline' and wanted.items() <= row['case'].items():
-            times = medians(result, **row['case'])
-            if 'propagate_mean' in times:
-                out.append(times['propagate_mean'] / times[row['method']])
+    for rows in cases(result, dtype='float32', channels=64, task=task):
+        ours = rows.get(f'propagate_mean{end}')
+        others = [
+            row['time']['median']
+            for method, row in rows.items()
+            if row['role'] in roles and method.endswith(CAPTURED) == bool(end)
+        ]
+        if ours is not None and others and any(r['role'] == 'baseline' for r in rows.values()):
+            out.append(ours['time']['median'] / min(others))
     return out
 
 
-def _pid_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
-    out: list[tuple[str, str, str, bool | None]] = []
-    found = [] if result is None else result['rows']
+def _propagation(get: Get) -> Iterator[Target]:
+    ratios = _ratios(get('propagation'), 'forward+backward', '', ('baseline',))
+    what, bound = 'propagation, forward+backward, d = 64, float32', f'<= {PROPAGATION:g} of COO'
+    yield _all(what, bound, ratios, PROPAGATION.__ge__, '{:.2f} to {:.2f}')
+
+
+def _peers(get: Get) -> Iterator[Target]:
+    # On CUDA, propagation against the fastest of all others.
+    for end, task in (('', 'forward+backward'), (CAPTURED, 'forward')):
+        ratios = _ratios(get('propagation'), task, end, ('baseline', 'rival'))
+        what = f'propagation, {task}, d = 64, float32{", as CUDA graphs" if end else ""}'
+        yield _all(what, '< 1 of the fastest other', ratios, (1.0).__gt__, '{:.2f} to {:.2f}')
+
+
+def _pid_loss(get: Get) -> Iterator[Target]:
+    result = get('pid_loss')
     # The speed is asked of CUDA; on CPU it is shown without a verdict.
     judged = result is not None and result['device'] == 'cuda'
     for end in ('', CAPTURED) if judged else ('',):
         speeds, shares = [], []
-        for row in found:
-            if row['case'].get('task') != 'all edges, forward+backward' or 'time' not in row:
-                continue
-            if row['role'] != 'ours' or row['method'].endswith(CAPTURED) != bool(end):
-                continue
-            times = medians(result, **row['case'])
-            if f'gathered rows{end}' in times:
-                speeds.append(times[f'gathered rows{end}'] / times[row['method']])
-            if 'roofline' in row:
-                shares.append(row['roofline']['requested_share'])
+        for rows in cases(result, task='all edges, forward+backward'):
+            gathered = rows.get(f'gathered rows{end}')
+            for method, row in rows.items():
+                if row['role'] != 'ours' or method.endswith(CAPTURED) != bool(end):
+                    continue
+                if gathered is not None:
+                    speeds.append(gathered['time']['median'] / row['time']['median'])
+                if 'roofline' in row:
+                    shares.append(row['roofline']['requested_share'])
         name = 'PID loss over all edges' + (', as CUDA graphs' if end else '')
-        for what, target, values, bound, unit in (
-            (f'{name}, against gathers', '>= 4 x on CUDA', speeds, PID_SPEED, ' x'),
-            (f'{name}, requested bytes over copy bandwidth', '>= 70 % on CUDA', shares,
-             PID_SHARE, ''),
-        ):  # fmt: skip
-            if len(values) == 0:
-                out.append((what, target, NOT_MEASURED, None))
-                continue
-            text = f'{min(values):.2f} to {max(values):.2f}{unit}'
+        for what, bound, values, least, unit in (
+            ('against gathers', '>= 4 x on CUDA', speeds, PID_SPEED, ' x'),
+            ('requested bytes over copy bandwidth', '>= 70 % on CUDA', shares, PID_SHARE, ''),
+        ):
+            form, passes = '{:.2f} to {:.2f}' + unit, least.__le__ if judged else None
             if judged:
-                num_met = sum(value >= bound for value in values)
-                text += f', {num_met} of {len(values)} rows'
-            out.append((what, target, text, min(values) >= bound if judged else None))
-    numbers = [
-        row['values']['numbers_per_further_edge']
-        for row in found
-        if row['role'] == 'ours' and 'numbers_per_further_edge' in row.get('values', {})
-    ]
-    what = 'PID loss, memory of a further edge, in numbers'
-    target = f'< {PID_NUMBERS}, of one [E, d] tensor'
-    text, met = NOT_MEASURED, None
-    if numbers:
-        text = f'{min(numbers):.1f} to {max(numbers):.1f}'
-        met = max(numbers) < PID_NUMBERS
-    out.append((what, target, text, met))
-    return out
+                form += f', {sum(map(least.__le__, values))} of {len(values)} rows'
+            yield _all(f'{name}, {what}', bound, values, passes, form)
+    ours = [row.get('values', {}) for row in rows_of(result) if row['role'] == 'ours']
+    numbers = [x[PER_EDGE] for x in ours if PER_EDGE in x]
+    what, bound = (
+        'PID loss, memory of a further edge, in numbers',
+        f'< {PID_NUMBERS:g}, of one [E, d] tensor',
+    )
+    yield _all(what, bound, numbers, PID_NUMBERS.__gt__, '{:.1f} to {:.1f}')
 
 
-def _scaling_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
-    out: list[tuple[str, str, str, bool | None]] = []
-    gathers = f'time of {GATHERS}'
-    for row in [] if result is None else result['rows']:
-        if row['case']['task'] != 'slope':
-            continue
-        for name, value in row['values'].items():
+def _scaling(get: Get) -> Iterator[Target]:
+    gathers, slopes = f'time of {GATHERS}', rows_of(get('scaling'), task='slope')
+    for row in slopes:
+        case, values = row['case'], row['values']
+        for name, value in values.items():
             if name == gathers:
                 continue
             bound = SLOPE_MEMORY if name == 'memory' else SLOPE_TIME
-            begin = row['case']['from'] if name == 'memory' else max(row['case']['from'], FROM_TIME)
-            span = f'{begin:.0e} to {row["case"]["to"]:.0e}'.replace('e+0', 'e')
-            what = f'slope of {name}, {row["case"]["work"]}, {span} edges'
+            begin = case['from'] if name == 'memory' else max(case['from'], FROM_TIME)
+            span = f'{begin:.0e} to {case["to"]:.0e}'.replace('e+0', 'e')
             text = f'{value:.3f}'
-            if name == 'time of forward+backward' and gathers in row['values']:
-                text += f' (of reading the same rows alone {row["values"][gathers]:.3f})'
-            out.append((what, f'1 +- {bound:g}', text, abs(value - 1) <= bound))
-    if len(out) == 0:
-        out.append(('slopes of memory and time', '1 +- 0.05 and 0.1', NOT_MEASURED, None))
-    return out
+            if name == 'time of forward+backward' and gathers in values:
+                text += f' (of reading the same rows alone {values[gathers]:.3f})'
+            what = f'slope of {name}, {case["work"]}, {span} edges'
+            yield Target(what, f'1 +- {bound:g}', text, abs(value - 1) <= bound)
+    if not any(row['values'].keys() - {gathers} for row in slopes):
+        yield Target('slopes of memory and time', '1 +- 0.05 and 0.1')
 
 
-def _ingest_rows(result: Result | None) -> list[tuple[str, str, str, bool | None]]:
+def _ingest(get: Get) -> Iterator[Target]:
     what = 'a table of 10 million rows into a folder'
-    names = (what, f'{what}, memory')
-    targets = (f'<= {INGEST_SECONDS:g} s', f'<= {INGEST_GIB:g} GiB')
-    for row in [] if result is None else result['rows']:
-        case = row['case']
-        if case == {'rows': INGEST_ROWS, 'task': 'prepare'} and row['role'] == 'ours':
-            seconds, gib = row['time']['median'], row['memory']['peak_bytes'] / 2**30
-            return [
-                (names[0], targets[0], f'{seconds:.1f} s', seconds <= INGEST_SECONDS),
-                (names[1], targets[1], f'{gib:.2f} GiB', gib <= INGEST_GIB),
-            ]
-    return [(name, target, NOT_MEASURED, None) for name, target in zip(names, targets)]
+    found = rows_of(get('ingest'), rows=INGEST_ROWS, task='prepare')
+    ours = next((row for row in found if row['role'] == 'ours'), None)
+    wall = None if ours is None else ours['time']['median']
+    peak = None if ours is None else ours['memory']['peak_bytes'] / 2**30
+    yield _at_most(what, INGEST_SECONDS, 's', wall, '{:.1f} s')
+    yield _at_most(f'{what}, memory', INGEST_GIB, 'GiB', peak, '{:.2f} GiB')
 
 
-def _growth(result: Result | None, size: Callable[[Result], float]) -> list[float]:
-    r"""Per task, by how many bytes memory grows with a size, from the smallest to the largest."""
+def _growth(result: Result | None, size: Callable[[Row], float]) -> float | None:
+    # By how many bytes memory grows with a size, from the smallest to the largest: the worst task.
     points: dict[str, list[tuple[float, int]]] = {}
-    for row in [] if result is None else result['rows']:
+    for row in rows_of(result):
         if row['role'] == 'ours':
-            extra = row['memory']['peak_bytes'] - row['memory']['before_bytes']
-            points.setdefault(row['case']['task'], []).append((size(row), extra))
+            points.setdefault(row['case']['task'], []).append((size(row), extra_bytes(row)))
     ends = [(min(of_task), max(of_task)) for of_task in points.values()]
-    return [(b - a) / (n - m) for (m, a), (n, b) in ends if n > m]
+    return max(((b - a) / (n - m) for (m, a), (n, b) in ends if n > m), default=None)
 
 
-def _recommend_row(result: Result | None) -> tuple[str, str, str, bool | None]:
-    what, target = 'recommendations, memory for a further user', f'<= {RECOMMEND_BYTES} bytes'
-    found = _growth(result, lambda row: row['case']['users'])
-    if len(found) == 0:
-        return what, target, NOT_MEASURED, None
-    return what, target, f'{max(found):.0f} bytes', max(found) <= RECOMMEND_BYTES
+def _recommend(get: Get) -> Iterator[Target]:
+    found = _growth(get('recommend'), lambda row: row['case']['users'])
+    what = 'recommendations, memory for a further user'
+    yield _at_most(what, RECOMMEND_BYTES, 'bytes', found, '{:.0f} bytes')
 
 
-def _amazon_row(result: Result | None) -> tuple[str, str, str, bool | None]:
+def _amazon(get: Get) -> Iterator[Target]:
+    found = _growth(get('amazon'), lambda row: row['values']['raw_gib'] * 2**30)
     what = 'raw files of Amazon, memory for items that are left out'
-    target = f'<= {100 * AMAZON_SHARE:g} % of their bytes'
-    found = _growth(result, lambda row: row['values']['raw_gib'] * 2**30)
-    if len(found) == 0:
-        return what, target, NOT_MEASURED, None
-    return what, target, f'{100 * max(found):.1f} %', max(found) <= AMAZON_SHARE
+    percent = None if found is None else 100 * found
+    yield _at_most(what, AMAZON_PERCENT, '% of their bytes', percent, '{:.1f} %')
 
 
-def table(results: dict[str, Result], device: str) -> str:
-    r"""The targets as a table."""
-    if not any(name.endswith(f'-{device}') for name in results):
-        return 'Not measured yet.'
-    words = {True: 'met', False: 'missed', None: ''}
-    option = ' --device cuda' if device == 'cuda' else ''
-    command = f'python -m benchmarks.run{option} --only'
-    lines = [
-        [what, target, text, words[met], f'`{command} {_part_of(what)}`']
-        for what, target, text, met in rows(results, device)
-    ]
-    return make_table(['', 'target', 'measured', '', 'how'], lines)
+#: By device the parts and what is asked of them. The targets of training are about one thread.
+ASKED: dict[str, dict[str, Callable[[Get], Iterator[Target]]]] = {
+    'cpu': {
+        'training': _training, 'mrdib_cost': _mrdib_cost, 'propagation': _propagation,
+        'pid_loss': _pid_loss, 'scaling': _scaling, 'ingest': _ingest, 'recommend': _recommend,
+        'amazon': _amazon,
+    },
+    'cuda': {
+        'mrdib_cost': _steps, 'propagation': _peers, 'pid_loss': _pid_loss, 'scaling': _scaling,
+    },
+}  # fmt: skip
 
 
-def _part_of(what: str) -> str:
-    parts = {
-        'MRdIB': 'mrdib_cost', 'a step': 'mrdib_cost', 'propagation': 'propagation',
-        'PID': 'pid_loss', 'slope': 'scaling',
-        'a table': 'ingest', 'recommendations': 'recommend', 'raw files': 'amazon',
-    }  # fmt: skip
-    found = [part for start, part in parts.items() if what.startswith(start)]
-    return found[0] if found else 'training'
+def judge(results: dict[str, Result], device: str) -> list[tuple[str, Target]]:
+    r"""Returns the targets on a device, each with the name of its part."""
+
+    def get(part: str) -> Result | None:
+        return results.get(f'{part}-{device}')
+
+    return [(part, target) for part, judged in ASKED[device].items() for target in judged(get)]

@@ -11,15 +11,14 @@ process of its own; texts are hashed, which needs no model.
 import functools
 import gzip
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.memory import in_process, peak_of, return_freed_memory
-from benchmarks.part import Part, main
-from benchmarks.timer import summarize
+from benchmarks.run import Part, part_main
+from benchmarks.targets import extra_bytes
+from benchmarks.timer import in_process, measure_once, return_freed_memory
 
 OURS = 'prepare_amazon'
 CATEGORY = 'Synthetic'
@@ -49,11 +48,10 @@ def _measure(part: Part, case: dict[str, Any]) -> None:
             out = run(folder)
         else:
             out = in_process('benchmarks.data.amazon:run', folder)
-    timing = summarize([(out['cpu'], out['wall'])], 'cpu')
-    values = {'raw_gib': size / 2**30, 'items_kept': out['items']}
-    part.add(case, OURS, 'ours', time=timing, memory=out['memory'], values=values)
-    extra = (out['memory']['peak_bytes'] - out['memory']['before_bytes']) / 2**30
-    part.log(f'{size / 2**30:.2f} GiB raw: {out["wall"]:.1f} s, {extra:.2f} GiB')
+    values = {'raw_gib': size / 2**30, 'items_kept': out.pop('items')}
+    part.add(case, OURS, 'ours', **out, values=values)
+    gib = extra_bytes(out) / 2**30
+    part.log(f'{size / 2**30:.2f} GiB raw: {out["time"].wall:.1f} s, {gib:.2f} GiB')
     part.write()
 
 
@@ -99,11 +97,8 @@ def run(folder: str) -> dict[str, Any]:
         )
         found.append(report.kept['items'])
 
-    wall, cpu = time.perf_counter(), time.process_time()
-    memory = peak_of(work)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return {'cpu': cpu, 'wall': wall, 'memory': memory, 'items': found[0]}
+    return {**measure_once(work), 'items': found[0]}
 
 
 if __name__ == '__main__':
-    main('amazon', measure)
+    part_main('amazon', measure)

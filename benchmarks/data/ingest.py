@@ -11,15 +11,13 @@ and write a table and the ids.
 
 import functools
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
-from benchmarks.timer import summarize
+from benchmarks.run import Part, part_main
+from benchmarks.timer import in_process, measure_once
 
 OURS, READ, RIVAL = 'prepare_table', 'InteractionFolder', 'pandas, whole table'
 COLUMNS = ('customer', 'sku', 'stars', 'at')
@@ -56,26 +54,19 @@ def _measure(part: Part, num_rows: int) -> None:
             except RuntimeError as e:
                 part.miss(case, method, str(e)[:300])
                 continue
-            timing = summarize([(out['cpu'], out['wall'])], 'cpu')
-            values = {'interactions': out['interactions']}
-            part.add(case, method, role, time=timing, memory=out['memory'], values=values)
+            values = {'interactions': out.pop('interactions')}
+            part.add(case, method, role, **out, values=values)
             part.write()
-            gib = out['memory']['peak_bytes'] / 2**30
-            part.log(f'{method}: {out["wall"]:.1f} s ({out["cpu"]:.1f} s of CPU), {gib:.2f} GiB')
+            time, gib = out['time'], out['memory']['peak_bytes'] / 2**30
+            part.log(f'{method}: {time.wall:.1f} s ({time.median:.1f} s of CPU), {gib:.2f} GiB')
 
 
 def run(method: str, folder: str) -> dict[str, Any]:
     r"""One call and its memory, for a process of its own."""
-    count = 0
-
-    def work() -> None:
-        nonlocal count
-        count = METHODS[method](Path(folder) / 'table.csv', Path(folder))
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    memory = peak_of(work)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return {'cpu': cpu, 'wall': wall, 'memory': memory, 'interactions': count}
+    count: list[int] = []
+    work = METHODS[method]
+    out = measure_once(lambda: count.append(work(Path(folder) / 'table.csv', Path(folder))))
+    return {**out, 'interactions': count[0]}
 
 
 def write_table(path: Path, num_rows: int) -> None:
@@ -148,4 +139,4 @@ METHODS = {OURS: _ours, READ: _read, RIVAL: _pandas}
 
 
 if __name__ == '__main__':
-    main('ingest', measure)
+    part_main('ingest', measure)

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
+from benchmarks.run import Part, part_main
+from benchmarks.timer import peak_of
 from mrdib_pyg.ops import feature_knn_graph
 
 K = 10
+ROLES = {'knn_graph': 'ours', 'dense similarity': 'baseline'}
 
 
 def dense_knn(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +33,9 @@ def measure(part: Part) -> None:
         case: dict[str, Any] = {'items': num_items, 'width': width, 'k': K, 'task': 'time'}
         part.attempt(case, functools.partial(_measure, part, num_items, width, case))
         if part.device == 'cuda' or not part.quick:
-            part.attempt(case, functools.partial(_memory, part, num_items, width, case))
+            target, entry = 'benchmarks.ops.knn:measure_memory', {**case, 'task': 'memory'}
+            run = functools.partial(part.peaks, entry, ROLES, target, num_items, width)
+            part.attempt(entry, run)
 
 
 def _inputs(num_items: int, width: int, device: str) -> Tensor:
@@ -48,24 +51,14 @@ def _measure(part: Part, num_items: int, width: int, case: dict[str, Any]) -> No
             'knn_graph': lambda: feature_knn_graph(x, K),
             'dense similarity': lambda: dense_knn(x, K),
         },
-        {'knn_graph': 'ours', 'dense similarity': 'baseline'},
+        ROLES,
         extra={'knn_graph': {'values': {'equal_neighbors': float(same)}}},
         min_runs=3,
         min_seconds=0.1,
     )
 
 
-def _memory(part: Part, num_items: int, width: int, case: dict[str, Any]) -> None:
-    for method, role in (('knn_graph', 'ours'), ('dense similarity', 'baseline')):
-        if part.device == 'cuda':
-            memory = measure_memory(method, num_items, width, 'cuda')
-        else:
-            memory = in_process('benchmarks.ops.knn:measure_memory', method, num_items, width)
-        part.add({**case, 'task': 'memory'}, method, role, memory=memory)
-    part.write()
-
-
-def measure_memory(method: str, num_items: int, width: int, device: str = 'cpu') -> dict[str, Any]:
+def measure_memory(method: str, num_items: int, width: int, device: str) -> dict[str, Any]:
     r"""The peak memory of one call; on CPU for a process of its own."""
     fn = feature_knn_graph if method == 'knn_graph' else dense_knn
     fn(_inputs(40, width, device), K)  # what the first call loads is not counted
@@ -74,4 +67,4 @@ def measure_memory(method: str, num_items: int, width: int, device: str = 'cpu')
 
 
 if __name__ == '__main__':
-    main('knn', measure)
+    part_main('knn', measure)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.part import Part, main
+from benchmarks.run import Part, part_main
 from mrdib_pyg.nn.mrdib import ESTIMATORS
 from mrdib_pyg.nn.mutual_information import CLUB, MutualInformation
 
@@ -73,4 +73,4 @@ def _step(estimator: MutualInformation, z1: Tensor, z2: Tensor) -> Tensor:
 
 
 if __name__ == '__main__':
-    main('mutual_information', measure)
+    part_main('mutual_information', measure)

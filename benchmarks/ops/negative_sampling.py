@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.graphs import BABY, CLOTHING, Graph, random_graph
-from benchmarks.part import Part, main
-from benchmarks.training.common.sampler import PythonSampler
+from benchmarks.graphs import Graph, sized_graphs
+from benchmarks.run import Part, part_main
+from benchmarks.training.common.loop import PythonSampler
 from mrdib_pyg.ops import encode_edges, sample_negatives
 
 
 def measure(part: Part) -> None:
-    sizes = {'Baby-sized': BABY} if part.short else {'Baby-sized': BABY, 'Clothing-sized': CLOTHING}
-    for name, size in (sizes if not part.smallest else {'tiny': (40, 30, 200)}).items():
-        graph = random_graph(*size, 'power law', name=name)
+    for graph in sized_graphs(part):
         part.attempt(graph.case, functools.partial(_measure, part, graph))
 
 
@@ -41,4 +39,4 @@ def _measure(part: Part, graph: Graph) -> None:
 
 
 if __name__ == '__main__':
-    main('negative_sampling', measure)
+    part_main('negative_sampling', measure)

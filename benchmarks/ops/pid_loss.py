@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.captured import CAPTURED, with_captured
 from benchmarks.graphs import BABY, CLOTHING, Graph, grown, random_graph
-from benchmarks.memory import in_process, peak_of, return_freed_memory
-from benchmarks.part import Part, main
-from benchmarks.roofline import copy_bandwidth, pid_loss_bytes
+from benchmarks.run import Part, part_main
+from benchmarks.schema import CAPTURED, PER_EDGE
+from benchmarks.timer import copy_bandwidth, in_process, peak_of, return_freed_memory, with_captured
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss
 
 BASELINE = 'gathered rows'
@@ -163,6 +162,30 @@ def _measure(
                 part.add_rooflines(entry, pid_loss_bytes(*size), bandwidth)
 
 
+def pid_loss_bytes(
+    num_users: int,
+    num_items: int,
+    num_triplets: int,
+    widths: list[int],
+    itemsize: int,
+    backward: bool,
+) -> tuple[int, int]:
+    r"""Requested and compulsory bytes of the PID loss, whose :obj:`widths` are those of the codes
+    and of the fusion: the forward pass reads three rows a triplet and score and keeps a scalar;
+    the backward pass sums, for the user the rows of both items, for each item that of the user, and
+    writes each row of a gradient once.
+    """
+    index = 3 * num_triplets * 8  # bytes of an id
+    scalars = num_triplets * len(widths) * itemsize
+    rows = 3 * num_triplets * sum(widths) * itemsize
+    tables = (num_users + num_items) * sum(widths) * itemsize
+    requested, compulsory = index + rows + scalars, index + tables + scalars
+    if backward:
+        requested += index + scalars + 4 * rows // 3 + tables
+        compulsory += index + scalars + tables + tables
+    return requested, compulsory
+
+
 def _total(fn: Callable[..., Any], codes: Pairs, fused: Any, arguments: Any) -> Tensor:
     return total_of(fn(codes, fused, *arguments))
 
@@ -191,7 +214,7 @@ def _memory(part: Part, case: dict[str, Any], size: tuple[int, int, int]) -> Non
                 target = 'benchmarks.ops.pid_loss:measure_memory'
                 found.append(in_process(target, method, each, 'cpu'))
         small, large = (memory['peak_bytes'] - memory['before_bytes'] for memory in found)
-        values = {'numbers_per_further_edge': (large - small) / 4 / size[2]}
+        values = {PER_EDGE: (large - small) / 4 / size[2]}
         part.add(case, method, role, memory=found[0], values=values)
     part.write()
 
@@ -219,4 +242,4 @@ def measure_memory(method: str, size: tuple[int, int, int], device: str) -> dict
 
 
 if __name__ == '__main__':
-    main('pid_loss', measure)
+    part_main('pid_loss', measure)

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import LGConv
 
-from benchmarks.captured import CAPTURED, with_captured
 from benchmarks.graphs import Graph, graphs
-from benchmarks.part import Part, main
-from benchmarks.roofline import copy_bandwidth, propagation_bytes
+from benchmarks.run import Part, part_main
+from benchmarks.schema import CAPTURED
+from benchmarks.timer import copy_bandwidth, with_captured
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
 
 NUM_LAYERS = 3
@@ -181,6 +181,18 @@ def rival_products(
     return products, missing
 
 
+def propagation_bytes(
+    num_rows: int, num_columns: int, nnz: int, channels: int, itemsize: int, index: int = 8
+) -> tuple[int, int]:
+    r"""Requested and compulsory bytes of one product of a CSR matrix and dense rows."""
+    matrix = nnz * (index + itemsize) + (num_rows + 1) * index
+    written = num_rows * channels * itemsize
+    return (
+        matrix + nnz * channels * itemsize + written,
+        matrix + num_columns * channels * itemsize + written,
+    )
+
+
 def reference_product(square: NormalizedAdjacency) -> Product:
     r"""Returns the product in double precision."""
     csr = torch.sparse_csr_tensor(
@@ -222,4 +234,4 @@ def _error(fn: Product, x: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-    main('propagation', measure)
+    part_main('propagation', measure)

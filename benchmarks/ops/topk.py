@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.graphs import BABY, CLOTHING, Graph, random_graph
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
-from benchmarks.training.common.evaluation import dense_topk, evaluate_in_loops
-from benchmarks.training.workload import to_hetero_data
+from benchmarks.graphs import Graph, random_graph, sized_graphs, to_hetero_data
+from benchmarks.run import Part, part_main
+from benchmarks.timer import peak_of
+from benchmarks.training.common.loop import dense_topk, evaluate_in_loops
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.ops import masked_topk
 
@@ -34,19 +33,16 @@ class Fixed(NamedTuple):
         return self
 
 
-def sizes(part: Part) -> dict[str, tuple[int, int, int]]:
-    if part.smallest:
-        return {'tiny': (60, 50, 300)}
-    return {'Baby-sized': BABY} if part.short else {'Baby-sized': BABY, 'Clothing-sized': CLOTHING}
-
-
 def measure(part: Part) -> None:
     part.settings.update(k=K, channels=CHANNELS)
-    for name, size in sizes(part).items():
-        graph = random_graph(*size, 'power law', name=name)
+    for graph in sized_graphs(part):
         part.attempt(graph.case, functools.partial(_measure, part, graph))
         if part.device == 'cuda' or not part.quick:
-            part.attempt(graph.case, functools.partial(_memory, part, graph, size))
+            case = {**graph.case, 'channels': CHANNELS, 'k': K, 'task': 'memory of top-k'}
+            size = graph.num_users, graph.num_items, graph.edge_index.size(1)
+            methods = {'masked_topk': 'ours', 'dense top-k': 'baseline'}
+            target = 'benchmarks.ops.topk:measure_memory'
+            part.attempt(case, functools.partial(part.peaks, case, methods, target, size))
 
 
 def _inputs(graph: Graph, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,18 +89,7 @@ def _measure(part: Part, graph: Graph) -> None:
     )
 
 
-def _memory(part: Part, graph: Graph, size: tuple[int, int, int]) -> None:
-    case: dict[str, Any] = {**graph.case, 'channels': CHANNELS, 'k': K, 'task': 'memory of top-k'}
-    for method, role in (('masked_topk', 'ours'), ('dense top-k', 'baseline')):
-        if part.device == 'cuda':
-            memory = measure_memory(method, size, 'cuda')
-        else:
-            memory = in_process('benchmarks.ops.topk:measure_memory', method, size)
-        part.add(case, method, role, memory=memory)
-    part.write()
-
-
-def measure_memory(method: str, size: tuple[int, int, int], device: str = 'cpu') -> dict[str, Any]:
+def measure_memory(method: str, size: tuple[int, int, int], device: str) -> dict[str, Any]:
     r"""The peak memory of one call; on CPU for a process of its own."""
     user, item, seen = _inputs(random_graph(*size, 'power law'), device)
     fn = masked_topk if method == 'masked_topk' else dense_topk
@@ -113,4 +98,4 @@ def measure_memory(method: str, size: tuple[int, int, int], device: str = 'cpu')
 
 
 if __name__ == '__main__':
-    main('topk', measure)
+    part_main('topk', measure)

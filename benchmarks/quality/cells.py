@@ -7,10 +7,18 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from benchmarks import schema
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.training import provenance, write_atomic
 
 Spec = dict[str, Any]
+
+
+def save(path: Path, result: Spec) -> None:
+    """Checks a result and writes it whole."""
+    schema.validate(result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(result, indent=1) + '\n').encode())
 
 
 def run_cells(
@@ -39,8 +47,7 @@ def run_cells(
         # In the order of the cells, also where some of them are measured anew.
         out['runs'].sort(key=lambda x: cells.index({key: x[key] for key in cells[0]}))
         out['complete'] = i == len(todo)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(out, indent=1) + '\n').encode())
+        save(path, out)
         value = run['test'][f'recall@{settings["k"]}']
         print(f'{i}/{len(todo)} {" ".join(map(str, cell.values()))}: {value:.4f}', flush=True)
     return out

@@ -8,13 +8,11 @@ settings were set beforehand, not searched; the epoch is chosen by the validatio
 not cold. The file grows by a run at a time; the same command continues a run that was stopped.
 
     python -m benchmarks.quality.cold_items --dataset data/tiktok
-    python -m benchmarks.quality.cold_items --report   # the tables, from the file
+    python -m benchmarks.quality.results       puts the tables into docs/MISSING.md
 """
 
 import argparse
 import copy
-import json
-import statistics
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from benchmarks.markdown import insert, make_table
+from benchmarks.quality import results
 from benchmarks.quality.cells import run_cells
+from benchmarks.schema import RESULTS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Embeddings
 from mrdib_pyg.training import fit, seed_everything
@@ -163,54 +162,24 @@ def measure(cell: Spec, data: HeteroData, settings: Spec) -> Spec:
     return function(cell, data, settings)
 
 
-def table(result: Spec, task: str) -> str:
-    """Mean and standard deviation over seeds on the test edges."""
-    metrics = [f'{name}@{result["settings"]["k"]}' for name in ('recall', 'ndcg')]
-    rows = []
-    if task == 'items':  # nobody has interacted with any of them
-        rows.append([POPULARITY, '', *['none: all are equal'] * len(metrics)])
-    found = [run for run in result['runs'] if run['task'] == task]
-    for method, variant in dict.fromkeys((run['method'], run['variant']) for run in found):
-        same = [run for run in found if (run['method'], run['variant']) == (method, variant)]
-        row = [f'`{method}`' if method in result['settings']['models'] else method, variant]
-        for metric in metrics:
-            values = [run['test'][metric] for run in same]
-            spread = f' ± {statistics.stdev(values):.4f}' if len(values) > 1 else ''
-            row.append(f'{statistics.mean(values):.4f}{spread}')
-        rows.append(row)
-    return make_table(['', '', *metrics], rows)
-
-
-def report(result: Spec, page: Path | None) -> str:
-    """Makes the tables from the results."""
-    tables = {f'cold-{task}': table(result, task) for task in ('items', 'users')}
-    for name, text in tables.items() if page is not None else []:
-        insert(page, name, text)
-    return '\n\n'.join(tables.values())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='Items and users unseen in training.')
     parser.add_argument('--dataset', default='data/tiktok')
-    parser.add_argument('--json', type=Path, default=Path('benchmarks/results/cold_items.json'))
+    parser.add_argument('--json', type=Path, default=RESULTS / 'cold_items.json')
     parser.add_argument('--seeds', type=int, nargs='+', default=SETTINGS['seeds'])
     parser.add_argument('--models', nargs='+', default=list(SETTINGS['models']))
     parser.add_argument('--epochs', type=int, help='of each model, in place of the settings')
     parser.add_argument('--k', type=int, default=SETTINGS['k'])
-    parser.add_argument('--report', action='store_true', help='only report what the file has')
-    parser.add_argument('--page', type=Path, default=Path('docs/MISSING.md'))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.report:
-        print(report(json.loads(args.json.read_text()), args.page))
-        return
     warnings.filterwarnings('ignore', '.*have no training interaction')
     models = {name: dict(SETTINGS['models'][name]) for name in args.models}
     for spec in models.values():
         spec['epochs'] = args.epochs or spec['epochs']
     settings = {**SETTINGS, 'seeds': args.seeds, 'k': args.k, 'models': models}
     settings['user_models'] = [name for name in SETTINGS['user_models'] if name in models]
-    print(report(run(args.dataset, args.json, settings), None))
+    result = run(args.dataset, args.json, settings)
+    print(results.cold(result, 'items'), results.cold(result, 'users'), sep='\n\n')
 
 
 if __name__ == '__main__':

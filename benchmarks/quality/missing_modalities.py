@@ -6,14 +6,14 @@ but for mean filling. The settings of each row were set beforehand, not searched
 a run at a time; the same command continues a run that was stopped.
 
     python -m benchmarks.quality.missing_modalities --dataset data/tiktok
-    python -m benchmarks.quality.missing_modalities --report   # table and figure, from the file
+    python -m benchmarks.quality.missing_modalities --figure docs/missing_modalities.png
+    python -m benchmarks.quality.results       puts the tables into docs/MISSING.md
 
-`--report` needs the extra `[report]`.
+`--figure` only draws what the file has, with the extra `[report]`.
 """
 
 import argparse
 import copy
-import json
 import statistics
 import warnings
 from collections.abc import Iterator
@@ -23,8 +23,11 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from benchmarks.markdown import insert, make_table
+from benchmarks import schema
+from benchmarks.quality import results
 from benchmarks.quality.cells import run_cells
+from benchmarks.quality.results import values_of
+from benchmarks.schema import RESULTS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.training import fit, seed_everything
@@ -98,33 +101,6 @@ def run(dataset: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return run_cells(dataset, path, settings, VARIANTS, list(cells(settings)), measure)
 
 
-def values(
-    result: dict[str, Any], model: str, variant: str, ratio: float, metric: str, split: str = 'test'
-) -> list[float]:
-    """The metric by seed; at a ratio of 0 mean filling is plain."""
-    if ratio == 0 and variant == 'mean filling':
-        variant = 'plain'
-    wanted = {'model': model, 'variant': variant, 'ratio': ratio}
-    runs = [run for run in result['runs'] if wanted.items() <= run.items() and split in run]
-    return [run[split][metric] for run in sorted(runs, key=lambda run: run['seed'])]
-
-
-def table(result: dict[str, Any], metric: str, split: str = 'test') -> str:
-    """Mean and standard deviation over seeds by the share of items that lack the modality."""
-    settings = result['settings']
-    ratios = [r for r in settings['ratios'] if r > 0 or split == 'test']
-    rows = []
-    for model in settings['models']:
-        for variant in VARIANTS:
-            row = [f'`{model}`', variant]
-            for ratio in ratios:
-                found = values(result, model, variant, ratio, metric, split)
-                spread = f' ± {statistics.stdev(found):.4f}' if len(found) > 1 else ''
-                row.append(f'{statistics.mean(found):.4f}{spread}' if found else '')
-            rows.append(row)
-    return make_table(['', '', *(f'{ratio:.0%}' for ratio in ratios)], rows)
-
-
 def figure(result: dict[str, Any], path: Path) -> None:
     """Draws the curves: a column of panels for each model, a row for each metric."""
     import matplotlib
@@ -143,7 +119,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
                 points = [
                     (100 * ratio, found)
                     for ratio in settings['ratios']
-                    if (found := values(result, model, variant, ratio, f'{metric}@{k}'))
+                    if (found := values_of(result, model, variant, ratio, f'{metric}@{k}'))
                 ]
                 if len(points) == 0:
                     continue
@@ -166,40 +142,21 @@ def figure(result: dict[str, Any], path: Path) -> None:
     plt.close(fig)
 
 
-def report(result: dict[str, Any], page: Path | None, image: Path | None) -> str:
-    """Makes the tables and the figure from the results."""
-    k = result['settings']['k']
-    tables = {
-        'missing-recall': table(result, f'recall@{k}'),
-        'missing-ndcg': table(result, f'ndcg@{k}'),
-        'missing-without': table(result, f'recall@{k}', 'test_without'),
-    }
-    for name, text in tables.items() if page is not None else []:
-        insert(page, name, text)
-    if image is not None:
-        figure(result, image)
-    return '\n\n'.join(tables.values())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='Recall and NDCG as a modality goes missing.')
     parser.add_argument('--dataset', default='data/tiktok')
-    parser.add_argument(
-        '--json', type=Path, default=Path('benchmarks/results/missing_modalities.json')
-    )
+    parser.add_argument('--json', type=Path, default=RESULTS / 'missing_modalities.json')
     parser.add_argument('--seeds', type=int, nargs='+', default=SETTINGS['seeds'])
     parser.add_argument('--ratios', type=float, nargs='+', default=SETTINGS['ratios'])
     parser.add_argument('--models', nargs='+', default=list(SETTINGS['models']))
     parser.add_argument('--epochs', type=int, help='of each model, in place of the settings')
     parser.add_argument('--modality', default=SETTINGS['modality'])
     parser.add_argument('--k', type=int, default=SETTINGS['k'])
-    parser.add_argument('--report', action='store_true', help='only report what the file has')
-    parser.add_argument('--page', type=Path, default=Path('docs/MISSING.md'))
-    parser.add_argument('--figure', type=Path, default=Path('docs/missing_modalities.png'))
+    parser.add_argument('--figure', type=Path, help='only draw what the file has')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.report:
-        print(report(json.loads(args.json.read_text()), args.page, args.figure))
+    if args.figure is not None:
+        figure(schema.load(args.json), args.figure)
         return
     warnings.filterwarnings('ignore', '.*have no training interaction')
     names = ('seeds', 'ratios', 'modality', 'k')
@@ -208,7 +165,8 @@ def main() -> None:
     for model in settings['models'].values():
         model.setdefault('epochs', 10)
         model['epochs'] = args.epochs or model['epochs']
-    print(report(run(args.dataset, args.json, settings), None, None))
+    result = run(args.dataset, args.json, settings)
+    print(results.missing(result, 'recall'), results.missing(result, 'ndcg'), sep='\n\n')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ Each run is written as it ends, so a call continues where the last one stopped; 
 after some runs. Settings were set beforehand, not searched, and trainings are short.
 
     python -m benchmarks.quality.pid_training planted data/tiktok data/amazon-baby
-    python -m benchmarks.quality.pid_training --table docs/PID.md
+    python -m benchmarks.quality.results       puts the table into docs/PID.md
 """
 
 import argparse
@@ -20,22 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.markdown import insert, make_table
+from benchmarks.quality import results
+from benchmarks.quality.cells import save
 from benchmarks.quality.planted import CONTENT
+from benchmarks.quality.results import PID_EPOCHS
+from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import Planted, load_dataset
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.mrdib import ESTIMATORS
 from mrdib_pyg.pid import measure
-from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import fit, provenance, seed_everything
 
-RESULTS = Path('benchmarks/results/pid_training.json')
 #: Of the planted data the model without graph and IDs, whose only signal is in the codes; else the
 #: reference as it is by default.
 TRAININGS: dict[str, dict[str, Any]] = {
-    'planted': {'settings': {**CONTENT, 'l2_weight': 0.0}, 'lr': 3e-3, 'epochs': 20},
-    'tiktok': {'settings': {}, 'lr': 1e-3, 'epochs': 15},
-    'amazon-baby': {'settings': {}, 'lr': 1e-3, 'epochs': 15},
+    'planted': {'settings': {**CONTENT, 'l2_weight': 0.0}, 'lr': 3e-3},
+    'tiktok': {'settings': {}, 'lr': 1e-3},
+    'amazon-baby': {'settings': {}, 'lr': 1e-3},
 }
 BOTTLENECK = 1e-3
 
@@ -99,7 +101,7 @@ def train_and_measure(
     start = time.perf_counter()
     seed_everything(seed)
     model = MODELS['multimodal_lightgcn'](data, **spec['settings'], mrdib=variant.get('mrdib'))
-    epochs = epochs or spec['epochs']
+    epochs = epochs or PID_EPOCHS[dataset]
     fitted = fit(
         model, data, epochs=epochs, lr=spec['lr'], patience=epochs, seed=seed,
         weights=variant.get('weights'), monitor='ndcg@10', progress=False,
@@ -121,45 +123,13 @@ def train_and_measure(
     }
 
 
-def table(summary: dict[str, Any]) -> str:
-    """Per data set a table of its runs, means over seeds."""
-    parts = []
-    for dataset, runs in summary['runs'].items():
-        seeds = sorted({run['seed'] for run in runs})
-        spec = TRAININGS[dataset]
-        title = f'**{dataset}**, {spec["epochs"]} epochs, '
-        parts.append(title + (f'{len(seeds)} seeds' if len(seeds) > 1 else f'seed {seeds[0]}'))
-        modalities = list(runs[0]['pid']['unique'])
-        header = [
-            '', 'epoch', 'ndcg@10', *(f'I by {name}' for name in ESTIMATORS),
-            'R', *(f'U {m}' for m in modalities), 'S',
-        ]  # fmt: skip
-        rows = []
-        for name in variants():
-            found = [run for run in runs if run['variant'] == name]
-            if not found:
-                continue
-            pid = [run['pid'] for run in found]
-            values = [[run['test']['ndcg@10'] for run in found]]
-            epochs = sorted({run['best_epoch'] for run in found})
-            cells = [', '.join(map(str, epochs)), f'{_mean(values[0]):.4f}']
-            cells += [f'{_mean([run["shared"][e] for run in found]):.2f}' for e in ESTIMATORS]
-            numbers = [[p['redundant']['value'] for p in pid]]
-            numbers += [[p['unique'][m]['value'] for p in pid] for m in modalities]
-            numbers += [[p['synergistic']['value'] for p in pid]]
-            rows.append([name, *cells, *(f'{_mean(x):.4f}' for x in numbers)])
-        parts.append(make_table(header, rows))
-    return '\n\n'.join(parts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='Does training do what its terms say?')
     parser.add_argument('datasets', nargs='*', help='planted, or folders of the real data')
     parser.add_argument('--seeds', type=int, nargs='+', default=[1])
     parser.add_argument('--limit', type=int, help='end after so many new runs')
     parser.add_argument('--epochs', type=int, help='fewer epochs than the settings say, to try it')
-    parser.add_argument('--json', type=Path, default=RESULTS)
-    parser.add_argument('--table', type=Path, help='put the table into this Markdown file')
+    parser.add_argument('--json', type=Path, default=RESULTS / 'pid_training.json')
     args = parser.parse_args()
     torch.set_num_threads(1)
     summary: dict[str, Any] = {'benchmark': 'pid_training', 'bottleneck': BOTTLENECK, 'runs': {}}
@@ -179,16 +149,13 @@ def main() -> None:
                 found = train_and_measure(data, dataset, variant, seed, args.epochs)
                 runs.append({'variant': name, 'seed': seed, **found})
                 summary |= provenance()
-                args.json.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(args.json, (json.dumps(summary, indent=1) + '\n').encode())
+                save(args.json, summary)
                 num_new += 1
                 print(
                     f'{dataset}, {name}, seed {seed}: ndcg@10 {found["test"]["ndcg@10"]:.4f}, '
                     f'{found["seconds"]:.0f} s', flush=True
                 )  # fmt: skip
-    print(table(summary))
-    if args.table is not None:
-        insert(args.table, 'pid_training', table(summary))
+    print(results.pid_training(summary))
 
 
 def _mrdib(redundancy: str | None, **weights: float) -> dict[str, Any]:
@@ -196,10 +163,6 @@ def _mrdib(redundancy: str | None, **weights: float) -> dict[str, Any]:
         'mrdib': {'redundancy': redundancy},
         'weights': {'bottleneck': BOTTLENECK, 'redundant': 0.0, 'unique': 0.0, **weights},
     }
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 if __name__ == '__main__':

@@ -5,28 +5,30 @@ items. Each atom is to be within .02 nats or 15 % of the truth over the populati
 noise of the features does not enter. (b) *trained*: the same measurement of models trained on
 features of three noise levels. No target: what is missing there has not been learned.
 
-    python -m benchmarks.quality.pid_truth --doc docs/PID.md
+    python -m benchmarks.quality.pid_truth
+    python -m benchmarks.quality.results       puts the table into docs/PID.md
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.markdown import insert, make_table
+from benchmarks.quality import results
+from benchmarks.quality.cells import save
 from benchmarks.quality.planted import CONTENT
+from benchmarks.quality.results import ATOMS
+from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.pid import measure
 from mrdib_pyg.pid._measure import measure_sources
 from mrdib_pyg.pid.planted_truth import PlantedGenerator
-from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import fit, provenance, seed_everything
 
 CASES = ('v', 't', 'r', 's', 'v+r', 'v+s', 'v+t')
 NOISES = (0.5, 1.0, 3.0)
-ATOMS = ('R', 'U image', 'U text', 'S')
 MRDIB: dict[str, Any] = {
     'mrdib': {},
     'weights': {'bottleneck': 5e-3, 'redundant': 1e-2, 'unique': 0.5},
@@ -39,11 +41,6 @@ def atoms_of(pair: Any) -> dict[str, list[float]]:
     a = pair.broja
     found = (a.redundant, a.unique['image'], a.unique['text'], a.synergistic)
     return {name: list(x) for name, x in zip(ATOMS, found)}
-
-
-def is_within(value: float, truth: float) -> bool:
-    """The gate: .02 nats, or 15 % of the truth."""
-    return abs(value - truth) <= max(0.02, 0.15 * truth)
 
 
 def check_case(
@@ -93,50 +90,24 @@ def check_case(
     return out
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The truth, the estimate from the generator's scores, and those of trained models."""
-    header = ['bits that matter', 'source', *ATOMS, 'within .02 or 15 %']
-    rows = []
-    for case in summary['cases']:
-        truth = case['truth']
-        cells = [_three(truth[name]) for name in ATOMS]
-        rows.append([case['case'], f'truth (± {case["truth_error"]:.4f})', *cells, ''])
-        fed = case['estimator']
-        cells = ['{} [{}, {}]'.format(*map(_three, fed[name])) for name in ATOMS]
-        within = all(is_within(fed[name][0], truth[name]) for name in ATOMS)
-        rows.append(['', "generator's scores", *cells, 'yes' if within else 'no'])
-        for row in case['trained']:
-            cells = [_three(row['atoms'][name][0]) for name in ATOMS]
-            rows.append(['', f'{row["model"]}, noise {row["noise"]:g}', *cells, ''])
-    return make_table(header, rows)
-
-
-def _three(x: float) -> str:
-    return f'{x:.3f}'.replace('-0.000', '0.000')
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='The measured and the true decomposition.')
     parser.add_argument('--cases', nargs='+', default=[*CASES], choices=CASES, metavar='CASE')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--noises', type=float, nargs='*', default=[*NOISES])
     parser.add_argument('--epochs', type=int, default=20)
-    parser.add_argument('--json', type=Path, default=Path('benchmarks/results/pid_truth.json'))
-    parser.add_argument('--doc', type=Path, help='put the table into this Markdown file')
+    parser.add_argument('--json', type=Path, default=RESULTS / 'pid_truth.json')
     args = parser.parse_args()
     torch.set_num_threads(1)
     cases = []
     for case in args.cases:
         cases.append(check_case(case, args.seed, tuple(args.noises), args.epochs))
-        print(table({'cases': cases[-1:]}), flush=True)
+        print(results.pid_truth({'cases': cases[-1:]}), flush=True)
         summary = {
             'benchmark': 'pid_truth', 'seed': args.seed, 'epochs': args.epochs,
             'cases': cases, **provenance(),
         }  # fmt: skip
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(args.json, (json.dumps(summary, indent=1) + '\n').encode())
-    if args.doc is not None:
-        insert(args.doc, 'pid_truth', table(summary))
+        save(args.json, summary)
 
 
 if __name__ == '__main__':

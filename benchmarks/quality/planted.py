@@ -4,18 +4,19 @@ Two models: *content*, with two-layer encoders, a perceptron as fusion, user tab
 item ID; and *reference*, :class:`MultimodalLightGCN` as it is by default, with its graph and its ID
 channel. The settings of each row were set beforehand, not searched.
 
-    python -m benchmarks.quality.planted --json benchmarks/results/planted.json --readme README.md
+    python -m benchmarks.quality.planted
+    python -m benchmarks.quality.results     puts the table into the README
 """
 
 import argparse
-import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.markdown import insert
+from benchmarks.quality import results
+from benchmarks.quality.cells import save
+from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.training import run
 
@@ -80,39 +81,16 @@ def measure(
     return out
 
 
-def table(summary: dict[str, Any]) -> str:
-    """NDCG@10 on the test edges: mean, standard deviation, ratio to plain, each seed."""
-    lines = ['| model | | ndcg @ 10 | to plain | seed by seed |', '|---|---|---|---|---|']
-    for model, spec in summary['models'].items():
-        values = {
-            name: [run['test']['ndcg@10'] for run in variant['runs']]
-            for name, variant in spec['variants'].items()
-        }
-        plain = statistics.mean(values['plain'])
-        for name, v in values.items():
-            cells = ' '.join(f'{x:.4f}' for x in v)
-            lines.append(
-                f'| {model} | {name} | {statistics.mean(v):.4f} ± {statistics.stdev(v):.4f} | '
-                f'{statistics.mean(v) / plain:.2f} | {cells} |'
-            )
-    return '\n'.join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='MRdIB on planted data.')
     parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3, 4, 5])
     parser.add_argument('--noise', type=float, default=3.0)
-    parser.add_argument('--json', type=Path, default=Path('benchmarks/results/planted.json'))
-    parser.add_argument('--readme', type=Path)
+    parser.add_argument('--json', type=Path, default=RESULTS / 'planted.json')
     args = parser.parse_args()
     torch.set_num_threads(1)
     summary = measure(args.seeds, args.noise)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(summary, indent=1) + '\n')
-    text = table(summary)
-    print(text)
-    if args.readme is not None:
-        insert(args.readme, 'planted', text)
+    save(args.json, summary)
+    print(results.planted(summary))
 
 
 if __name__ == '__main__':

@@ -6,22 +6,20 @@ anything of its users.
 """
 
 import argparse
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch_geometric.data import HeteroData
 
-from benchmarks.markdown import make_table
 from benchmarks.ops.topk import Fixed
-from benchmarks.part import RESULTS
+from benchmarks.quality import results
+from benchmarks.quality.cells import save
+from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.training import provenance, write_atomic
+from mrdib_pyg.training import provenance
 
-JSON = RESULTS / 'popularity.json'
 K = (5, 10, 20)
 
 
@@ -44,27 +42,15 @@ def measure(data: HeteroData) -> dict[str, Any]:
     return {'data_hash': data_hash(data), 'test': found, 'share_of_test_edges': share}
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """A row for each data set."""
-    names = [f'{name}@{k}' for name in ('recall', 'ndcg') for k in summary['k']]
-    rows = []
-    for dataset, found in summary['datasets'].items():
-        shares = [f'{100 * x:.1f} %' for x in found['share_of_test_edges'].values()]
-        rows.append([dataset, *(f'{found["test"][name]:.4f}' for name in names), *shares])
-    tops = [f'test edges of the first {k}' for k in summary['k']]
-    return make_table(['items by popularity', *names, *tops], rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='How well does popularity alone rank?')
     parser.add_argument('datasets', nargs='+', help='folders of data')
-    parser.add_argument('--json', type=Path, default=JSON)
+    parser.add_argument('--json', type=Path, default=RESULTS / 'popularity.json')
     args = parser.parse_args()
     found = {Path(path).name: measure(load_dataset(path)) for path in args.datasets}
     summary = {'benchmark': 'popularity', 'k': list(K), 'datasets': found, **provenance()}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.json, (json.dumps(summary, indent=1) + '\n').encode())
-    print(table(summary))
+    save(args.json, summary)
+    print(results.popularity(summary))
 
 
 if __name__ == '__main__':

@@ -10,47 +10,29 @@ Processes have one thread each and run one after the other.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch_geometric.transforms import BaseTransform
-
-from benchmarks.markdown import make_table
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import RESULTS
-from benchmarks.tables import gib, seconds
+from benchmarks.quality import results
+from benchmarks.quality.cells import save
+from benchmarks.quality.results import GRAPHS
+from benchmarks.schema import RESULTS
+from benchmarks.timer import in_process, peak_of
+from mrdib_pyg import transforms
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.models.registry import takes_mrdib
-from mrdib_pyg.training import provenance, write_atomic
-from mrdib_pyg.transforms import (
-    InterestGraph,
-    ItemGraphUnion,
-    ItemKNN,
-    SecondOrderGraph,
-    UserCooccurrence,
-)
-
-JSON = RESULTS / 'short_runs.json'
-#: The graphs, and the models that take them.
-GRAPHS: dict[str, tuple[Callable[[], BaseTransform], str]] = {
-    'ItemKNN': (ItemKNN, 'FREEDOM, MGCN'),
-    'ItemGraphUnion': (ItemGraphUnion, 'FREEDOM'),
-    'UserCooccurrence': (UserCooccurrence, 'DualGNN'),
-    'InterestGraph': (InterestGraph, 'SOIL'),
-    'SecondOrderGraph': (SecondOrderGraph, 'SOIL'),
-}
+from mrdib_pyg.training import provenance
 
 
 def measure_graph(name: str, path: str, num_runs: int) -> dict[str, Any]:
     """The time of a transform, and the peak memory of its first call; for a process of its own."""
-    transform, data = GRAPHS[name][0](), load_dataset(path)
+    transform, data = getattr(transforms, name)(), load_dataset(path)
     memory = peak_of(lambda: transform(data))
     times = []
     for _ in range(num_runs):
@@ -87,41 +69,17 @@ def measure(path: str, models: Sequence[str], num_runs: int) -> dict[str, Any]:
     }
 
 
-def graph_table(summary: Mapping[str, Any]) -> str:
-    """A row for each graph of each data set."""
-    rows = []
-    for dataset, found in summary['datasets'].items():
-        for name, row in found['graphs'].items():
-            memory = row['memory']
-            cells = [seconds(statistics.median(row['seconds'])), gib(memory['peak_bytes'])]
-            more = gib(memory['peak_bytes'] - memory['before_bytes'])
-            rows.append([dataset, name, GRAPHS[name][1], *cells, more])
-    return make_table(['', 'graph', 'of', 'time', 'peak GiB', 'of it for this GiB'], rows)
-
-
-def training_table(summary: Mapping[str, Any]) -> str:
-    """A row for each model: the whole command, and the epoch in it, on each data set."""
-    datasets, rows = summary['datasets'], []
-    for name in next(iter(datasets.values()))['trainings']:
-        found = [of['trainings'][name] for of in datasets.values()]
-        cells = [seconds(row[key]) for row in found for key in ('seconds', 'epoch_seconds')]
-        rows.append([f'{name}, MRdIB' if found[0]['mrdib'] else name, *cells])
-    head = [text for name in datasets for text in (f'{name}, command', 'its epoch')]
-    return make_table(['', *head], rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='What does it take to begin?')
     parser.add_argument('datasets', nargs='+', help='folders of data')
     parser.add_argument('--models', type=lambda text: text.split(','), default=sorted(MODELS))
     parser.add_argument('--runs', type=int, default=3, help='runs of each graph')
-    parser.add_argument('--json', type=Path, default=JSON)
+    parser.add_argument('--json', type=Path, default=RESULTS / 'short_runs.json')
     args = parser.parse_args()
     found = {Path(path).name: measure(path, args.models, args.runs) for path in args.datasets}
     summary = {'benchmark': 'short_runs', 'datasets': found, **provenance()}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.json, (json.dumps(summary, indent=1) + '\n').encode())
-    print(graph_table(summary), training_table(summary), sep='\n\n')
+    save(args.json, summary)
+    print(results.graphs(summary), results.trainings(summary), sep='\n\n')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ the item codes of the first two modalities share is read by a critic that has le
 items, after this training and after one in which the term ``redundant`` has no weight.
 
     python -m benchmarks.quality.term_gradients data/tiktok --experiment tiktok
-    python -m benchmarks.quality.term_gradients --table docs/RESULTS.md
+    python -m benchmarks.quality.results       puts the table into docs/RESULTS.md
 
 Each model is written as it ends, so a call continues where the last one stopped.
 """
@@ -23,17 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.markdown import insert, make_table
-from benchmarks.part import RESULTS
+from benchmarks.quality import results
+from benchmarks.quality.cells import save
 from benchmarks.quality.pid_training import shared_information
+from benchmarks.quality.results import OWN
+from benchmarks.schema import RESULTS
 from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.training import LossWeights, fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import LossWeights, fit, provenance, seed_everything
 from mrdib_pyg.training.step import MRDIB_TERMS
-
-JSON = RESULTS / 'term_gradients.json'
-OWN = 'own'  # the terms that the model has without MRdIB, together
 
 
 def pulls(model: Recommender, batch: Triplets, weights: Mapping[str, float]) -> dict[str, float]:
@@ -105,22 +104,6 @@ def train_and_measure(
     return {'weights': weights, 'measured': measured, 'seconds': time.perf_counter() - start}
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """A row for each model: each pull over that of its own loss, and what its codes share."""
-    rows = []
-    for name, found in summary['models'].items():
-        values = found['measured']
-        cells = [name, f'{values["rms of codes"]:.3f}']
-        for term in MRDIB_TERMS:
-            ratio = values[term] / values[OWN] if values[OWN] > 0 else float('inf')
-            cells.append(f'{ratio:.2f} ({found["weights"][term]:g})')
-        keys = ('redundant in nats', 'shared', 'shared without')
-        rows.append([*cells, *(f'{values[key]:.2f}' for key in keys)])
-    header = ['', 'codes, rms', *(f'{term} (weight)' for term in MRDIB_TERMS)]
-    header += ['redundant, in training', 'shared, nats', 'shared without the term']
-    return make_table(header, rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description='How hard does each term pull at the codes?')
     parser.add_argument('dataset', nargs='?', help='the folder of the data of the experiment')
@@ -128,8 +111,7 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=10)
     parser.add_argument('--batches', type=int, default=10)
     parser.add_argument('--seed', type=int, default=1)
-    parser.add_argument('--json', type=Path, default=JSON)
-    parser.add_argument('--table', type=Path, help='put the table into this Markdown file')
+    parser.add_argument('--json', type=Path, default=RESULTS / 'term_gradients.json')
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = {x: getattr(args, x) for x in ('experiment', 'epochs', 'batches', 'seed')}
@@ -151,12 +133,9 @@ def main() -> None:
             run = args.epochs, args.batches, args.seed
             summary['models'][name] = train_and_measure(data, name, chosen['chosen'], *run)
             summary |= provenance()
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(args.json, (json.dumps(summary, indent=1) + '\n').encode())
+            save(args.json, summary)
             print(f'{name}: {summary["models"][name]}', flush=True)
-    print(table(summary))
-    if args.table is not None:
-        insert(args.table, 'term_gradients', table(summary))
+    print(results.term_gradients(summary))
 
 
 def _rms(parts: list[Tensor]) -> float:

@@ -32,20 +32,24 @@ import torch
 from torch import Tensor
 
 from benchmarks.graphs import grown
-from benchmarks.memory import available_memory, in_process, peak_of, return_freed_memory
 from benchmarks.ops.pid_loss import total_of
-from benchmarks.part import Part, main
-from benchmarks.timer import make_clock, summarize
+from benchmarks.run import Part, part_main
+from benchmarks.schema import BOTH, FROM_TIME, GATHERS
+from benchmarks.timer import (
+    available_memory,
+    in_process,
+    make_clock,
+    peak_of,
+    return_freed_memory,
+    summarize,
+)
 from mrdib_pyg.ops import NormalizedAdjacency, pid_loss, propagate_mean
 from mrdib_pyg.ops._bpr_terms import SortedTriplets, blocks, users_by_item
 
 CHANNELS = 64
 NUM_LAYERS = 3
 MODALITIES = 2
-FROM_TIME = 10**7  # time is fitted from this size on
 WORK = ('propagation', 'pid_loss')
-GATHERS = 'gathers alone'
-BOTH = 'forward+backward'
 CHUNK = 8_192  # rows that are gathered at a time: 2 MiB
 
 
@@ -243,4 +247,4 @@ def _pid_loss(
 
 
 if __name__ == '__main__':
-    main('scaling', measure)
+    part_main('scaling', measure)

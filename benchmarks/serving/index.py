@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.part import Part, main
+from benchmarks.run import Part, part_main
+from benchmarks.timer import describe
 from mrdib_pyg.serving import ItemIndex
 
 CHANNELS, K, NUM_QUERIES = 64, 20, 200
@@ -118,7 +119,7 @@ def _run(
             seconds.append(time.perf_counter() - begin)
             found.append(out[1])
     except Exception as e:
-        part.miss(case, method, f'{type(e).__name__}: {str(e).splitlines()[0][:200]}')
+        part.miss(case, method, describe(e))
         return None
     items = torch.cat(found)
     p50, p90, p99 = torch.tensor(seconds).quantile(torch.tensor([0.5, 0.9, 0.99])).tolist()
@@ -135,4 +136,4 @@ def _run(
 
 
 if __name__ == '__main__':
-    main('index', measure)
+    part_main('index', measure)

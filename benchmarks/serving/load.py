@@ -16,9 +16,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.graphs import BABY, random_graph
-from benchmarks.part import Part, main
-from benchmarks.training.workload import to_hetero_data
+from benchmarks.graphs import BABY, random_graph, to_hetero_data
+from benchmarks.run import Part, part_main
 from mrdib_pyg.datasets import load_dataset, write_folder
 from mrdib_pyg.training import run
 
@@ -108,4 +107,4 @@ class _Service:
 
 
 if __name__ == '__main__':
-    main('load', measure)
+    part_main('load', measure)

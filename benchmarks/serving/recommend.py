@@ -9,7 +9,6 @@ untrained LightGCN, and ends with a file that has an id of each user and item.
 
 import functools
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks.graphs import random_graph
-from benchmarks.memory import in_process, peak_of, return_freed_memory
-from benchmarks.part import Part, main
-from benchmarks.timer import summarize
+from benchmarks.run import Part, part_main
+from benchmarks.targets import extra_bytes
+from benchmarks.timer import in_process, measure_once, return_freed_memory
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
 from mrdib_pyg.serving import Recommendations, recommend, save_recommendations
@@ -66,10 +65,9 @@ def _measure(part: Part, case: dict[str, Any], sizes: Sizes) -> None:
         except RuntimeError as e:
             part.miss(case, method, str(e)[:300])
             continue
-        timing = summarize([(out['cpu'], out['wall'])], 'cpu')
-        extra = out['memory']['peak_bytes'] - out['memory']['before_bytes']
-        part.add(case, method, role, time=timing, memory=out['memory'])
-        part.log(f'{case} {method}: {out["cpu"]:.2f} s, {extra / 2**20:.0f} MiB')
+        part.add(case, method, role, **out)
+        mib = extra_bytes(out) / 2**20
+        part.log(f'{case} {method}: {out["time"].median:.2f} s, {mib:.0f} MiB')
     part.write()
 
 
@@ -91,10 +89,7 @@ def run(method: str, format: str, num_users: int, sizes: Sizes) -> dict[str, Any
 
     with tempfile.TemporaryDirectory() as folder:
         work(folder, 1)  # what the first call loads is not counted
-        wall, cpu = time.perf_counter(), time.process_time()
-        memory = peak_of(lambda: work(folder, num_users))
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return {'cpu': cpu, 'wall': wall, 'memory': memory}
+        return measure_once(lambda: work(folder, num_users))
 
 
 @torch.no_grad()
@@ -108,4 +103,4 @@ def _dense(model: LightGCN, user: torch.Tensor) -> Recommendations:
 
 
 if __name__ == '__main__':
-    main('recommend', measure)
+    part_main('recommend', measure)

@@ -1,5 +1,5 @@
-r"""The models that are timed: this package's, the common implementation of each, and models from
-elsewhere, all of them behind the same three calls (a step, an epoch, an evaluation).
+r"""The models that are timed: this package's, the common implementation of each, PyG's LightGCN and
+cornac's VBPR, all of them behind the same three calls (a step, an epoch, an evaluation).
 """
 
 import copy
@@ -7,14 +7,25 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from torch_geometric.nn import LightGCN
 
-from benchmarks.training.common import COMMON
+from benchmarks.schema import (
+    COMMON,
+    COMMON_FROZEN,
+    OURS,
+    OURS_COMPILED,
+    OURS_MRDIB,
+    OURS_MRDIB_COMPILED,
+    OURS_TRAINED,
+)
 from benchmarks.training.common.loop import CommonLoop
+from benchmarks.training.common.models import COMMON_MODELS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
 from mrdib_pyg.ops import encode_edges, sample_negatives
@@ -35,16 +46,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ITEM_GRAPHS = {'freedom': 'binary', 'mgcn': 'similarity', 'soil': 'similarity'}
 WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
 
-OURS = 'mrdib_pyg'
-OURS_MRDIB = 'mrdib_pyg with MRdIB'
-OURS_TRAINED = 'mrdib_pyg, features trained'
-OURS_COMPILED = 'mrdib_pyg, compiled'
-OURS_MRDIB_COMPILED = 'mrdib_pyg with MRdIB, compiled'
-COMMON_NAME = 'common implementation'
-COMMON_FROZEN = 'common implementation, features frozen'
 ROLES = {
     **dict.fromkeys((OURS, OURS_MRDIB, OURS_TRAINED, OURS_COMPILED, OURS_MRDIB_COMPILED), 'ours'),
-    COMMON_NAME: 'baseline',
+    COMMON: 'baseline',
 }
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -106,6 +110,76 @@ class Ours:
         return evaluate(self.model, self.data, split, k=cutoffs)
 
 
+class PyGLightGCN:
+    r"""PyG's own :class:`~torch_geometric.nn.LightGCN`, trained on edge indices as its
+    documentation does: negatives drawn uniformly, embeddings propagated in every step.
+    """
+
+    name = 'torch_geometric.nn.LightGCN'
+
+    def __init__(self, data: HeteroData, device: str = 'cpu', num_layers: int = 2) -> None:
+        self.num_users = int(data['user'].num_nodes)
+        self.num_items = int(data['item'].num_nodes)
+        user, item = data['user', 'rates', 'item'].edge_index
+        self.edges = torch.stack([user, item + self.num_users])
+        self.edge_index = torch.cat([self.edges, self.edges.flip(0)], dim=1)
+        self.model = LightGCN(self.num_users + self.num_items, 64, num_layers).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+
+    def step(self, user: Tensor, pos: Tensor, neg: Tensor) -> float:
+        pos, neg = pos + self.num_users, neg + self.num_users
+        label = torch.stack([torch.cat([user, user]), torch.cat([pos, neg])])
+        self.optimizer.zero_grad()
+        pos_rank, neg_rank = self.model(self.edge_index, label).chunk(2)
+        loss = self.model.recommendation_loss(pos_rank, neg_rank, node_id=label.unique())
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def epoch(self, batch_size: int = 2048) -> None:
+        self.model.train()
+        order = torch.randperm(self.edges.size(1)).to(self.edges.device)
+        for user, pos in (b for b in self.edges[:, order].split(batch_size, dim=1)):
+            neg = torch.randint(self.num_items, user.shape, device=user.device)
+            self.step(user, pos - self.num_users, neg)
+
+
+class CornacVBPR:
+    r"""The VBPR of cornac, where it is installed: one epoch of its training on the same edges, with
+    the features of all modalities side by side.
+
+    Its paper's model, with biases; batches of the same size.
+    """
+
+    name = 'cornac VBPR'
+
+    @staticmethod
+    def missing(device: str) -> str | None:
+        r"""Returns why it cannot be timed here, if it cannot."""
+        if torch.device(device).type != 'cpu':
+            return 'timed on CPU only'
+        return None if find_spec('cornac') is not None else 'not installed'
+
+    def __init__(self, data: HeteroData) -> None:
+        import cornac
+        from cornac.data import Dataset, ImageModality
+
+        edges = data['user', 'rates', 'item'].edge_index.t().tolist()
+        names = [key for key in data['item'].keys() if key.startswith('x_')]
+        features = torch.cat([data['item'][name] for name in names], dim=-1).numpy()
+        ids = list(range(features.shape[0]))
+        self.train_set = Dataset.from_uir([(u, i, 1.0) for u, i in edges], seed=0)
+        modality = ImageModality(features=features, ids=ids, normalized=False)
+        modality.build(id_map=self.train_set.iid_map)
+        self.train_set.add_modalities(item_image=modality)
+        self.make: Any = lambda: cornac.models.VBPR(
+            k=64, k2=64, n_epochs=1, batch_size=2048, learning_rate=1e-3, verbose=False, seed=0
+        )
+
+    def epoch(self) -> None:
+        self.make().fit(self.train_set)
+
+
 def with_item_graphs(data: HeteroData, name: str) -> HeteroData:
     r"""Returns the data with the item graphs that a model would otherwise make for each variant."""
     if name not in ITEM_GRAPHS or name not in MODELS:
@@ -125,7 +199,7 @@ def subjects(
     r"""Returns how to make what is to be timed of a model, by method, and what is missing and why.
 
     Args:
-        name (str): A name in :obj:`~mrdib_pyg.nn.models.MODELS` or :obj:`COMMON`.
+        name (str): A name in :obj:`~mrdib_pyg.nn.models.MODELS` or :obj:`COMMON_MODELS`.
         data (HeteroData): The data, on the device.
         device (str, optional): The device. (default: :obj:`'cpu'`)
         epochs (int, optional): The epochs of one call of ``epoch``. (default: :obj:`1`)
@@ -154,11 +228,11 @@ def subjects(
             make[OURS_TRAINED] = lambda: ours(False, trainable_features=True)
     else:
         missing[OURS] = f"'{name}' is not in mrdib_pyg.nn.models.MODELS"
-    if name in COMMON:
+    if name in COMMON_MODELS:
 
         def common(**settings: Any) -> Subject:
             seed_everything(0)
-            model = COMMON[name](data, **{**SETTINGS.get(name, {}), **settings})
+            model = COMMON_MODELS[name](data, **{**SETTINGS.get(name, {}), **settings})
             loop = CommonLoop(model.to(device), data, BATCH_SIZE)
             model.train()
             model.on_epoch_start()
@@ -166,11 +240,10 @@ def subjects(
                 lambda batch: loop.step(*batch), _repeat(loop.epoch, epochs), loop.evaluate
             )
 
-        make[COMMON_NAME] = common
-        if COMMON[name].trains_features:
+        make[COMMON] = common
+        if COMMON_MODELS[name].trains_features:
             make[COMMON_FROZEN] = lambda: common(trainable_features=False)
     if name == 'lightgcn':
-        from benchmarks.training.pyg_lightgcn import PyGLightGCN
 
         def pyg() -> Subject:
             other = PyGLightGCN(data, device)
@@ -178,8 +251,6 @@ def subjects(
 
         make[PyGLightGCN.name] = pyg
     if name == 'vbpr':
-        from benchmarks.training.cornac_vbpr import CornacVBPR
-
         why = CornacVBPR.missing(device)
         if why is None:
             make[CornacVBPR.name] = lambda: Subject(

@@ -13,25 +13,18 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from benchmarks.memory import in_process, peak_of
-from benchmarks.part import Part, main
-from benchmarks.training.backbones import (
-    COMMON_NAME,
-    OURS,
-    OURS_MRDIB,
-    OURS_TRAINED,
-    ROLES,
-    Subject,
-    make_batches,
-    subjects,
-)
+from benchmarks.graphs import case_of, describe_data, load, make_data
+from benchmarks.run import Part, part_main
+from benchmarks.schema import COMMON, OURS, OURS_MRDIB, OURS_TRAINED
+from benchmarks.timer import describe, peak_of
+from benchmarks.training.backbones import ROLES, Subject, make_batches, subjects
 from benchmarks.training.mrdib_cost import names
-from benchmarks.training.workload import case_of, describe_data, load, make_data
 
 #: Epochs of one timed call on CUDA, where an epoch is short and its preparations are not.
 _EPOCHS = {'cpu': 1, 'cuda': 2}
 #: Wall seconds of a case; one round is always run.
 _SECONDS = {'cpu': 30.0, 'cuda': 7.0}
+MEASURED = (OURS, OURS_MRDIB, OURS_TRAINED, COMMON)
 #: Models whose evaluation is timed on CUDA, where time is short: all rank tables of one size.
 _RANKED = ('lightgcn',)
 
@@ -46,7 +39,11 @@ def measure(part: Part) -> None:
     # Last, because no target is about it.
     for name in names() if not part.short or part.smallest else []:
         entry: dict[str, Any] = {'model': name, **case_of(part), 'task': 'memory'}
-        part.attempt(entry, functools.partial(_memory, part, name, entry))
+        makers = subjects(name, data, part.device)[0]
+        roles = {method: ROLES[method] for method in MEASURED if method in makers}
+        target = 'benchmarks.training.epochs:measure_memory'
+        arguments = roles, target, name, describe_data(part)
+        part.attempt(entry, functools.partial(part.peaks, entry, *arguments))
 
 
 def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epochs: int) -> None:
@@ -61,7 +58,7 @@ def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epoc
         try:
             made[method] = make()
         except Exception as e:
-            part.miss(case, method, f'{type(e).__name__}: {e}'[:300])
+            part.miss(case, method, describe(e))
     # An epoch takes long: each is warmed up by a single step.
     batch = make_batches(data, count=1)[0]
     for subject in made.values():
@@ -83,45 +80,26 @@ def _measure(part: Part, name: str, data: HeteroData, case: dict[str, Any], epoc
         return
     rankers = {
         method: made[method].evaluate
-        for method in (OURS, COMMON_NAME)
+        for method in (OURS, COMMON)
         if method in made and made[method].evaluate is not None
     }
     settings: dict[str, Any] = {'warmup': 0, 'min_runs': 3, 'min_seconds': 0.0}
     calls = {method: functools.partial(fn, 'val') for method, fn in rankers.items()}
     part.time({**case, 'task': 'evaluation'}, calls, ROLES, **settings)
     if not part.short or part.smallest:
-        calls[COMMON_NAME] = lambda: [rankers[COMMON_NAME](split) for split in ('val', 'test')]
-        if COMMON_NAME in rankers:
+        calls[COMMON] = lambda: [rankers[COMMON](split) for split in ('val', 'test')]
+        if COMMON in rankers:
             entry = {**case, 'task': 'evaluation after an epoch'}
             part.time(entry, calls, ROLES, **settings)
 
 
-def _memory(part: Part, name: str, entry: dict[str, Any]) -> None:
-    makers, _ = subjects(name, load(part), part.device)
-    for method in (OURS, OURS_MRDIB, OURS_TRAINED, COMMON_NAME):
-        if method not in makers or part.has(entry, method) or part.out_of_time(entry, method):
-            continue
-        arguments = describe_data(part), name, method, part.device
-        try:
-            if part.device == 'cuda' or part.smallest:
-                data = load(part).to(part.device)  # at hand, and no part of the peak of a step
-                memory = measure_memory(*arguments, data)
-            else:
-                memory = in_process('benchmarks.training.epochs:measure_memory', *arguments)
-        except RuntimeError as e:
-            part.miss(entry, method, str(e)[:300])
-            continue
-        part.add(entry, method, ROLES[method], memory=memory)
-        part.write()
-
-
 def measure_memory(
-    description: Any, name: str, method: str, device: str, data: HeteroData | None = None
+    method: str, name: str, description: tuple[Any, ...], device: str
 ) -> dict[str, Any]:
-    r"""The peak memory of some steps and one evaluation, for a process of its own; where data are
-    given, for this one.
+    r"""The peak memory of some steps and one evaluation, the data not counted; on CPU for a process
+    of its own.
     """
-    data = make_data(*description).to(device) if data is None else data
+    data = make_data(*description).to(device)
     make = subjects(name, data, device)[0][method]
 
     def work() -> None:
@@ -135,4 +113,4 @@ def measure_memory(
 
 
 if __name__ == '__main__':
-    main('training', measure)
+    part_main('training', measure)

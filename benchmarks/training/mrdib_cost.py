@@ -16,37 +16,20 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from benchmarks.part import Part, main
-from benchmarks.training.arithmetic import Arithmetic
+from benchmarks.graphs import case_of, load
+from benchmarks.run import Part, part_main
+from benchmarks.schema import ADDED, ARITHMETIC, OPERATORS, OURS, OURS_MRDIB, PRODUCTS, TURNS
+from benchmarks.timer import describe
 from benchmarks.training.backbones import (
     BATCH_SIZE,
-    OURS,
-    OURS_MRDIB,
-    OURS_TRAINED,
     ROLES,
     SETTINGS,
     Batch,
     make_batches,
     subjects,
 )
-from benchmarks.training.operators import added_operators
-from benchmarks.training.step_products import StepProducts
-from benchmarks.training.workload import case_of, load
+from benchmarks.training.step_products import Arithmetic, StepProducts, added_operators
 from mrdib_pyg.nn.models import MODELS
-
-#: The task of the rows that hold the arithmetic of MRdIB alone.
-ARITHMETIC = 'arithmetic of MRdIB alone'
-#: The task of the rows that hold the products of a step, without and with MRdIB in turns.
-ADDED = 'products of the step without and with MRdIB'
-#: The task of the rows that hold whole steps, without and with MRdIB in turns.
-TURNS = 'step without and with MRdIB in turns'
-#: The task of the rows that hold what a step with MRdIB has more of each kind of operator.
-OPERATORS = 'operators that MRdIB adds'
-#: By method the task of the rows that hold the products of its step alone.
-PRODUCTS = {
-    OURS: 'products of the step alone',
-    OURS_TRAINED: 'products of the step alone, features trained',
-}
 
 
 def names() -> list[str]:
@@ -76,7 +59,7 @@ def _measure(
         try:
             subject = make()
         except Exception as e:
-            part.miss(case, method, f'{type(e).__name__}: {e}'[:300])
+            part.miss(case, method, describe(e))
             continue
         if subject.step is not None:
             turn = itertools.cycle(batches)
@@ -118,4 +101,4 @@ def _next(step: Any, turn: Any) -> None:
 
 
 if __name__ == '__main__':
-    main('mrdib_cost', measure)
+    part_main('mrdib_cost', measure)

@@ -1,22 +1,47 @@
-r"""The products of a training step, its normal numbers and its optimizer, alone: what is left of
-the step if all else took no time.
+r"""What a training step consists of: its products, normal numbers and optimizer alone, which is
+what is left of it if all else took no time; the arithmetic of MRdIB alone, which no implementation
+does without; and where its time goes by kind of operator.
 """
 
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from benchmarks.schema import KINDS
+from mrdib_pyg.nn import VariationalBottleneck
 
 #: Of a matrix product, by the name of the operator: the place of its two factors.
 DENSE = {'mm': 0, 'bmm': 0, 'mv': 0, 'addmm': 1, 'addmm_': 1, 'baddbmm': 1, 'baddbmm_': 1}
 SPARSE = ('_embedding_bag', '_embedding_bag_forward_only')
 ADAM = '_fused_adam_'
 NORMAL = 'normal_'
-#: What is timed of a step.
-KINDS = ('dense products', 'sums over edges', 'normal numbers', 'Adam')
+DENSE_PRODUCTS, EDGES, NORMALS = KINDS[:3]
+OPTIMIZER, ROWS, ELEMENTS, BETWEEN = (
+    'optimizer', 'rows moved and sorted', 'all other operators', 'between operators',
+)  # fmt: skip
+#: The kinds by the operators that are of them; the rest are element-wise operations and sums.
+_OPERATORS = {
+    **dict.fromkeys(DENSE, DENSE_PRODUCTS),
+    **dict.fromkeys((*SPARSE, 'sparse_sampled_addmm', '_embedding_bag_dense_backward'), EDGES),
+    NORMAL: NORMALS,
+    ADAM: OPTIMIZER,
+    **dict.fromkeys(
+        (
+            'index_select', 'index', 'index_put_', '_index_put_impl_', 'index_add_', 'index_add',
+            'index_copy_', 'gather', 'scatter_', 'scatter_add_', 'cat', 'stack', 'copy_', 'sort',
+            'nonzero', 'masked_select', 'repeat_interleave', 'searchsorted', 'bincount',
+            '_convert_indices_from_coo_to_csr',
+        ),
+        ROWS,
+    ),
+}  # fmt: skip
 
 
 class StepProducts:
@@ -121,3 +146,143 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         self.note(func, args, kwargs)
         return func(*args, **kwargs)
+
+
+# -- by kind of operator ---------------------------------------------------------------------------
+
+
+class Share(NamedTuple):
+    r"""Seconds and calls of a kind of operator, in one step."""
+
+    seconds: float
+    calls: float
+
+
+def measure_operators(step: Callable[[], Any], count: int = 4) -> dict[str, Share]:
+    r"""Returns what each kind of operator takes of a step. *Between operators* is the process time
+    of a step that nothing watches, less that of its operators, zero at least: Python, autograd, the
+    dispatcher.
+
+    Args:
+        step (Callable): The training step.
+        count (int, optional): The number of steps to take, twice. (default: :obj:`4`)
+    """
+    step()
+    begin = time.process_time()
+    for _ in range(count):
+        step()
+    total = (time.process_time() - begin) / count
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(count):
+            step()
+    found: dict[str, list[float]] = {}
+    for event in profiler.key_averages():
+        if not event.key.startswith('aten::'):  # regions of Python and autograd
+            continue
+        kind = found.setdefault(_OPERATORS.get(event.key[6:], ELEMENTS), [0.0, 0.0])
+        kind[0] += event.self_cpu_time_total / 1e6 / count
+        kind[1] += event.count / count
+    out = {kind: Share(*entry) for kind, entry in found.items()}
+    out[BETWEEN] = Share(max(total - sum(share.seconds for share in out.values()), 0.0), 0.0)
+    return out
+
+
+def added_operators(
+    plain: Callable[[], Any], full: Callable[[], Any], rounds: int = 3
+) -> dict[str, Share]:
+    r"""Returns what one step has of each kind above another, the median of some rounds."""
+    found: list[dict[str, Share]] = []
+    for _ in range(rounds):
+        less, more = measure_operators(plain), measure_operators(full)
+        zero = Share(0.0, 0.0)
+        found.append(
+            {
+                kind: Share(*(a - b for a, b in zip(more.get(kind, zero), less.get(kind, zero))))
+                for kind in {**more, **less}
+            }
+        )
+    out = {}
+    for kind in dict.fromkeys(kind for each in found for kind in each):
+        entries = [each.get(kind, Share(0.0, 0.0)) for each in found]
+        columns = torch.tensor(entries, dtype=torch.float64).median(dim=0).values
+        out[kind] = Share(*columns.tolist())
+    return out
+
+
+# -- the arithmetic of MRdIB -----------------------------------------------------------------------
+
+
+class Product(NamedTuple):
+    r"""A matrix product with its gradients: what is multiplied, and buffers of the results."""
+
+    x: Tensor
+    weight: Tensor
+    grad: Tensor
+    out: Tensor
+    grad_x: Tensor
+    grad_weight: Tensor
+
+
+def make_product(num_rows: int, weight: Tensor) -> Product:
+    r"""Returns a product of some random rows."""
+    x = torch.randn(num_rows, weight.size(1), device=weight.device)
+    grad = torch.randn(num_rows, weight.size(0), device=weight.device)
+    return Product(x, weight, grad, *(torch.empty_like(a) for a in (grad, x, weight)))
+
+
+class Arithmetic:
+    r"""The matrix products of the bottlenecks and critics that a call passes, forward and backward,
+    and a normal number and an exponential for every entry of a code: into buffers that are there,
+    without autograd, without KL, without the scores of the decoders, without the optimizer.
+
+    Args:
+        layer (torch.nn.Module): The MRdIB of a model.
+        call (Callable): A training step of the model.
+    """
+
+    def __init__(self, layer: nn.Module, call: Callable[[], Any]) -> None:
+        self.products: list[Product] = []
+        self.codes: list[Tensor] = []
+        with _watch(layer, self._note):
+            call()
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        x = args[0]
+        if isinstance(module, VariationalBottleneck):
+            weight = module.lin.weight
+            self.codes.append(torch.empty(x.size(0), module.out_channels, device=x.device))
+        else:
+            assert isinstance(module, nn.Linear)
+            weight = module.weight
+        self.products.append(make_product(x.size(0), weight.detach()))
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        r"""Does it once."""
+        for code in self.codes:
+            code.normal_().exp_()
+        for product in self.products:
+            torch.mm(product.x, product.weight.t(), out=product.out)
+            torch.mm(product.grad, product.weight, out=product.grad_x)
+            torch.mm(product.grad.t(), product.x, out=product.grad_weight)
+
+
+@contextmanager
+def _watch(layer: nn.Module, note: Callable[..., None]) -> Iterator[None]:
+    inner = {
+        linear
+        for module in layer.modules()
+        if isinstance(module, VariationalBottleneck)
+        for linear in module.modules()
+    }
+    handles = [
+        module.register_forward_hook(note)
+        for module in layer.modules()
+        if isinstance(module, VariationalBottleneck)
+        or (isinstance(module, nn.Linear) and module not in inner)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

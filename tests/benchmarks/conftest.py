@@ -1,12 +1,6 @@
-import sys
-from pathlib import Path
-
 import pytest
 
-from benchmarks.part import Part
-
-# So that tests can import what they share.
-sys.path.insert(0, str(Path(__file__).parent))
+from benchmarks.run import Part
 
 
 @pytest.fixture

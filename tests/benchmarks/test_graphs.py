@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from benchmarks.graphs import Graph, grown, random_graph, real_graph
-from benchmarks.roofline import copy_bandwidth, pid_loss_bytes, propagation_bytes
+from benchmarks.graphs import Graph, grown, random_graph, real_graph, to_hetero_data
+from benchmarks.ops.pid_loss import pid_loss_bytes
+from benchmarks.ops.propagation import propagation_bytes
 from benchmarks.scaling.edges import slope
-from benchmarks.training.workload import to_hetero_data
 
 
 @pytest.mark.parametrize('skew', ['uniform', 'power law'])
@@ -28,9 +28,9 @@ def test_a_power_law_is_skewed():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="'skew'"):
+    with pytest.raises(ValueError, match="'skew'.*'other'"):
         random_graph(5, 5, 5, 'other')
-    with pytest.raises(ValueError, match='too many'):
+    with pytest.raises(ValueError, match="'num_edges'.*9.*4 x 4"):
         random_graph(4, 4, 9)
 
 
@@ -88,10 +88,6 @@ def test_bytes_of_the_pid_loss():
     both = pid_loss_bytes(10, 20, 100, [4, 4, 8], 4, backward=True)
     assert both[0] == forward[0] + index + scalars + 4 * rows // 3 + tables
     assert both[1] == forward[1] + index + scalars + 2 * tables
-
-
-def test_bandwidth_is_positive():
-    assert copy_bandwidth('cpu', num_bytes=2**16, runs=2) > 0
 
 
 def test_slopes_of_known_powers():

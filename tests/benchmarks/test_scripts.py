@@ -7,16 +7,14 @@ import pytest
 
 from benchmarks import schema
 from benchmarks.ops.propagation import ORDERED
-from benchmarks.run import PARTS
-from benchmarks.training.mrdib_cost import PRODUCTS
+from benchmarks.run import PARTS, Part
+from benchmarks.schema import PRODUCTS
 from mrdib_pyg.nn.models import MODELS
 
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     """The results of every part, each run once."""
-    from benchmarks.part import Part
-
     out = tmp_path_factory.mktemp('results')
     values = {}
     for name, entry in PARTS.items():

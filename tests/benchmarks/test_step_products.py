@@ -3,7 +3,18 @@ import sys
 import torch
 from torch import nn
 
-from benchmarks.training.step_products import StepProducts
+from benchmarks.training.step_products import (
+    BETWEEN,
+    DENSE_PRODUCTS,
+    NORMALS,
+    OPTIMIZER,
+    ROWS,
+    Arithmetic,
+    StepProducts,
+    added_operators,
+    measure_operators,
+)
+from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, linear_rows, propagate
 
 
@@ -95,3 +106,60 @@ def test_chunks_that_share_a_buffer_and_parameters_that_change(monkeypatch):
     alone.dense()
     torch.testing.assert_close(torch.cat([out for _, _, out in alone._dense[:3]]), expected)
     torch.testing.assert_close(sum(out for _, _, out in alone._dense[3:]), weight.grad)
+
+
+def test_operators_of_a_step_by_kind():
+    model = nn.Linear(5, 4, bias=False)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    x, rows = torch.randn(7, 5), torch.tensor([0, 0, 3])
+
+    def step():
+        optimizer.zero_grad()
+        noise = torch.randn(3, 5)
+        model(x.index_select(0, rows) + noise).square().sum().backward()
+        optimizer.step()
+
+    found = measure_operators(step)
+    # Forward, and the gradient of the weight; the input needs none.
+    assert found[DENSE_PRODUCTS].calls == 2
+    assert found[NORMALS].calls == found[OPTIMIZER].calls == 1
+    assert found[ROWS].calls >= 1
+    assert found[BETWEEN].calls == 0
+    assert all(share.seconds >= 0 for share in found.values())
+
+
+def test_what_one_step_has_above_another():
+    weight, x = torch.randn(4, 5), torch.randn(7, 5)
+
+    def plain():
+        x @ weight.t()
+
+    def full():
+        plain()
+        (x @ weight.t() + torch.randn(7, 4)) @ weight
+
+    added = added_operators(plain, full)
+    assert added[DENSE_PRODUCTS].calls == 2
+    assert added[NORMALS].calls == 1
+    assert {kind: share.calls for kind, share in added_operators(plain, plain).items()} == (
+        dict.fromkeys(added_operators(plain, plain), 0.0)
+    )
+
+
+def test_the_products_are_those_of_the_bottlenecks_and_critics():
+    layer = MRdIB({'a': 8, 'b': 8}, hidden_channels=4, user_codes=False)
+    x = {name: (None, torch.randn(20, 8)) for name in 'ab'}
+    user, index = torch.randn(5, 8), torch.arange(5)
+
+    def step():
+        layer.loss(layer(x), index, index, index + 5, user)
+
+    alone = Arithmetic(layer, step)
+    assert [tuple(code.shape) for code in alone.codes] == [(20, 8), (20, 8)]
+    shapes = [(tuple(p.x.shape), tuple(p.weight.shape)) for p in alone.products]
+    assert shapes[:2] == [((20, 8), (16, 8))] * 2
+    # Of each side of the critic, on the ten items of the batch.
+    side = [((10, 8), (4, 8)), ((10, 4), (5, 4)), ((10, 8), (4, 8))]
+    assert sorted(shapes[2:]) == sorted(2 * side)
+    alone()
+    assert not any(module._forward_hooks for module in layer.modules())

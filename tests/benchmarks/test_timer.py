@@ -1,9 +1,24 @@
 import math
+import sys
 
 import pytest
 import torch
 
-from benchmarks.timer import CpuClock, describe, make_clock, summarize, time_rivals
+from benchmarks.schema import CAPTURED
+from benchmarks.timer import (
+    Captured,
+    CpuClock,
+    copy_bandwidth,
+    describe,
+    in_process,
+    make_clock,
+    measure_once,
+    peak_of,
+    peak_rss,
+    summarize,
+    time_rivals,
+    with_captured,
+)
 
 
 class FakeClock:
@@ -112,3 +127,65 @@ def test_clock_of_cuda():
     x = torch.randn(1000, 1000, device='cuda')
     seconds, wall = clock(lambda: x @ x)
     assert clock.name == 'cuda' and 0 < seconds and 0 < wall
+
+
+def test_which_calls_are_captured():
+    calls = {'a': lambda: 1, 'b': lambda: 2}
+    found = with_captured(calls, 'b', 'not there')
+    assert list(found) == ['a', 'b', f'b{CAPTURED}']
+    assert isinstance(found[f'b{CAPTURED}'], Captured) and found[f'b{CAPTURED}'].fn is calls['b']
+    assert with_captured(calls) == calls
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+NAME = 'benchmarks_memory_targets'
+
+
+@pytest.fixture
+def targets(tmp_path, monkeypatch):
+    """A module that a new process can import."""
+    (tmp_path / f'{NAME}.py').write_text(
+        'import os, torch\n'
+        'from benchmarks.timer import peak_of\n'
+        'def double(x): return 2 * x, torch.get_num_threads()\n'
+        'def fail(): raise ValueError("bad input")\n'
+        'def die(): os._exit(3)\n'
+        'def allocate(n): return peak_of(lambda: torch.ones(n // 8, dtype=torch.float64).sum())\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # which new processes inherit
+    return NAME
+
+
+def test_calls_in_a_process_of_their_own(targets):
+    assert in_process(f'{targets}:double', 21) == (42, 1)
+    with pytest.raises(RuntimeError, match='ValueError: bad input'):
+        in_process(f'{targets}:fail')
+    with pytest.raises(RuntimeError, match='3'):
+        in_process(f'{targets}:die')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_peak_is_that_of_the_process_and_not_of_its_parent(targets):
+    ballast = torch.ones(2**26)  # 256 MiB, which the new process has not
+    out = in_process(f'{targets}:allocate', 2**27)
+    extra = out['peak_bytes'] - out['before_bytes']
+    assert 0.9 * 2**27 < extra < 1.5 * 2**27
+    assert out['peak_bytes'] < peak_rss() + 2**20
+    assert ballast.numel() == 2**26
+
+
+def test_peak_of_a_call():
+    out = peak_of(lambda: torch.ones(2**23, dtype=torch.float64).sum())
+    assert out['peak_bytes'] >= out['before_bytes'] > 0
+    assert out['how'] == 'peak RSS of a process'
+
+
+def test_one_run_with_its_memory():
+    out = measure_once(lambda: torch.ones(2**20).sum())
+    assert out['time'].runs == 1 and out['time'].median > 0
+    assert out['memory']['peak_bytes'] >= out['memory']['before_bytes'] > 0
+
+
+def test_bandwidth_is_positive():
+    assert copy_bandwidth('cpu', num_bytes=2**16, runs=2) > 0

@@ -85,7 +85,7 @@ def fuzz(name: str, examples: int, start: int, memory: int) -> None:
     from readers import READERS
     from spoil import EDITS, spoil
 
-    from benchmarks.memory import peak_rss, reset_peak_rss
+    from benchmarks.timer import peak_rss, reset_peak_rss
 
     reader = READERS[name]
     refused: collections.Counter = collections.Counter()

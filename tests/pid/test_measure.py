@@ -194,7 +194,8 @@ def test_synergy_that_only_the_fused_score_has(data):
 @pytest.mark.parametrize('case', ['v', 't', 'r', 's', 'v+r', 'v+s', 'v+t'])
 def test_truth(case):
     """Fed the generator's own scores, every atom is within .02 nats or 15 % of the truth."""
-    from benchmarks.quality.pid_truth import ATOMS, check_case, is_within
+    from benchmarks.quality.pid_truth import check_case
+    from benchmarks.quality.results import ATOMS, is_within
 
     found = check_case(case, seed=2, noises=(), num_bootstrap=0, num_bins=32)
     assert found['truth_error'] < 0.005
