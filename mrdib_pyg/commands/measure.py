@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> None:
     names = [name for name in args.groups.replace(' ', ',').split(',') if name]
     model, data = load_run(args)
 
-    from mrdib_pyg.pid import measure
+    from mrdib_pyg.pid import measure_pid
     from mrdib_pyg.training import write_atomic
 
-    measured = measure(
+    measured = measure_pid(
         model,
         data,
         args.split,

@@ -5,7 +5,7 @@ from torch import Tensor
 
 MAX_STEPS = 80  # about 15 are taken, 40 where probabilities span many orders of magnitude
 
-# How far steps are trusted. A table that is not solved by the first, one in thousands, is tried anew.
+# How far steps are trusted; the next one for tables, about one in thousands, that are not solved.
 _TRUST = (1.0, 0.5, 0.2)
 
 # Probabilities below this are taken as zero: they carry less than 1e-13 nats, and their products
@@ -222,9 +222,7 @@ class _Program:
         target = _like(centering * gap, self.weight) * self.weight
         target = target - _like(size.square(), target) * step[2] * step[3]
         after = self.residuals(mass, slack, *self.softmax(lam, mu))
-        residuals = [
-            now + then - _like(1 - size, now) * now for now, then in zip(residuals, after)
-        ]
+        residuals = [now + then - _like(1 - size, now) * now for now, then in zip(residuals, after)]
         step = system.solve(target, *residuals)
         self.lam, self.mu, self.mass, self.slack = self.moved(
             step, self.length(step, self.BOUNDARY)

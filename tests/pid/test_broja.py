@@ -107,7 +107,7 @@ def test_outcomes_without_mass_are_no_unknowns():
 
 
 def test_many_symbols():
-    # All pairs of outcomes of both sources would be 24**2 * 576**2 numbers, 1.5 GB for each product.
+    # All outcomes for all pairs of symbols would be products of 24**2 * 576**2 numbers, 1.5 GB.
     pid = decompose(copy_gate(24), base='bits')
     assert pid.unique == pytest.approx((math.log2(24), math.log2(24)), abs=1e-6)
     assert pid.redundant < 1e-6 and pid.synergistic < 1e-6

@@ -8,7 +8,7 @@ import pytest
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, write_folder
 from mrdib_pyg.datasets.id_map import IdMap
-from mrdib_pyg.pid import explain, measure
+from mrdib_pyg.pid import explain_pair, measure_pid
 from mrdib_pyg.training import load_model
 
 
@@ -31,10 +31,10 @@ def test_measure(folder, capsys):
     capsys.readouterr()
     assert call('measure', run, '--num-bootstrap', 10) == 0
     out, err = capsys.readouterr()
-    assert err == '' and out.startswith('MultimodalLightGCN: what it knows')
+    assert err == '' and out.startswith('MultimodalLightGCN: information about')
     assert out.endswith(f'written to {run / "pid.json"}\n')
     model, _ = load_model(run / 'best.pt', data := load(folder))
-    expected = measure(model, data, num_bootstrap=10).to_dict()
+    expected = measure_pid(model, data, num_bootstrap=10).to_dict()
     assert json.loads((run / 'pid.json').read_text()) == expected
     argv = ['measure', run, '--negatives', 'popularity', '--groups', 'none', '--json']
     assert call(*argv, '--num-bootstrap', 0) == 0
@@ -54,7 +54,7 @@ def test_explain(folder, capsys):
     run = folder.parent / 'run'
     assert call('explain', run, '--user', 3, '--item', 17) == 0
     data = load(folder)
-    expected = explain(load_model(run / 'best.pt', data)[0], 3, 17, data)
+    expected = explain_pair(load_model(run / 'best.pt', data)[0], 3, 17, data)
     assert capsys.readouterr().out == f'{expected}\n'
     assert call('explain', run, '--user', 3, '--item', 17, '--json') == 0
     found = json.loads(capsys.readouterr().out)

@@ -114,7 +114,7 @@ def test_refused(data):
     model = make('vbpr', data)
     with torch.no_grad():
         model.user_emb.weight[0] = float('nan')
-    with pytest.raises(ValueError, match='are not finite'):
+    with pytest.raises(ValueError, match='scores by .* must be finite'):
         model_sources(model)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mrdib_pyg.datasets import IdMap, InteractionFolder
 from mrdib_pyg.nn.mutual_information import Gaussian
-from mrdib_pyg.pid import explain
+from mrdib_pyg.pid import explain_pair
 from mrdib_pyg.report import charts, write_report
 from mrdib_pyg.report.results_section import thin
 from mrdib_pyg.training import load_model, run
@@ -242,7 +242,7 @@ def test_explanations(runs, tmp_path, monkeypatch):
             return types.SimpleNamespace(sentence=f'Item {item} for user {user}.')
 
     stub = types.ModuleType('mrdib_pyg.pid._explain')
-    stub.Explainer = lambda model, data: lambda users, items: [Explained() for _ in users]
+    stub.PIDExplainer = lambda model, data: lambda users, items: [Explained() for _ in users]
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
     page = write(runs, tmp_path / 'report.html', users=['3'], k=2)
     rows = page.tables['What explains the first items for user 3, in nats']
@@ -263,7 +263,7 @@ def test_the_parts_of_an_explanation_add_up_on_the_page(runs, tmp_path):
         assert sum(parts) == pytest.approx(total, abs=5e-4 * (len(parts) + 1))
     model, _ = load_model(runs.plain / 'best.pt', data)
     item = int(model.recommend(torch.tensor([3]), k=1)[1][0, 0])
-    found = explain(model, 3, item, data)
+    found = explain_pair(model, 3, item, data)
     shown = next(row for row in rows if row[1].split()[-1] == str(item) and row[-1] in (
         found.sentence, found.sentence + '.'))  # fmt: skip
     assert f'{abs(found.total):.3f}' in shown[-2]
