@@ -294,8 +294,8 @@ def _given(name: str, score: Any, num_users: int, num_items: int) -> ScoreSource
 def _check_finite(name: str, *embeddings: Tensor) -> None:
     if not all(bool(x.isfinite().all()) for x in embeddings):
         raise ValueError(
-            f"the scores by '{name}' must be finite (got NaN or infinity); check the training loss, "
-            f'or lower the learning rate'
+            f"the scores by '{name}' must be finite (got NaN or infinity); check the training "
+            f'loss, or lower the learning rate'
         )
 
 
