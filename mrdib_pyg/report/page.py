@@ -151,6 +151,9 @@ class Section(NamedTuple):
 
 ASSETS = Path(__file__).parent / 'assets'
 
+#: How a page begins that may be replaced by another one.
+GENERATOR = '<meta name="generator" content="mrdib_pyg '
+
 #: Outlines of the shapes of points in legends, in a square of 16.
 OUTLINES = {
     'circle': 'M8 3a5 5 0 1 0 .01 0z',
@@ -203,6 +206,7 @@ def render(
         facts=facts,
         sections=sections,
         version=version,
+        generator=GENERATOR,
         swatch=_swatch,
         light=css_variables(dark=False),
         dark=css_variables(dark=True),
@@ -211,6 +215,11 @@ def render(
         library=_script(charts.javascript()) if figures else '',
         payload=_json(payload) if figures else '',
     )
+
+
+def rounded(x: float) -> float:
+    r"""Rounds to five digits, which is all that a chart shows."""
+    return float(f'{x:.5g}')
 
 
 def figures_of(sections: Sequence[Section]) -> list[Figure]:

@@ -18,6 +18,7 @@ from mrdib_pyg.report.page import (
     Table,
     Text,
     Tile,
+    rounded,
 )
 from mrdib_pyg.report.runs import Group, RunFolder, is_number, mean_and_spread, weights_of
 
@@ -27,9 +28,6 @@ MAIN, FURTHER = ('recall', 'ndcg'), ('precision', 'map')
 def results_section(groups: Sequence[Group]) -> Section:
     r"""Makes a table of results for each data set, a figure of the spread over seeds, and the
     differences to the plain model.
-
-    Args:
-        groups (Sequence[Group]): The runs, grouped by their settings.
     """
     blocks: list[Block] = []
     datasets = list(dict.fromkeys(group.dataset for group in groups))
@@ -301,9 +299,6 @@ MAX_POINTS, MAX_ALL_POINTS = 200, 12_000
 def curves_section(groups: Sequence[Group]) -> Section:
     r"""Makes a figure per term of the loss and validation metric, and a table of the terms at the
     best epoch.
-
-    Args:
-        groups (Sequence[Group]): The runs, grouped by their settings.
     """
     runs = [run for group in groups for run in group.runs]
     monitors = list(dict.fromkeys(run.monitor for run in runs))
@@ -368,7 +363,7 @@ def _curves_figure(
                 continue
             best = run.best_epoch
             for epoch, x in thin(points, limit, best):
-                row = {'epoch': epoch, 'value': _round(x), 'run': run.name, 'group': group.label}
+                row = {'epoch': epoch, 'value': rounded(x), 'run': run.name, 'group': group.label}
                 rows.append(row | ({'best': True} if epoch == best else {}))
             ends.append((points[0][1], points[-1][1]))
         if ends:
@@ -438,16 +433,8 @@ def _validation(metric: str) -> Callable[[dict[str, Any]], Any]:
     return lambda row: row['val'].get(metric) if isinstance(row.get('val'), dict) else None
 
 
-def _round(x: float) -> float:
-    return float(f'{x:.5g}')
-
-
 def settings_section(groups: Sequence[Group]) -> Section:
-    r"""Makes two tables: what is the same in all runs, and what differs between them.
-
-    Args:
-        groups (Sequence[Group]): The runs, grouped by their settings.
-    """
+    r"""Makes two tables: what is the same in all runs, and what differs between them."""
     flat = [[_flatten(run.config) for run in group.runs] for group in groups]
     keys = list(dict.fromkeys(key for runs in flat for values in runs for key in values))
     rows: dict[bool, list[list[Cell]]] = {True: [], False: []}
