@@ -1,4 +1,4 @@
-"""``mrdib explain``: what speaks for a user taking an item."""
+"""``mrdib explain``: one score in parts that add up."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ def add_arguments(add: Add) -> None:
     p = add(
         'explain',
         'RUN --user ID --item ID [options]',
-        'Say what speaks for a user taking an item: shared, each modality, fusion, IDs.',
+        'Explain one score in parts that add up: shared, each modality, fusion, IDs.',
         epilog='example: mrdib explain runs/tiktok --user 3 --item 17',
     )
     add_run_arguments(p)

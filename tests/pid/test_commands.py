@@ -1,6 +1,7 @@
 """The commands ``mrdib measure`` and ``mrdib explain``."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -100,6 +101,15 @@ def test_refused(folder, tmp_path, capsys, argv, message):
     out, err = capsys.readouterr()
     assert out == '' and message in err and len(err.splitlines()) <= 3
     assert not (run / 'pid.json').exists()
+
+
+def test_a_fifo_in_the_place_of_the_file_is_refused_at_once(folder, tmp_path, capsys):
+    run = tmp_path / 'run'
+    shutil.copytree(folder.parent / 'run', run)
+    (run / 'pid.json').unlink(missing_ok=True)
+    os.mkfifo(run / 'pid.json')
+    assert call('measure', run) == 2
+    assert "pid.json' must be a file" in capsys.readouterr().err
 
 
 def test_model_without_modality(folder, tmp_path, capsys):

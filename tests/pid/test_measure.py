@@ -12,7 +12,7 @@ from mrdib_pyg.pid._decompose import quantile_bins
 from mrdib_pyg.pid._measure import _estimate, estimate, measure_sources
 from mrdib_pyg.pid.measurement import Estimate
 from mrdib_pyg.pid.pairs import sample_pairs
-from mrdib_pyg.pid.sources import Predictors, ScoreRows, ScoreSource, model_sources
+from mrdib_pyg.pid.sources import Predictors, model_sources
 
 
 @pytest.fixture(scope='module')
@@ -231,16 +231,6 @@ def test_scores_in_any_form_give_the_numbers_of_the_model(model, data):
     assert part.informations['all'] == part.informations['content']
     one = measure_pid({'image': scores['image']}, data, **kwargs).overall['uniform']
     assert one.pairs == {} and set(one.informations) == {'image', 'content', 'all'}
-
-
-def test_rows_of_scores_are_described_as_embeddings_are():
-    user, item = torch.randn(9, 4), torch.randn(30, 4)
-    u, i = torch.randint(9, (50,)), torch.randint(30, (50,))
-    expected = ScoreSource(user, item).features(u, i)
-    rows = ScoreRows('x', 30, lambda index: user[index] @ item.t())
-    assert torch.allclose(rows.features(u, i), expected, atol=1e-5)
-    constant = ScoreRows('x', 30, lambda index: torch.ones(len(index), 30))
-    assert not bool(constant.features(u, i).any())
 
 
 @pytest.mark.parametrize(
