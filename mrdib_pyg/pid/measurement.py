@@ -207,7 +207,7 @@ def measurement_table(measured: Measurement) -> str:
             rows.append((f'  {group}', cells))
     width = max(len(label) for label, cells in rows if cells) + 2
     for label, cells in rows:
-        lines.append((label.ljust(width) + ''.join(cell.ljust(32) for cell in cells)).rstrip())
+        lines.append((label.ljust(width) + ''.join(f'{cell:32}  ' for cell in cells)).rstrip())
     return '\n'.join(lines)
 
 

@@ -70,21 +70,21 @@ def decomposition_section(groups: Sequence[Group]) -> Section:
 
 def _introduction(measured: Sequence[tuple[Group, RunFolder, Mapping[str, Any]]]) -> str:
     text = (
-        'How much of what a model knows of held-out edges is said by either modality alone '
-        '(redundant), by one of them only (unique), and only by both together (synergistic). It is '
-        'usable information in nats: what scores of this model tell a held-out edge from a '
-        'non-edge of the same user by, of ln 2 = 0.693 in all. '
+        'The information of a model about held-out edges: what either modality gives alone '
+        '(redundant), what only one of them gives (unique), and what only both together give '
+        '(synergistic). It is usable information: how well the scores of this model tell a '
+        'held-out edge from a non-edge of the same user, in nats, of ln 2 = 0.693 in all. '
     )
     if not measured:
         return text.strip()
     confidence = measured[0][2].get('confidence', 0.95)
     return text + (
-        f'Lines are {100 * confidence:g} % bootstrap intervals over users, for one trained model '
-        'each: they do not hold the spread between seeds. The bars are by the BROJA measure; MMI, '
-        'in the tables, always makes one of the unique parts 0. Under both, two modalities that '
-        'say different things of equal strength have no unique information: it shows up as '
-        'redundant and synergistic. Differences may come out negative and are shown as they are. '
-        'Non-edges as popular as the edges leave out what popularity alone says.'
+        f'Lines are {100 * confidence:g} % bootstrap intervals over the users of one trained model; '
+        'they do not include the spread between seeds. Bars are by the BROJA measure. MMI, in the '
+        'tables, always makes one unique part 0. Under both, two modalities that say different '
+        'things of equal strength have no unique information: it counts as redundant and '
+        'synergistic. Differences may be negative. Non-edges as popular as the edges leave out '
+        'what popularity alone says.'
     )
 
 

@@ -211,12 +211,11 @@ def recommendations_section(
     return Section(
         'recommendations',
         'Recommendations',
-        'The best items of each model for a few users, without those of their training. A ✓ marks '
-        'an item that is among the held-out test items of the user; the small number is how many '
-        'users have the item in training. A handful of users shows what lists look like, not how '
-        'good they are: that is what the results are for. Explanations are parts that add up to '
-        'the whole. They are statements about the model, not about what moves a user, and a '
-        'single pair has no interval.',
+        'The best items of each model for a few users, without their training items. ✓ marks a '
+        'held-out test item of the user; the small number counts the users who have the item in '
+        'training. A handful of users shows what lists look like; the results show how good they '
+        'are. The parts of an explanation add up to the score. They are statements about the '
+        'model, not about what moves a user, and a single pair has no interval.',
         blocks,
     )
 

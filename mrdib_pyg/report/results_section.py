@@ -41,11 +41,10 @@ def results_section(groups: Sequence[Group]) -> Section:
     return Section(
         'results',
         'Results',
-        'How well each model ranks all items for every user, on interactions that training never '
-        'saw, at the epoch that was best on the validation edges. The test edges were read after '
-        'training. Runs with the same settings are one row: the mean over their seeds, ± the '
-        'standard deviation between seeds. The best mean of a column is bold and marked ▲; it says '
-        'nothing of whether a difference is larger than the spread. A click on a header sorts.',
+        'Each model ranks all items for every user, at its best epoch on the validation edges; the '
+        'metrics are those of held-out test edges. A row is the mean over the seeds of one '
+        'setting, ± their standard deviation. ▲ marks the best mean of a column, whether or not '
+        'the difference exceeds the spread. Click a header to sort.',
         blocks,
     )
 
@@ -328,16 +327,15 @@ def curves_section(groups: Sequence[Group]) -> Section:
     for run in runs:
         blocks += [Note(note) for note in run.notes if 'history' in note]
     text = (
-        'How training went, epoch by epoch: the validation metric that chose the epoch to keep, '
-        'and every term of the loss, before its weight. One curve per run; the marked point is the '
-        'epoch that was kept. Terms are means over the triplets of an '
-        'epoch. Models with other terms or weights have another loss: compare it within one model.'
+        'The validation metric that chose the epoch to keep, and every term of the loss before its '
+        'weight, as means over the triplets of an epoch. One curve per run; a point marks the epoch '
+        'that was kept. Compare losses only between models with the same terms and weights.'
     )
     if len(_estimators(groups)) > 1:
         text += (
-            ' The redundancy was estimated in different ways ('
+            ' Compare the redundancy only between runs with the same estimator ('
             + ', '.join(_estimators(groups))
-            + '), which are bounds of different kinds: compare its curves within one way only.'
+            + '): these are bounds of different kinds.'
         )
     if any(len(run.history) > limit for run in runs):
         text += f' Long curves are drawn through {limit} of their epochs.'
@@ -455,10 +453,9 @@ def settings_section(groups: Sequence[Group]) -> Section:
     return Section(
         'settings',
         'Settings and versions',
-        'All that is needed to repeat these runs: the settings, the seeds, a hash of the data, the '
-        'versions of the software and the machine. Settings that are not listed were at their '
-        'defaults in this version, see `mrdib models`. With the same data hash, versions and '
-        'number of threads, the same settings give the same numbers on the same machine.',
+        'Everything needed to repeat these runs. Settings that are not listed had their defaults, '
+        'see `mrdib models`. The same settings give the same numbers with the same data hash, '
+        'versions and number of threads on the same machine.',
         blocks,
     )
 
