@@ -79,10 +79,10 @@ def _introduction(measured: Sequence[tuple[Group, RunFolder, Mapping[str, Any]]]
         return text.strip()
     confidence = measured[0][2].get('confidence', 0.95)
     return text + (
-        f'Lines are {100 * confidence:g} % bootstrap intervals over the users of one trained model; '
-        'they do not include the spread between seeds. Bars are by the BROJA measure. MMI, in the '
-        'tables, always makes one unique part 0. Under both, two modalities that say different '
-        'things of equal strength have no unique information: it counts as redundant and '
+        f'Lines are {100 * confidence:g} % bootstrap intervals over the users of one trained '
+        'model; they do not include the spread between seeds. Bars are by the BROJA measure. MMI, '
+        'in the tables, always makes one unique part 0. Under both, two modalities that say '
+        'different things of equal strength have no unique information: it counts as redundant and '
         'synergistic. Differences may be negative. Non-edges as popular as the edges leave out '
         'what popularity alone says.'
     )

@@ -23,17 +23,11 @@ NUM_EXPLAINED = 3  # of the best items of a user
 
 
 class NamedData(NamedTuple):
-    r"""A data set with the ids that its users and items have outside of it.
+    r"""A data set with the ids that its users and items have outside of it."""
 
-    Args:
-        data (HeteroData): The data.
-        users (IdMap, optional): The users' own ids.
-        items (IdMap, optional): The items' own ids.
-    """
-
-    data: HeteroData
-    users: IdMap | None
-    items: IdMap | None
+    data: HeteroData  # the data
+    users: IdMap | None  # the users' own ids
+    items: IdMap | None  # the items' own ids
 
     def item(self, index: int) -> str:
         r"""Returns the own id of an item or, without any, its index."""
@@ -45,79 +39,45 @@ class NamedData(NamedTuple):
 
 
 class Shared(NamedTuple):
-    r"""What the item codes of two modalities have in common.
+    r"""What the item codes of two modalities have in common."""
 
-    Args:
-        names (Tuple[str, str]): The modalities.
-        nats (float): Their mutual information, were they jointly Gaussian.
-        cka (float): Their linear centered kernel alignment, from 0 to 1.
-        num_items (int): The items with both modalities.
-    """
-
-    names: tuple[str, str]
-    nats: float
-    cka: float
-    num_items: int
+    names: tuple[str, str]  # the modalities
+    nats: float  # their mutual information, were they jointly Gaussian
+    cka: float  # their linear centered kernel alignment, from 0 to 1
+    num_items: int  # the items with both modalities
 
 
 class Width(NamedTuple):
-    r"""How far the posteriors of one bottleneck are from the prior, over the items that have it.
+    r"""How far the posteriors of one bottleneck are from the prior, over the items that have it."""
 
-    Args:
-        name (str): The modality, or ``'fused'``.
-        kl (numpy.ndarray): Mean KL in nats by dimension, ``[C]``.
-        std (numpy.ndarray): Geometric mean of the standard deviation by dimension, ``[C]``.
-        spread (numpy.ndarray): Standard deviation of the mean over items by dimension, ``[C]``.
-        items (numpy.ndarray): KL in nats by item, summed over dimensions, ``[N]``.
-    """
-
-    name: str
-    kl: np.ndarray
-    std: np.ndarray
-    spread: np.ndarray
-    items: np.ndarray
+    name: str  # the modality, or `'fused'`
+    kl: np.ndarray  # mean KL in nats by dimension, `[C]`
+    std: np.ndarray  # geometric mean of the standard deviation by dimension, `[C]`
+    spread: np.ndarray  # standard deviation of the mean over items by dimension, `[C]`
+    items: np.ndarray  # KL in nats by item, summed over dimensions, `[N]`
 
 
 class Ranked(NamedTuple):
-    r"""One recommendation.
+    r"""One recommendation."""
 
-    Args:
-        item (int): The index of the item.
-        score (float): Its score.
-        is_test (bool): Whether it is among the user's held-out test items.
-    """
-
-    item: int
-    score: float
-    is_test: bool
+    item: int  # the index of the item
+    score: float  # its score
+    is_test: bool  # whether it is among the user's held-out test items
 
 
 class ModelFacts(NamedTuple):
-    r"""What the model of a run and its data say.
+    r"""What the model of a run and its data say."""
 
-    Args:
-        source (NamedData): The data.
-        counts (Dict[str, int]): Sizes of the data set.
-        map (List[Dict[str, Any]]): Points of the map of item codes, see
-            :func:`~mrdib_pyg.report.charts.points`.
-        num_mapped (int): The number of items in the map.
-        shared (List[Shared]): What the codes of two modalities have in common.
-        widths (List[Width]): The posteriors; empty for a model without bottleneck.
-        recommendations (Dict[int, List[Ranked]]): The best items of each chosen user.
-        explanations (Dict[int, List[PairExplanation]]): Explanations of the first of them, by user,
-            with the users' and items' own ids.
-        unexplained (str, optional): Why there are no explanations.
-    """
-
-    source: NamedData
-    counts: dict[str, int]
-    map: list[dict[str, Any]]
-    num_mapped: int
-    shared: list[Shared]
-    widths: list[Width]
-    recommendations: dict[int, list[Ranked]]
+    source: NamedData  # the data
+    counts: dict[str, int]  # sizes of the data set
+    map: list[dict[str, Any]]  # points of the map of item codes, see `points`
+    num_mapped: int  # the number of items in the map
+    shared: list[Shared]  # what the codes of two modalities have in common
+    widths: list[Width]  # the posteriors; empty for a model without bottleneck
+    recommendations: dict[int, list[Ranked]]  # the best items of each chosen user
+    # explanations of the first of them, by user, with the users' and items' own ids
     explanations: dict[int, list[PairExplanation]]
-    unexplained: str | None
+    unexplained: str | None  # why there are no explanations
 
 
 def load_named_data(run: RunFolder, dataset: str | None) -> NamedData:

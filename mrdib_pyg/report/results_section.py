@@ -20,7 +20,7 @@ from mrdib_pyg.report.page import (
     Tile,
     rounded,
 )
-from mrdib_pyg.report.runs import Group, RunFolder, is_number, mean_and_spread, weights_of
+from mrdib_pyg.report.runs import Group, RunFolder, flatten, is_number, mean_and_spread, weights_of
 
 MAIN, FURTHER = ('recall', 'ndcg'), ('precision', 'map')
 
@@ -328,8 +328,8 @@ def curves_section(groups: Sequence[Group]) -> Section:
         blocks += [Note(note) for note in run.notes if 'history' in note]
     text = (
         'The validation metric that chose the epoch to keep, and every term of the loss before its '
-        'weight, as means over the triplets of an epoch. One curve per run; a point marks the epoch '
-        'that was kept. Compare losses only between models with the same terms and weights.'
+        'weight, as means over the triplets of an epoch. One curve per run; a point marks the '
+        'epoch that was kept. Compare losses only between models with the same terms and weights.'
     )
     if len(_estimators(groups)) > 1:
         text += (
@@ -433,7 +433,7 @@ def _validation(metric: str) -> Callable[[dict[str, Any]], Any]:
 
 def settings_section(groups: Sequence[Group]) -> Section:
     r"""Makes two tables: what is the same in all runs, and what differs between them."""
-    flat = [[_flatten(run.config) for run in group.runs] for group in groups]
+    flat = [[flatten(run.config) for run in group.runs] for group in groups]
     keys = list(dict.fromkeys(key for runs in flat for values in runs for key in values))
     rows: dict[bool, list[list[Cell]]] = {True: [], False: []}
     rows[False].append(
@@ -458,16 +458,6 @@ def settings_section(groups: Sequence[Group]) -> Section:
         'versions and number of threads on the same machine.',
         blocks,
     )
-
-
-def _flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            out.update(_flatten(value, f'{prefix}{key}.'))
-        else:
-            out[f'{prefix}{key}'] = value
-    return out
 
 
 def _text(value: Any) -> str:

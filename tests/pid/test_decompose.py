@@ -226,10 +226,6 @@ def test_errors():
             call(good, 'pm')
         with pytest.raises(ValueError, match="'base' must be one of nats, bits .got 'hartleys'"):
             call(good, base='hartleys')
-    with pytest.raises(ValueError, match="'tables' must have the shape"):
-        atoms(good)
-    with pytest.raises(ValueError, match="'measure' must be one of"):
-        atoms(good[None], 'pm')
 
 
 def test_bins_hold_equally_many():
