@@ -16,6 +16,7 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import Embeddings
 from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.pid import measure_pid
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--epochs', type=int, default=20)
@@ -101,3 +102,12 @@ for epoch in range(1, args.epochs + 1):
     terms = ', '.join(f'{name}: {value:.4f}' for name, value in train().items())
     print(f'Epoch: {epoch:02d}, {terms}, val NDCG@10: {test("val")["ndcg@10"]:.4f}')
 print(f'Test NDCG@10: {test("test")["ndcg@10"]:.4f}')
+
+# What the model knows by which modality: one score for each, for both together, and for the IDs.
+model.eval()
+with torch.no_grad():
+    x_user, x_item, codes = model()
+image, text = (item.z for _, item in codes.values())
+scores = {'image': (x_user, image), 'text': (x_user, text), 'content': (x_user, image + text)}
+scores |= {'id': (x_user, x_item - image - text), 'score': (x_user, x_item)}
+print(measure_pid(scores, data, negatives='uniform', groups=(), num_bootstrap=50))

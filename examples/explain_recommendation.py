@@ -10,7 +10,7 @@ import torch
 
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.pid import Explainer
+from mrdib_pyg.pid import PIDExplainer
 from mrdib_pyg.training import fit, seed_everything
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -28,7 +28,7 @@ weights = {'bottleneck': 1e-3, 'redundant': 1e-2, 'unique': 0.5}
 fit(model, data, epochs=args.epochs, lr=3e-3, weights=weights, seed=args.seed, progress=False)
 
 score, item = model.recommend(torch.tensor([args.user]), k=args.k)
-explainer = Explainer(model, data)  # reads the validation edges once
+explainer = PIDExplainer(model, data)  # reads the validation edges once
 for explanation in explainer(torch.full((args.k,), args.user), item[0]):
     print(explanation, end='\n\n')
     # The parts are the whole: nothing is left unexplained.

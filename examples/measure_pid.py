@@ -8,7 +8,7 @@ import argparse
 
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.pid import measure
+from mrdib_pyg.pid import measure_pid
 from mrdib_pyg.training import fit, seed_everything
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -32,7 +32,7 @@ plain = train(None, {})
 model = train({}, {'bottleneck': 1e-3, 'redundant': 1e-2, 'unique': 0.5})
 
 for name, trained in (('plain', plain), ('MRdIB', model)):
-    measured = measure(trained, data, groups=(), num_bootstrap=args.num_bootstrap)
+    measured = measure_pid(trained, data, groups=(), num_bootstrap=args.num_bootstrap)
     print(f'--- {name}\n{measured}')
 
 # The same as numbers, each with its interval: what `mrdib measure` writes to pid.json.

@@ -1,4 +1,4 @@
-r"""Time and memory of `pid.measure` and of explanations.
+r"""Time and memory of `pid.measure_pid` and of explanations.
 
 On the model as it was initialized: neither depends on how well it was trained.
 
@@ -19,7 +19,7 @@ from benchmarks.schema import RESULTS
 from benchmarks.timer import peak_rss
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.pid import Explainer, measure
+from mrdib_pyg.pid import PIDExplainer, measure_pid
 from mrdib_pyg.training import provenance, seed_everything
 
 
@@ -36,9 +36,9 @@ def run(dataset: str, model: str, seed: int = 0) -> dict[str, Any]:
     net = MODELS[model](data).eval()
     net.embed()
     before = peak_rss()
-    measured, both = timed(measure, net, data)
-    _, plain = timed(measure, net, data, negatives='uniform', groups=())
-    explainer, first = timed(Explainer, net, data)
+    measured, both = timed(measure_pid, net, data)
+    _, plain = timed(measure_pid, net, data, negatives='uniform', groups=())
+    explainer, first = timed(PIDExplainer, net, data)
     _, pairs = timed(explainer, torch.arange(1000) % net.num_users, torch.arange(1000))
     part = measured.overall['uniform']
     return {
@@ -60,7 +60,7 @@ def run(dataset: str, model: str, seed: int = 0) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Time and memory of pid.measure.')
+    parser = argparse.ArgumentParser(description='Time and memory of pid.measure_pid.')
     parser.add_argument('--dataset', required=True)
     parser.add_argument('--model', default='multimodal_lightgcn')
     parser.add_argument('--json', type=Path, default=RESULTS / 'pid_time.json')

@@ -29,7 +29,7 @@ from mrdib_pyg.datasets import Planted, load_dataset
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.mrdib import ESTIMATORS
-from mrdib_pyg.pid import measure
+from mrdib_pyg.pid import measure_pid
 from mrdib_pyg.training import fit, provenance, seed_everything
 
 #: Of the planted data the model without graph and IDs, whose only signal is in the codes; else the
@@ -110,7 +110,7 @@ def train_and_measure(
     with torch.no_grad():
         codes = model._embed(None)[2]
         z1, z2 = (item for _, item in codes.values())
-    measured = measure(model, data, negatives='uniform', groups=(), num_bootstrap=50, seed=seed)
+    measured = measure_pid(model, data, negatives='uniform', groups=(), num_bootstrap=50, seed=seed)
     part = measured.to_dict()['overall']['uniform']
     return {
         'seconds': time.perf_counter() - start,

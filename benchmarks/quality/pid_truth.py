@@ -1,6 +1,6 @@
 r"""Compares the measured decomposition with the true one, on planted data.
 
-(a) *estimator*: :func:`mrdib_pyg.pid.measure` is fed the generator's own scores of the held-out
+(a) *estimator*: :func:`mrdib_pyg.pid.measure_pid` is fed the generator's own scores of the held-out
 items. Each atom is to be within .02 nats or 15 % of the truth over the population of bits. The
 noise of the features does not enter. (b) *trained*: the same measurement of models trained on
 features of three noise levels. No target: what is missing there has not been learned.
@@ -18,13 +18,13 @@ import torch
 from benchmarks.quality import results
 from benchmarks.quality.cells import save
 from benchmarks.quality.planted import CONTENT
+from benchmarks.quality.planted_truth import PlantedGenerator
 from benchmarks.quality.results import ATOMS
 from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.pid import measure
+from mrdib_pyg.pid import measure_pid
 from mrdib_pyg.pid._measure import measure_sources
-from mrdib_pyg.pid.planted_truth import PlantedGenerator
 from mrdib_pyg.training import fit, provenance, seed_everything
 
 CASES = ('v', 't', 'r', 's', 'v+r', 'v+s', 'v+t')
@@ -82,7 +82,7 @@ def check_case(
                 model, data, epochs=epochs, lr=3e-3, patience=epochs, seed=seed,
                 weights=variant.get('weights'), monitor='ndcg@10', progress=False,
             )  # fmt: skip
-            found = measure(
+            found = measure_pid(
                 model, data, negatives='uniform', groups=(), num_bootstrap=num_bootstrap, seed=seed
             ).overall['uniform']
             row = {'noise': noise, 'model': name, 'atoms': atoms_of(found.pairs['image+text'])}

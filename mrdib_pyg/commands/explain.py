@@ -1,4 +1,4 @@
-"""``mrdib explain``: what speaks for a user taking an item."""
+"""``mrdib explain``: one score in parts that add up."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ def add_arguments(add: Add) -> None:
     p = add(
         'explain',
         'RUN --user ID --item ID [options]',
-        'Say what speaks for a user taking an item: shared, each modality, fusion, IDs.',
+        'Explain one score in parts that add up: shared, each modality, fusion, IDs.',
         epilog='example: mrdib explain runs/tiktok --user 3 --item 17',
     )
     add_run_arguments(p)
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> None:
     user = read_id('--user', args.user, user_ids, model.num_users)
     item = read_id('--item', args.item, item_ids, model.num_items)
 
-    from mrdib_pyg.pid import explain
+    from mrdib_pyg.pid import explain_pair
 
-    found = explain(model, user, item, data, negatives=args.negatives, seed=args.seed)
+    found = explain_pair(model, user, item, data, negatives=args.negatives, seed=args.seed)
     found = found._replace(user=args.user, item=args.item)  # by the ids that were asked for
     print(json.dumps(found.to_dict(), allow_nan=False) if args.json else found)

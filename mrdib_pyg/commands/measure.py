@@ -1,4 +1,4 @@
-"""``mrdib measure``: what a trained model knows by which modality."""
+"""``mrdib measure``: the information of a trained model, by modality."""
 
 import argparse
 import json
@@ -12,14 +12,10 @@ def add_arguments(add: Add) -> None:
     p = add(
         'measure',
         'RUN [options]',
-        'Measure what is unique to a modality, redundant and synergistic; writes RUN/pid.json.',
+        'Measure unique, redundant and synergistic information; writes RUN/pid.json.',
         epilog='example: mrdib measure runs/tiktok --negatives popularity',
     )
     add_run_arguments(p)
-    p.add_argument(
-        '--split', choices=['test'], default='test', metavar='NAME',
-        help='the held-out edges: test (the validation edges serve to calibrate)',
-    )  # fmt: skip
     p.add_argument(
         '--negatives', choices=['uniform', 'popularity'], metavar='NAME',
         help='how non-edges are drawn: uniform or popularity (both)',
@@ -41,22 +37,23 @@ def run(args: argparse.Namespace) -> None:
         raise Usage(f'--num-bootstrap must not be negative (got {args.num_bootstrap})')
     if not 0 <= args.seed < 2**31:
         raise Usage(f'--seed must lie in [0, 2**31) (got {args.seed})')
+    path = Path(args.folder) / 'pid.json'
+    if path.exists() and not path.is_file():
+        raise Usage(f"'{path}' must be a file (got something else); remove it")
     names = [name for name in args.groups.replace(' ', ',').split(',') if name]
     model, data = load_run(args)
 
-    from mrdib_pyg.pid import measure
-    from mrdib_pyg.training import write_atomic
+    from mrdib_pyg.files import write_atomic
+    from mrdib_pyg.pid import measure_pid
 
-    measured = measure(
+    measured = measure_pid(
         model,
         data,
-        args.split,
         negatives=args.negatives or ('uniform', 'popularity'),
         groups=() if names == ['none'] else names,
         num_bootstrap=args.num_bootstrap,
         seed=args.seed,
     )
     text = json.dumps(measured.to_dict(), indent=1, allow_nan=False) + '\n'
-    path = Path(args.folder) / 'pid.json'
     write_atomic(path, text.encode())
     print(text if args.json else f'{measured}\nwritten to {path}', end='' if args.json else '\n')

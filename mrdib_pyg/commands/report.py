@@ -58,5 +58,6 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         figures=args.figures,
         models=models,
+        progress=True,
     )
     print(f'report in {out} ({out.stat().st_size / 1e6:.1f} MB)')

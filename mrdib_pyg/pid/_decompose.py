@@ -28,17 +28,7 @@ def atoms(tables: Tensor, measure: str = 'broja') -> Tensor:
         - **input:** tables :math:`(B, n_1, n_2, n_y)`
         - **output:** :math:`(B, 5)`: redundant, unique to the first source, unique to the second,
           synergistic, and their sum, in nats
-
-    Raises:
-        ValueError: If the shape does not fit or the measure is unknown.
     """
-    if tables.dim() != 4:
-        raise ValueError(
-            f"'tables' must have the shape [num_tables, num_x1, num_x2, num_y] "
-            f'(got {list(tables.shape)})'
-        )
-    if measure not in MEASURES:
-        raise ValueError(f"'measure' must be one of {', '.join(MEASURES)} (got '{measure}')")
     p1y, p2y = tables.sum(dim=2), tables.sum(dim=1)
     i1, i2 = information(p1y), information(p2y)
     total = information(tables.flatten(1, 2))

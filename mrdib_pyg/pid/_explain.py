@@ -12,19 +12,19 @@ from mrdib_pyg.pid.pairs import sample_pairs
 from mrdib_pyg.pid.sources import ALL, CONTENT, Predictors, model_sources
 
 
-class Explanation(NamedTuple):
-    r"""What a model says for a user taking an item, in parts that add up to the whole, in nats.
+class PairExplanation(NamedTuple):
+    r"""The score of one user and item in parts that add up, in nats.
 
     Each number is pointwise information: how much more likely, on a logarithmic scale, the pair
-    becomes an edge rather than a non-edge, in a draw of half of each. Certainty is
-    :math:`\ln 2 = 0.693`; what speaks against the item is negative and has no lower limit.
+    becomes an edge, where half of all pairs are edges. Certainty is :math:`\ln 2 = 0.693`. A
+    negative number speaks against the item and has no lower limit.
 
     Args:
         user (int or str): The user.
         item (int or str): The item.
-        total (float): What everything says: the sum of all parts.
-        redundant (float): What the modalities share: what the weakest says, the one that knows
-            least of all validation edges. 0 with a single modality.
+        total (float): The sum of all parts.
+        redundant (float): What the modalities share: the information of the weakest, the one that
+            knows least of all validation edges. 0 with a single modality.
         unique (Dict[str, float]): What each modality adds to that by itself; 0 for the weakest.
         synergistic (float): What only the fusion of the codes adds.
         id (float, optional): What the ID path adds; :obj:`None` for a model without one.
@@ -52,7 +52,7 @@ class Explanation(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        r"""The numbers in words."""
+        r"""The parts in words, the largest first."""
         words = {'shared': 'what the modalities share', 'fusion': 'their fusion'}
         words['id'] = 'the IDs of user and item'
         if len(self.unique) == 1:
@@ -86,14 +86,14 @@ def _signed(x: float) -> str:
     return '0.00' if text in ('+0.00', '-0.00') else text
 
 
-class Explainer:
-    r"""Explains the scores of a trained recommender, pair by pair. What it needs of the data is
-    read once: see :func:`explain` for what it computes.
+class PIDExplainer:
+    r"""Explains the scores of a trained recommender, pair by pair, as :func:`explain_pair` does. It
+    reads the validation edges once.
 
     Args:
         model (Recommender): The trained model, as it is now.
         data (HeteroData): Its data, with validation edges.
-        negatives (str, optional): How non-edges are drawn, see :func:`measure`.
+        negatives (str, optional): How non-edges are drawn, see :func:`measure_pid`.
             (default: :obj:`"uniform"`)
         seed (int, optional): Seeds the draws. (default: :obj:`0`)
 
@@ -119,7 +119,7 @@ class Explainer:
         }
         self.weakest = min(known, key=known.__getitem__)
 
-    def __call__(self, user: int | Tensor, item: int | Tensor) -> list[Explanation]:
+    def __call__(self, user: int | Tensor, item: int | Tensor) -> list[PairExplanation]:
         r"""Explains pairs of a user and an item.
 
         Args:
@@ -149,7 +149,7 @@ class Explainer:
             unique = {name: x - shared for name, x in alone.items()}
             content, total = said[CONTENT][i], said[ALL][i]
             out.append(
-                Explanation(
+                PairExplanation(
                     user=u,
                     item=v,
                     total=total,
@@ -163,7 +163,7 @@ class Explainer:
         return out
 
 
-def explain(
+def explain_pair(
     model: Recommender,
     user: int,
     item: int,
@@ -171,13 +171,13 @@ def explain(
     *,
     negatives: str = 'uniform',
     seed: int = 0,
-) -> Explanation:
-    r"""Says in nats what speaks for a user taking an item: what the modalities share, what each
-    adds, what only their fusion adds, and what the ID path adds.
+) -> PairExplanation:
+    r"""Explains one recommendation in nats: what the modalities share, what each adds, what only
+    their fusion adds, and what the ID path adds.
 
-    The scores of the model are made log-odds :math:`\ell` on the validation edges, as in
-    :func:`measure`. A predictor says :math:`i = \ln \sigma(\ell) + \ln 2` of a pair, its pointwise
-    information about the pair being an edge. With the predictors of one modality :math:`m`, of all
+    The scores of the model are made log-odds :math:`\ell` on the validation edges, see
+    :func:`measure_pid`. The pointwise information of a predictor about the pair being an edge is
+    :math:`i = \ln \sigma(\ell) + \ln 2`. With the predictors of one modality :math:`m`, of all
     codes, and of codes and IDs,
 
     .. math::
@@ -185,26 +185,26 @@ def explain(
         i_{\mathrm{all}} = r + \sum_m u_m + s + i_{\mathrm{id}}
 
     where :math:`m^*` is the modality that knows least of all validation edges. With three or more
-    modalities, what only some of them share is in :math:`s`.
+    modalities, :math:`s` includes what only some of them share.
 
     These are statements about the model, not about what moves the user, and a single pair has no
-    interval. To explain many pairs, make an :class:`Explainer`.
+    interval. To explain many pairs, use :class:`PIDExplainer`.
 
     Args:
         model (Recommender): The trained model.
         user (int): The user.
         item (int): The item.
         data (HeteroData): The data of the model, with validation edges.
-        negatives (str, optional): How non-edges are drawn, see :func:`measure`.
+        negatives (str, optional): How non-edges are drawn, see :func:`measure_pid`.
             (default: :obj:`"uniform"`)
         seed (int, optional): Seeds the draws. (default: :obj:`0`)
 
     Returns:
-        Explanation: The parts, their sum and a sentence.
+        PairExplanation: The parts, their sum and a sentence.
 
     Raises:
         TypeError: If the model is no recommender of this package.
         ValueError: If the model has no modality, or the data no validation edges.
         IndexError: If the user or the item does not exist.
     """
-    return Explainer(model, data, negatives, seed)(user, item)[0]
+    return PIDExplainer(model, data, negatives, seed)(user, item)[0]

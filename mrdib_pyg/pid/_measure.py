@@ -18,14 +18,14 @@ from mrdib_pyg.pid._decompose import (
 )
 from mrdib_pyg.pid.measurement import Atoms, Estimate, Measurement, PairPID, Part
 from mrdib_pyg.pid.pairs import NEGATIVES, LabeledPairs, item_groups, sample_pairs
-from mrdib_pyg.pid.sources import ALL, CONTENT, ID, Predictors, model_sources
+from mrdib_pyg.pid.sources import ALL, CONTENT, ID, Predictors, model_sources, score_sources
 
 #: The fewest edges of a group of items that are measured.
 MIN_EDGES = 50
 
 
-def measure(
-    model: Recommender,
+def measure_pid(
+    model: Recommender | Mapping[str, Any],
     data: HeteroData,
     split: str = 'test',
     *,
@@ -39,18 +39,18 @@ def measure(
     to a modality, redundant, or synergistic, and what its IDs know.
 
     The target :math:`Y` is whether a pair of a user and an item is a held-out edge (1) or a
-    non-edge of the same user (0), half of each, so that there are :math:`\ln 2 = 0.693` nats to
-    know. What is measured is *usable* information (`"A Theory of Usable Information Under
-    Computational Constraints" <https://arxiv.org/abs/2002.10689>`_), given the user: that of the
-    scores of this model, made log-odds by a logistic regression on the *validation* edges.
+    non-edge of the same user (0), half of each, so there are :math:`\ln 2 = 0.693` nats to know.
+    *Usable* information is measured (`"A Theory of Usable Information Under Computational
+    Constraints" <https://arxiv.org/abs/2002.10689>`_), given the user: that of the scores of this
+    model, made log-odds by a logistic regression on the *validation* edges.
 
     * Each modality is a source :math:`X_m`, its score by its own code alone, see
       :meth:`~mrdib_pyg.nn.models.Recommender.unimodal`.
-    * Per pair of modalities, the joint table of the two log-odds, each in at most :obj:`num_bins`
-      bins between its quantiles, and of :math:`Y` is decomposed by
-      :func:`~mrdib_pyg.pid.decompose` into :math:`R`, :math:`U_1`, :math:`U_2`. Synergy is what the
-      joint predictor knows beyond these. It reads the codes alone, by their two scores and the
-      fused one, see :meth:`~mrdib_pyg.nn.models.Recommender.fuse_content`.
+    * For each pair of modalities, :func:`~mrdib_pyg.pid.decompose` takes the joint table of the two
+      log-odds, each in at most :obj:`num_bins` bins between its quantiles, and of :math:`Y`, and
+      gives :math:`R`, :math:`U_1`, :math:`U_2`. Synergy is what the joint predictor knows beyond
+      these. It reads the codes alone, by their two scores and the fused one, see
+      :meth:`~mrdib_pyg.nn.models.Recommender.fuse_content`.
     * The ID path is a source of its own. :math:`I(\mathrm{content}; Y \mid \mathrm{id})` is what
       the predictor that reads everything knows beyond the one that reads the ID path.
 
@@ -59,14 +59,31 @@ def measure(
     unique information: it shows up as redundant and synergistic (see ``docs/PID.md``).
 
     Numbers are plug-in estimates from tables. They are too large by about the number of cells
-    over :math:`2n`, which is reported and not taken away; where it would exceed 0.01 there are
-    fewer bins. A difference may come out negative and is left so. Intervals are of the
-    percentiles 2.5 and 97.5 of a bootstrap over users (all numbers from the same resamples, bins
-    and calibration kept), shifted to have the estimate as their center.
+    over :math:`2n`, which is reported and not subtracted; where it would exceed 0.01 there are
+    fewer bins. A difference may be negative and stays so. Intervals are the percentiles 2.5 and
+    97.5 of a bootstrap over users (all numbers from the same resamples, bins and calibration
+    kept), shifted so that the estimate is their center.
+
+    .. code-block:: python
+
+        # Any model: one score for each modality and for their fusion; IDs are optional.
+        scores = {
+            'image': (model.user, image_codes),  # embeddings: their inner products score
+            'text': text_scores,  # a matrix [U, I]
+            'content': lambda user, item: model.score(user, item),
+        }
+        print(measure_pid(scores, data))
 
     Args:
-        model (Recommender): The trained model. Its mode and parameters stay as they are.
-        data (HeteroData): Its data, with the edges of the split and validation edges.
+        model (Recommender or Dict[str, Any]): The trained model, whose mode and parameters stay as
+            they are; or the scores of any other model: each modality by its name,
+            :obj:`"content"` for all modalities together, and optionally :obj:`"a+b"` for two of
+            three or more, :obj:`"id"` for the ID path and :obj:`"score"` for the ranking. A score
+            is a matrix ``[U, I]``, a pair of embeddings ``([U, C], [I, C])``, or a callable that
+            takes users and items, ``[n]`` each, and returns their scores ``[n]``. Of each user
+            that is read, a callable scores all items, since scores are taken relative to the
+            user's own mean.
+        data (HeteroData): The data, with the edges of the split and validation edges.
         split (str, optional): The held-out edges. (default: :obj:`"test"`)
         negatives (str or Sequence[str], optional): How non-edges are drawn: :obj:`"uniform"` from
             all items, :obj:`"popularity"` as often as items occur among the held-out edges, so that
@@ -81,22 +98,27 @@ def measure(
         seed (int, optional): Seeds all draws. (default: :obj:`0`)
 
     Returns:
-        Measurement: The numbers with their intervals, readable when printed; for its form as JSON
-        see :meth:`Measurement.to_dict`.
+        Measurement: The numbers with their intervals. Printed, it is a table; for JSON see
+        :meth:`Measurement.to_dict`.
 
     Raises:
-        TypeError: If the model is no recommender of this package.
-        ValueError: If the model has no modality, a split has no edges, or a setting is unknown or
-            out of range.
+        TypeError: If the model is neither a recommender of this package nor scores.
+        ValueError: If there is no modality, a score has another shape or is not finite, a split has
+            no edges, or a setting is unknown or out of range.
     """
     ways, masks = _check(data, split, negatives, groups, num_bins, num_bootstrap)
-    sources = {name: source.cpu() for name, source in model_sources(model).items()}
+    if isinstance(model, Mapping):
+        sources, modalities = score_sources(model, num_nodes(data, 'user'), num_nodes(data, 'item'))
+        name = 'scores'
+    else:
+        sources = {name: source.cpu() for name, source in model_sources(model).items()}
+        modalities, name = list(model.modalities), type(model).__name__
     return measure_sources(
         sources,
-        model.modalities,
+        modalities,
         data,
         split,
-        name=type(model).__name__,
+        name=name,
         negatives=ways,
         groups=masks,
         num_bins=num_bins,
@@ -117,9 +139,8 @@ def measure_sources(
     num_bootstrap: int = 200,
     seed: int = 0,
 ) -> Measurement:
-    r"""Measures as :func:`measure` does the scores of any sources, named as :func:`model_sources`
-    names them. A source is whatever has a method ``features(user, item)`` that describes its
-    score of pairs, ``[n, F]``.
+    r"""Measures sources named as :func:`model_sources` names them, see :func:`measure_pid`. A
+    source has a method ``features(user, item)`` that describes its score of pairs, ``[n, F]``.
     """
     overall: dict[str, Part] = {}
     found: dict[str, dict[str, dict[str, Part]]] = {}

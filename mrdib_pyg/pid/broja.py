@@ -3,134 +3,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Added to the diagonal, relative to it; the next one where a factorisation fails.
-_RIDGES = (1e-15, 1e-13, 1e-11, 1e-9, 1e-6)
+MAX_STEPS = 80  # about 15 are taken, 40 where probabilities span many orders of magnitude
 
-
-class NewtonSystem:
-    r"""The linear system of a Newton step of :func:`~mrdib_pyg.pid.broja.broja`, factorised.
-
-    With :math:`m = Q(x_1, x_2)`, :math:`r = Q(y|x_1, x_2)` and the slack :math:`s` of each cell,
-    the unknowns are the changes of :math:`\lambda, \mu, m, s` in
-
-    .. math::
-        \sum_{x_2} \left( r \, \delta m + m (\mathrm{diag}(r) - r r^\top) \, \delta\theta \right)
-        &= e_1, \quad \sum_{x_1} \left( \ldots \right) = e_2, \qquad
-        \delta\theta_y = \delta\lambda_y(x_1) + \delta\mu_y(x_2), \\
-        -r^\top \delta\theta - \delta s &= e, \qquad m s + s \, \delta m + m \, \delta s = t .
-
-    Masses and slacks are eliminated, then :math:`\lambda`, whose block is diagonal in
-    :math:`x_1`. What is left is positive definite in the :math:`n_2 n_y` unknowns :math:`\mu`.
-
-    Args:
-        mass (torch.Tensor): The masses :math:`m`, zero in cells that do not exist.
-        slack (torch.Tensor): The slacks :math:`s`.
-        cond (torch.Tensor): The conditionals :math:`r`, zero outside the mask.
-
-    Shapes:
-        - **input:** mass and slack :math:`(B, n_1, n_2)`, cond and mask
-          :math:`(B, n_1, n_2, n_y)`
-    """
-
-    def __init__(self, mass: Tensor, slack: Tensor, cond: Tensor) -> None:
-        self.mass, self.slack, self.cond = mass, slack, cond
-        B, n1, n2, ny = cond.shape
-        q = mass[..., None] * cond
-        scaled = (mass / slack - mass)[..., None] * cond  # q and this make up the Hessian
-        rows = _blocks(q.sum(dim=2), scaled, cond)
-        columns = _blocks(q.sum(dim=1), scaled.transpose(1, 2), cond.transpose(1, 2))
-        mixed = cond[..., :, None] * scaled[..., None, :]
-        mixed.diagonal(dim1=-2, dim2=-1).add_(q)
-
-        # Unknowns without an equation are scaled by zero. So is one mu of each y: lambda + c and
-        # mu - c are the same solution.
-        self.scale1, self.scale2 = _inverse_root(rows), _inverse_root(columns)
-        fixed = columns.diagonal(dim1=-2, dim2=-1).argmax(dim=1, keepdim=True)
-        self.scale2.scatter_(1, fixed, 0.0)
-        rows = _scaled(rows, self.scale1)
-        columns = _scaled(columns, self.scale2)
-        mixed = mixed * self.scale1[:, :, None, :, None] * self.scale2[:, None, :, None, :]
-
-        self.factor1 = _cholesky(rows)
-        mixed = mixed.transpose(2, 3).flatten(3)  # [B, n1, y, n2 * y]
-        mixed = torch.linalg.solve_triangular(self.factor1, mixed, upper=False)
-        self.mixed = mixed.flatten(1, 2)  # [B, n1 * y, n2 * y]
-        schur = -(self.mixed.transpose(1, 2) @ self.mixed)
-        i = torch.arange(n2)
-        blocks = schur.view(B, n2, ny, n2, ny).permute(1, 3, 0, 2, 4)
-        blocks[i, i] = blocks[i, i] + columns.transpose(0, 1)
-        self.factor2 = _cholesky(schur)
-
-    def solve(
-        self, target: Tensor, residual1: Tensor, residual2: Tensor, residual: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r"""Returns the changes of :math:`\lambda, \mu`, masses and slacks.
-
-        Args:
-            target (torch.Tensor): The products :math:`t` of mass and slack.
-            residual1 (torch.Tensor): The right-hand side :math:`e_1`.
-            residual2 (torch.Tensor): The right-hand side :math:`e_2`.
-            residual (torch.Tensor): The right-hand side :math:`e`.
-        """
-        direct = (target - self.mass * residual) / self.slack - self.mass
-        q = direct[..., None] * self.cond
-        right1 = (residual1 - q.sum(dim=2)) * self.scale1
-        right2 = (residual2 - q.sum(dim=1)) * self.scale2
-
-        right1 = torch.linalg.solve_triangular(self.factor1, right1[..., None], upper=False)
-        right2 = right2.flatten(1)[..., None] - self.mixed.transpose(1, 2) @ right1.flatten(1, 2)
-        mu = torch.cholesky_solve(right2, self.factor2)
-        right1 = right1 - (self.mixed @ mu).view_as(right1)
-        lam = torch.linalg.solve_triangular(self.factor1.mT, right1, upper=True)
-        lam = lam[..., 0] * self.scale1
-        mu = mu.view_as(self.scale2) * self.scale2
-
-        change = (self.cond * (lam[:, :, None] + mu[:, None])).sum(dim=-1)
-        mass = direct + self.mass * change / self.slack
-        return lam, mu, mass, residual - change
-
-
-def _blocks(diagonal: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    out = left.transpose(2, 3) @ right
-    out.diagonal(dim1=-2, dim2=-1).add_(diagonal)
-    return out
-
-
-def _inverse_root(blocks: Tensor) -> Tensor:
-    diagonal = blocks.diagonal(dim1=-2, dim2=-1)
-    return torch.where(diagonal > 0, diagonal, torch.inf).rsqrt()
-
-
-def _scaled(blocks: Tensor, scale: Tensor) -> Tensor:
-    out = blocks * scale[..., None] * scale[..., None, :]
-    out.diagonal(dim1=-2, dim2=-1).fill_(1)
-    return out
-
-
-def _cholesky(matrices: Tensor) -> Tensor:
-    for ridge in _RIDGES:
-        ridged = matrices + ridge * torch.eye(matrices.size(-1)).to(matrices)
-        factor, info = torch.linalg.cholesky_ex(ridged)
-        if not bool(info.any()):
-            break
-        matrices = torch.where((info > 0)[..., None, None], ridged, matrices)
-    return factor
-
-
-MAX_STEPS = 80  # about 12 are taken, 30 where probabilities span many orders of magnitude
+# How far steps are trusted; the next one for tables, about one in thousands, that are not solved.
+_TRUST = (1.0, 0.5, 0.2)
 
 # Probabilities below this are taken as zero: they carry less than 1e-13 nats, and their products
 # would underflow.
 _NEGLIGIBLE = 1e-15
 
+# Added to the diagonal, relative to it; the next one where a factorisation fails.
+_RIDGES = (1e-15, 1e-13, 1e-11, 1e-9, 1e-6)
+
 
 class Broja(NamedTuple):
-    r"""What :func:`broja` returns, one entry or row for each table.
+    r"""The solutions of :func:`broja`, one entry or row for each table.
 
     Args:
         information (torch.Tensor): The smallest information :math:`I_Q(X_1, X_2; Y)` in nats.
-        gap (torch.Tensor): The most that it may be too large by, in nats.
-        joint (torch.Tensor): The joint distributions :math:`Q` that have it.
+        gap (torch.Tensor): A bound on how much too large it may be, in nats.
+        joint (torch.Tensor): The joint distributions :math:`Q` that attain it.
     """
 
     information: Tensor
@@ -156,106 +48,164 @@ def broja(tables: Tensor, tol: float = 1e-8) -> Broja:
         \mu_y(x_2) \quad \text{where} \quad \log \sum_y e^{\lambda_y(x_1) + \mu_y(x_2)} \leq 0
         \text{ for all } x_1, x_2 .
 
-    It is solved by a primal-dual interior-point method: Newton steps on the conditions of
-    optimality with predictor and corrector, where the multiplier of a constraint is
-    :math:`Q(x_1, x_2)` and :math:`Q(y | x_1, x_2)` is the softmax of :math:`\lambda + \mu`.
-    After each step :math:`Q` is rounded to exact marginals and :math:`\lambda, \mu` are lowered
-    until they satisfy all constraints. The difference of the two objectives is the duality gap:
-    whatever the steps did, the true minimum lies no further below. Tables are solved together,
-    each until its own gap is below the tolerance.
+    A primal-dual interior-point method solves it: Newton steps on the conditions of optimality
+    with predictor and corrector, where the multiplier of a constraint is :math:`Q(x_1, x_2)` and
+    :math:`Q(y | x_1, x_2)` is the softmax of :math:`\lambda + \mu`. After each step :math:`Q` is
+    rounded to exact marginals and :math:`\lambda, \mu` are lowered until they satisfy all
+    constraints. The difference of the two objectives is the duality gap: the true minimum lies no
+    further below. Tables are solved together, each until its own gap is below the tolerance. Only
+    outcomes whose two marginals have mass in some table are unknowns.
 
     Args:
-        tables (torch.Tensor): Probabilities in :obj:`torch.float64`, of sum one in each table.
+        tables (torch.Tensor): Probabilities in :obj:`torch.float64` that sum to one in each table.
         tol (float, optional): The gap at which to stop, in nats. (default: :obj:`1e-8`)
 
     Shapes:
         - **input:** tables :math:`(B, n_1, n_2, n_y)`
         - **output:** information :math:`(B)`, gap :math:`(B)`, joint :math:`(B, n_1, n_2, n_y)`
     """
-    if tables.size(2) > tables.size(1):  # the larger side is eliminated from the Newton system
-        out = broja(tables.transpose(1, 2), tol)
-        return out._replace(joint=out.joint.transpose(1, 2))
     p = torch.where(tables < _NEGLIGIBLE, 0.0, tables)
     p = p / p.sum(dim=(1, 2, 3), keepdim=True)
+    num1, num2 = (int((p.sum(dim=d) > 0).any(dim=0).sum()) for d in (2, 1))
+    if num2 > num1:  # the source with more unknowns is eliminated from the Newton system
+        out = broja(tables.transpose(1, 2), tol)
+        return out._replace(joint=out.joint.transpose(1, 2))
 
     upper = p.new_full((len(p),), torch.inf)
     lower = p.new_full((len(p),), -torch.inf)
     joint = p.clone()
-    index = torch.arange(len(p), device=p.device)  # of the tables that are not solved yet
-    program = _Program(p)
-    for step in range(MAX_STEPS + 1):
-        q, value = program.primal()
-        better = value < upper[index]
-        upper[index[better]], joint[index[better]] = value[better], q[better]
-        lower[index] = torch.maximum(lower[index], program.dual())
-        keep = ~(upper[index] - lower[index] < tol)
-        if not bool(keep.any()) or step == MAX_STEPS:
+    for trust in _TRUST:
+        index = (~(upper - lower < tol)).nonzero()[:, 0]  # of the tables that are not solved yet
+        if len(index) == 0:
             break
-        if not bool(keep.all()):
-            index = index[keep]
-            program.select(keep)
-        program.step()
-    entropy = -(p.sum(dim=(1, 2)) * _log(p.sum(dim=(1, 2)))).sum(dim=1)
+        program = _Program(p[index], trust)
+        for step in range(MAX_STEPS + 1):
+            q, value = program.primal()
+            better = value < upper[index]
+            upper[index[better]] = value[better]
+            joint[index[better]] = program.support.dense(q[better])
+            lower[index] = torch.maximum(lower[index], program.dual())
+            keep = ~(upper[index] - lower[index] < tol)
+            if not bool(keep.any()) or step == MAX_STEPS:
+                break
+            if not bool(keep.all()):
+                index = index[keep]
+                program.select(keep)
+            program.step()
+    entropy = -_xlogx(p.sum(dim=(1, 2))).sum(dim=1)
     return Broja(upper + entropy, (upper - lower).clamp(min=0), joint)
+
+
+class _Support:
+    r"""The outcomes that have mass in the marginals of some table, and the two layouts of values
+    over them.
+
+    For each :math:`x_1` only the :math:`Y \leq n_y` outcomes of the target that occur with it are
+    kept, so values over triples are ``[B, n1, n2, Y]`` and values over :math:`(x_1, y)` are
+    ``[B, n1, Y]``. Values over :math:`(x_2, y)` are flat, ``[B, L]``, one for each pair that
+    occurs, and a last one that stands for all others.
+    """
+
+    def __init__(self, p: Tensor) -> None:
+        with_y1, with_y2 = (p.sum(dim=2) > 0).any(dim=0), (p.sum(dim=1) > 0).any(dim=0)
+        self.sizes, self.num_columns = p.shape[1:], int(with_y2.sum()) + 1
+        order = torch.argsort(with_y1.int(), dim=1, descending=True, stable=True)
+        self.y = order[:, : int(with_y1.sum(dim=1).max())]  # [n1, Y]
+        self.column_of = torch.full_like(with_y2, self.num_columns - 1, dtype=torch.long)
+        self.column_of[with_y2] = torch.arange(self.num_columns - 1, device=p.device)
+        self.column = self.column_of[:, self.y].transpose(0, 1)  # [n1, n2, Y]
+
+    def rows(self, marginal: Tensor) -> Tensor:
+        r"""Takes a marginal ``[B, n1, ny]`` to ``[B, n1, Y]``."""
+        return marginal.gather(2, self.y.expand(len(marginal), -1, -1))
+
+    def columns(self, marginal: Tensor) -> Tensor:
+        r"""Takes a marginal ``[B, n2, ny]`` to ``[B, L]``."""
+        out = marginal.new_zeros(len(marginal), self.num_columns)
+        out[:, self.column_of] = marginal
+        return out
+
+    def spread(self, values: Tensor) -> Tensor:
+        r"""Takes ``[B, L]`` to ``[B, n1, n2, Y]``."""
+        return values[:, self.column]
+
+    def column_sums(self, values: Tensor) -> Tensor:
+        r"""Sums ``[B, n1, n2, Y]`` over :math:`x_1` to ``[B, L]``."""
+        return _scatter_add(values, self.column, self.num_columns)
+
+    def dense(self, values: Tensor) -> Tensor:
+        r"""Takes ``[B, n1, n2, Y]`` to ``[B, n1, n2, ny]``."""
+        out = values.new_zeros(len(values), *self.sizes)
+        return out.scatter_(3, self.y[:, None].expand_as(values), values)
 
 
 class _Program:
     r"""The iterates of the interior-point method: :obj:`lam`, :obj:`mu`, and the mass and the slack
     of each cell :math:`(x_1, x_2)`; :obj:`log_sum` and :obj:`cond` follow from the former two."""
 
-    # A step goes this far towards the boundary, and changes no log-probability by more than this.
-    BOUNDARY, TRUST = 0.99, 3.0
+    # A step goes this far towards the boundary. Nearer to it, nearly deterministic tables stall.
+    BOUNDARY = 0.9
+    # It lowers no log-probability by more than this, and raises none by so much that the error of
+    # the linearisation exceeds the mass that the outcome can have at all. Where both are not
+    # limited, outcomes whose mass must grow from almost none overshoot again and again.
+    DECREASE = 3.0
     MIN_CENTERING = 1e-3
 
-    def __init__(self, p: Tensor) -> None:
-        self.p1, self.p2 = p.sum(dim=2), p.sum(dim=1)
-        py = self.p1.sum(dim=1)
-        self.mask = (self.p1[:, :, None] > 0) & (self.p2[:, None] > 0)
+    def __init__(self, p: Tensor, trust: float = 1.0) -> None:
+        self.trust = trust
+        self.support = support = _Support(p)
+        p1, p2 = p.sum(dim=2), p.sum(dim=1)
+        self.p1, self.p2 = support.rows(p1), support.columns(p2)
+        # The most that each outcome can have.
+        self.most = torch.minimum(self.p1[:, :, None], support.spread(self.p2))
+        self.mask = self.most > 0
         self.cell = self.mask.any(dim=-1)
         # The start is feasible in both programs: sources that are independent given the target.
-        self.lam = _log(self.p1) - _log(py)[:, None] - 1
+        self.lam = support.rows(_log(p1) - _log(p1.sum(dim=1, keepdim=True)) - 1)
         self.mu = _log(self.p2)
         self.log_sum, self.cond = self.softmax(self.lam, self.mu)
         self.mass = torch.where(self.cell, (self.log_sum + 1).exp(), 0.0)
         self.slack = -self.log_sum
         # The central path has mass times slack in proportion to the most that a cell can hold.
-        weight = torch.minimum(self.p1[:, :, None], self.p2[:, None]).sum(dim=-1)
+        weight = self.most.sum(dim=-1)
         self.weight = weight / weight.sum(dim=(1, 2), keepdim=True)
 
     def select(self, keep: Tensor) -> None:
         r"""Goes on with some of the tables."""
         for name, value in vars(self).items():
-            setattr(self, name, value[keep])
+            if isinstance(value, Tensor):
+                setattr(self, name, value[keep])
 
     def softmax(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the logarithm of the sum over :math:`y`, and the share of each :math:`y`."""
-        logits = (lam[:, :, None] + mu[:, None]).masked_fill(~self.mask, -torch.inf)
+        logits = (lam[:, :, None] + self.support.spread(mu)).masked_fill(~self.mask, -torch.inf)
         log_sum = torch.where(self.cell, logits.logsumexp(dim=-1), -1.0)
         return log_sum, (logits - log_sum[..., None]).exp()
 
     def primal(self) -> tuple[Tensor, Tensor]:
         r"""Returns :math:`Q` with exact marginals, and its objective."""
+        spread, column_sums = self.support.spread, self.support.column_sums
         q = self.mass[..., None] * self.cond
         q = q * _shrink(q.sum(dim=2), self.p1)[:, :, None]
-        q = q * _shrink(q.sum(dim=1), self.p2)[:, None]
+        q = q * spread(_shrink(column_sums(q), self.p2))
         rest1 = (self.p1 - q.sum(dim=2)).clamp(min=0)
-        rest2 = (self.p2 - q.sum(dim=1)).clamp(min=0)
-        rest2 = rest2 / rest2.sum(dim=1, keepdim=True).clamp(min=1e-300)
-        q = q + rest1[:, :, None] * rest2[:, None]
-        value = (q * (_log(q) - _log(q.sum(dim=-1, keepdim=True)))).sum(dim=(1, 2, 3))
-        return q, value
+        rest2 = spread((self.p2 - column_sums(q)).clamp(min=0))
+        rest2 = rest2 / rest2.sum(dim=2, keepdim=True).clamp(min=1e-300)
+        q = q + rest1[:, :, None] * rest2
+        return q, (_xlogx(q).sum(dim=-1) - _xlogx(q.sum(dim=-1))).sum(dim=(1, 2))
 
     def dual(self) -> Tensor:
-        r"""Returns the objective of the dual program after the constraints are put right."""
-        value = (self.p1 * self.lam).sum(dim=(1, 2)) + (self.p2 * self.mu).sum(dim=(1, 2))
+        r"""Returns the objective of the dual program after lowering what violates constraints."""
+        value = (self.p1 * self.lam).sum(dim=(1, 2)) + (self.p2 * self.mu).sum(dim=1)
         excess = self.log_sum.clamp(min=0)
         by_row = (self.p1.sum(dim=-1) * excess.amax(dim=2)).sum(dim=1)
-        by_column = (self.p2.sum(dim=-1) * excess.amax(dim=1)).sum(dim=1)
+        of_x2 = self.p2[:, self.support.column_of].sum(dim=-1)
+        by_column = (of_x2 * excess.amax(dim=1)).sum(dim=1)
         return value - torch.minimum(by_row, by_column)
 
     def step(self) -> None:
         r"""Takes one step of the method."""
-        system = NewtonSystem(self.mass, self.slack, self.cond)
+        system = _NewtonSystem(self.support, self.mass, self.slack, self.cond)
         product = self.mass * self.slack
         residuals = self.residuals(self.mass, self.slack, self.log_sum, self.cond)
 
@@ -269,11 +219,10 @@ class _Program:
         centering = ratio.clamp(0, 1).square().clamp(min=self.MIN_CENTERING)
 
         # Corrector: aims at the central path, and takes off what was not linear at the predictor.
-        target = (centering * gap)[:, None, None] * self.weight
-        target = target - size[:, None, None].square() * step[2] * step[3]
+        target = _like(centering * gap, self.weight) * self.weight
+        target = target - _like(size.square(), target) * step[2] * step[3]
         after = self.residuals(mass, slack, *self.softmax(lam, mu))
-        left = (1 - size)[:, None, None]
-        residuals = [now + then - left * now for now, then in zip(residuals, after)]
+        residuals = [now + then - _like(1 - size, now) * now for now, then in zip(residuals, after)]
         step = system.solve(target, *residuals)
         self.lam, self.mu, self.mass, self.slack = self.moved(
             step, self.length(step, self.BOUNDARY)
@@ -281,27 +230,138 @@ class _Program:
         self.log_sum, self.cond = self.softmax(self.lam, self.mu)
 
     def residuals(self, mass: Tensor, slack: Tensor, log_sum: Tensor, cond: Tensor) -> list[Tensor]:
-        r"""Returns what the marginals and the constraints are off by."""
+        r"""Returns by how much the marginals and the constraints are missed."""
         q = mass[..., None] * cond
         wrong = torch.where(self.cell, -log_sum - slack, 0.0)
-        return [self.p1 - q.sum(dim=2), self.p2 - q.sum(dim=1), wrong]
+        return [self.p1 - q.sum(dim=2), self.p2 - self.support.column_sums(q), wrong]
 
     def length(self, step: tuple[Tensor, ...], boundary: float) -> Tensor:
-        r"""How far to go: mass and slack stay positive, log-probabilities change little."""
+        r"""Returns how far to go: mass and slack stay positive, and the step can be trusted."""
         lam, mu, mass, slack = step
-        most = torch.minimum(_room(self.mass, mass), _room(self.slack, slack))
-        change = torch.where(self.mask, (lam[:, :, None] + mu[:, None]).abs(), 0.0)
-        trust = self.TRUST / change.amax(dim=(1, 2, 3)).clamp(min=self.TRUST)
-        return torch.minimum(boundary * most, trust).clamp(max=1)
+        room = torch.minimum(_room(self.mass, mass), _room(self.slack, slack))
+        # q (e^d - 1 - d), the error of a change by d, stays below the most that q can be.
+        ratio = self.trust * self.most / (self.mass[..., None] * self.cond).clamp(min=1e-300)
+        increase = (ratio + ratio.log1p()).log1p()
+        change = torch.where(self.mask, lam[:, :, None] + self.support.spread(mu), 0.0)
+        limit = torch.where(change > 0, increase, self.trust * self.DECREASE)
+        trust = torch.where(change == 0, torch.inf, limit / change.abs()).amin(dim=(1, 2, 3))
+        return torch.minimum(boundary * room, trust).clamp(max=1)
 
     def moved(self, step: tuple[Tensor, ...], size: Tensor) -> list[Tensor]:
         r"""Returns the iterates after a step."""
-        size = size[:, None, None]
-        return [x + size * d for x, d in zip((self.lam, self.mu, self.mass, self.slack), step)]
+        now = (self.lam, self.mu, self.mass, self.slack)
+        return [x + _like(size, x) * d for x, d in zip(now, step)]
+
+
+class _NewtonSystem:
+    r"""The linear system of a Newton step, factorised.
+
+    With :math:`m = Q(x_1, x_2)`, :math:`r = Q(y|x_1, x_2)` and the slack :math:`s` of each cell,
+    the unknowns are the changes of :math:`\lambda, \mu, m, s` in
+
+    .. math::
+        \sum_{x_2} \left( r \, \delta m + m (\mathrm{diag}(r) - r r^\top) \, \delta\theta \right)
+        &= e_1, \quad \sum_{x_1} \left( \ldots \right) = e_2, \qquad
+        \delta\theta_y = \delta\lambda_y(x_1) + \delta\mu_y(x_2), \\
+        -r^\top \delta\theta - \delta s &= e, \qquad m s + s \, \delta m + m \, \delta s = t .
+
+    Masses and slacks are eliminated, then :math:`\lambda`, whose block is diagonal in
+    :math:`x_1`. The rest is positive definite in the :math:`L` unknowns :math:`\mu`.
+    """
+
+    def __init__(self, support: _Support, mass: Tensor, slack: Tensor, cond: Tensor) -> None:
+        self.support, self.mass, self.slack, self.cond = support, mass, slack, cond
+        size = support.num_columns
+        q = mass[..., None] * cond
+        scaled = (mass / slack - mass)[..., None] * cond  # q and this make up the Hessian
+        blocks = cond[..., :, None] * scaled[..., None, :]  # [B, n1, n2, Y, Y]
+        blocks.diagonal(dim1=-2, dim2=-1).add_(q)
+
+        rows = blocks.sum(dim=2)
+        place = support.column[..., :, None] * size + support.column[..., None, :]
+        columns = _scatter_add(blocks, place, size * size).view(-1, size, size)
+        mixed = q.new_zeros(*rows.shape[:3], size)  # [B, n1, Y, L]
+        blocks = blocks.transpose(2, 3).flatten(3)
+        mixed.scatter_(3, support.column.flatten(1)[:, None].expand_as(blocks), blocks)
+        mixed[..., -1] = 0
+
+        # Unknowns without an equation are scaled by zero. So is one mu of each y: lambda + c and
+        # mu - c are the same solution.
+        diagonal = columns.diagonal(dim1=-2, dim2=-1)
+        self.scale1 = _inverse_root(rows.diagonal(dim1=-2, dim2=-1))
+        self.scale2 = _inverse_root(diagonal)
+        largest = diagonal[:, support.column_of].argmax(dim=1, keepdim=True)  # [B, 1, ny]
+        fixed = support.column_of.expand(len(q), -1, -1).gather(1, largest)[:, 0]
+        self.scale2.scatter_(1, fixed, 0.0)
+
+        self.factor1 = _cholesky(_scaled(rows, self.scale1))
+        mixed = mixed * self.scale1[..., None] * self.scale2[:, None, None]
+        mixed = torch.linalg.solve_triangular(self.factor1, mixed, upper=False)
+        self.mixed = mixed.flatten(1, 2)  # [B, n1 * Y, L]
+        self.factor2 = _cholesky(_scaled(columns, self.scale2) - self.mixed.mT @ self.mixed)
+
+    def solve(
+        self, target: Tensor, residual1: Tensor, residual2: Tensor, residual: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r"""Returns the changes of :math:`\lambda, \mu`, masses and slacks.
+
+        Args:
+            target (torch.Tensor): The products :math:`t` of mass and slack.
+            residual1 (torch.Tensor): The right-hand side :math:`e_1`.
+            residual2 (torch.Tensor): The right-hand side :math:`e_2`.
+            residual (torch.Tensor): The right-hand side :math:`e`.
+        """
+        direct = (target - self.mass * residual) / self.slack - self.mass
+        q = direct[..., None] * self.cond
+        right1 = (residual1 - q.sum(dim=2)) * self.scale1
+        right2 = (residual2 - self.support.column_sums(q)) * self.scale2
+
+        right1 = torch.linalg.solve_triangular(self.factor1, right1[..., None], upper=False)
+        right2 = right2[..., None] - self.mixed.mT @ right1.flatten(1, 2)
+        mu = torch.cholesky_solve(right2, self.factor2)
+        right1 = right1 - (self.mixed @ mu).view_as(right1)
+        lam = torch.linalg.solve_triangular(self.factor1.mT, right1, upper=True)
+        lam, mu = lam[..., 0] * self.scale1, mu[..., 0] * self.scale2
+
+        change = (self.cond * (lam[:, :, None] + self.support.spread(mu))).sum(dim=-1)
+        mass = direct + self.mass * change / self.slack
+        return lam, mu, mass, residual - change
+
+
+def _scatter_add(values: Tensor, place: Tensor, size: int) -> Tensor:
+    r"""Sums what has the same place: ``[B, ...]`` by places ``[...]`` to ``[B, size]``."""
+    values = values.flatten(1)
+    out = values.new_zeros(len(values), size)
+    return out.scatter_add_(1, place.flatten().expand_as(values), values)
+
+
+def _inverse_root(diagonal: Tensor) -> Tensor:
+    return torch.where(diagonal > 0, diagonal, torch.inf).rsqrt()
+
+
+def _scaled(blocks: Tensor, scale: Tensor) -> Tensor:
+    out = blocks * scale[..., None] * scale[..., None, :]
+    out.diagonal(dim1=-2, dim2=-1).fill_(1)
+    return out
+
+
+def _cholesky(matrices: Tensor) -> Tensor:
+    for ridge in _RIDGES:
+        ridged = matrices.clone()
+        ridged.diagonal(dim1=-2, dim2=-1).add_(ridge)
+        factor, info = torch.linalg.cholesky_ex(ridged)
+        if not bool(info.any()):
+            break
+        matrices = torch.where((info > 0)[..., None, None], ridged, matrices)
+    return factor
 
 
 def _log(p: Tensor) -> Tensor:
     return torch.where(p > 0, p, 1.0).log()
+
+
+def _xlogx(p: Tensor) -> Tensor:
+    return torch.special.xlogy(p, p)
 
 
 def _shrink(now: Tensor, limit: Tensor) -> Tensor:
@@ -311,3 +371,8 @@ def _shrink(now: Tensor, limit: Tensor) -> Tensor:
 def _room(x: Tensor, step: Tensor) -> Tensor:
     r"""The multiple of a step that brings the first entry to zero."""
     return torch.where(step < 0, x / -step, torch.inf).amin(dim=(1, 2))
+
+
+def _like(values: Tensor, other: Tensor) -> Tensor:
+    r"""Gives values ``[B]`` the dimensions of another tensor."""
+    return values.view(-1, *[1] * (other.dim() - 1))

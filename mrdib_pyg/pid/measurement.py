@@ -18,14 +18,16 @@ class Estimate(NamedTuple):
 
 
 class Atoms(NamedTuple):
-    r"""The decomposition of what two modalities say, by one measure.
+    r"""The decomposition of two modalities' information, by one measure.
 
     Args:
         redundant (Estimate): What either modality alone says.
         unique (Dict[str, Estimate]): What only this modality says.
         synergistic (Estimate): What only both together say: :obj:`total` less the other three.
-        synergistic_scores (Estimate): The part of :obj:`synergistic` that the joint table of the
-            two scores holds already; the rest is what the fused score adds to them.
+        synergistic_scores (Estimate): The synergy of the joint table of the two scores, without the
+            fused score: another estimate, not a part of :obj:`synergistic`. It can be the larger
+            one, since it has the bias of a table of two scores, see :class:`PairPID`, and since
+            the joint predictor may lose on held-out edges what the scores have.
         total (Estimate): What the joint predictor of both says.
     """
 
@@ -37,15 +39,15 @@ class Atoms(NamedTuple):
 
 
 class PairPID(NamedTuple):
-    r"""The decompositions of what two modalities say.
+    r"""The decompositions of two modalities' information, by both measures.
 
     Args:
         broja (Atoms): By the measure of `"Quantifying Unique Information"
             <https://arxiv.org/abs/1311.2852>`_, the one to read.
         mmi (Atoms): By minimal mutual information, which always makes one of the unique parts zero.
         bias (float): By how much the information of the joint table of the two scores is
-            overestimated, about, in nats; :obj:`synergistic_scores` has nearly all of it. The other
-            numbers come from tables of a single score each, whose bias is smaller by the number of
+            overestimated, roughly, in nats; nearly all of it is in :obj:`synergistic_scores`. The
+            other numbers come from tables of one score each, with a bias smaller by the number of
             bins.
     """
 
@@ -55,7 +57,7 @@ class PairPID(NamedTuple):
 
 
 class Part(NamedTuple):
-    r"""What was measured on some held-out edges and as many non-edges.
+    r"""The measurement on some held-out edges and as many non-edges.
 
     Args:
         num_edges (int): The number of edges.
@@ -81,7 +83,7 @@ class Part(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    r"""What :func:`measure` returns: the parts of what a model knows of held-out edges.
+    r"""The information that a model has about held-out edges, see :func:`measure_pid`.
 
     Args:
         model (str): The class of the model.
@@ -92,7 +94,7 @@ class Measurement(NamedTuple):
         groups (Dict[str, Dict[str, Dict[str, Part]]]): The same by grouping of the items, group,
             and the way non-edges are drawn, all within the group.
         omitted (Dict[str, Dict[str, int]]): By grouping and group the number of edges of those
-            groups that have too few to say anything.
+            groups that have too few to measure, empty ones included.
         num_bootstrap (int): The number of resamples of the users.
         seed (int): The seed of all draws.
     """
@@ -188,7 +190,7 @@ def measurement_table(measured: Measurement) -> str:
     r"""Returns a measurement as text: a column per way of drawing non-edges, in nats."""
     names = list(measured.overall)
     lines = [
-        f'{measured.model}: what it knows of held-out edges ({measured.split}), in nats '
+        f'{measured.model}: information about held-out edges ({measured.split}), in nats '
         f'(certainty: 0.693) with 95 % intervals over users'
     ]
     rows = [('', [f'{name} non-edges' for name in names])]
@@ -196,13 +198,16 @@ def measurement_table(measured: Measurement) -> str:
     rows += [(label, [part[label] for part in parts]) for label in parts[0]]
     for grouping, found in measured.groups.items():
         rows.append((f'by {grouping}: all of it (redundant, unique, synergistic)', []))
-        for group, by_name in found.items():
-            rows.append((f'  {group}', [_brief(by_name[n]) if n in by_name else '' for n in names]))
-        for group, count in measured.omitted.get(grouping, {}).items():
-            rows.append((f'  {group}', [f'only {count} edges']))
+        omitted = measured.omitted.get(grouping, {})
+        for group in sorted({*found, *omitted}, key=lambda group: (len(group), group)):
+            by_name = found.get(group, {})
+            cells = [_brief(by_name[name]) if name in by_name else '' for name in names]
+            if group in omitted:
+                cells = [f'only {omitted[group]} edges' if omitted[group] else 'no edges']
+            rows.append((f'  {group}', cells))
     width = max(len(label) for label, cells in rows if cells) + 2
     for label, cells in rows:
-        lines.append((label.ljust(width) + ''.join(cell.ljust(32) for cell in cells)).rstrip())
+        lines.append((label.ljust(width) + ''.join(f'{cell:32}  ' for cell in cells)).rstrip())
     return '\n'.join(lines)
 
 
@@ -216,9 +221,9 @@ def _rows(part: Part) -> dict[str, str]:
             for m, x in atoms.unique.items():
                 out[f'{name}unique to {m}'] = _cell(x)
             out[f'{name}synergistic'] = _cell(atoms.synergistic)
-            out[f'{name}  of it in the two scores'] = _cell(atoms.synergistic_scores)
+            out[f'{name}synergistic, two scores only'] = _cell(atoms.synergistic_scores)
         name = f' of {label}' if len(part.pairs) > 1 else ''
-        out[f'bias of the scores{name}'] = f'{pair.bias:.4f}'
+        out[f'bias of "two scores only"{name}'] = f'{pair.bias:.4f}'
     for name, x in part.informations.items():
         out[f'I({name}; Y)'] = _cell(x)
     if part.content_given_id is not None and part.id_given_content is not None:

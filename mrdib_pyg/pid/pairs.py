@@ -119,7 +119,7 @@ MAX_GROUPS = 100
 def item_groups(
     data: HeteroData, names: Sequence[str], num_items: int
 ) -> dict[str, dict[str, Tensor]]:
-    r"""Returns per grouping the boolean masks ``[I]`` of the items of each group.
+    r"""Returns the boolean mask ``[I]`` of the items of each group, by grouping.
 
     Args:
         data (HeteroData): Items and training edges.
@@ -134,8 +134,11 @@ def item_groups(
     """
     out: dict[str, dict[str, Tensor]] = {}
     for name in names:
-        label = _tenth(data, num_items) if name == POPULARITY else _column(data, name, num_items)
-        values = torch.unique(label)
+        if name == POPULARITY:
+            label, values = _tenth(data, num_items), torch.arange(1, 11)
+        else:
+            label = _column(data, name, num_items)
+            values = torch.unique(label)
         if len(values) > MAX_GROUPS:
             raise ValueError(
                 f"'groups': the column '{name}' has {len(values)} values, more than {MAX_GROUPS}; "

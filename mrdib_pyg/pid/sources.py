@@ -1,5 +1,5 @@
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -121,6 +121,47 @@ class ScoreSource(NamedTuple):
         return torch.stack([d, standardized, variance], dim=-1)
 
 
+class ScoreRows(NamedTuple):
+    r"""Scores of all items for some users, as a source, see :class:`ScoreSource`.
+
+    Args:
+        name (str): The name of the source, for messages.
+        num_items (int): The number of items :math:`I`.
+        rows (Callable): Takes users ``[n]`` to their scores ``[n, I]``.
+    """
+
+    name: str
+    num_items: int
+    rows: Callable[[Tensor], Tensor]
+
+    def features(self, user: Tensor, item: Tensor) -> Tensor:
+        r"""Describes the score of pairs as :meth:`ScoreSource.features` does, ``[n, 3]``."""
+        order = user.argsort(stable=True)
+        ids, counts = torch.unique(user, return_counts=True)
+        out, begin = torch.zeros(len(user), 3, dtype=torch.float64), 0
+        for chunk, count in zip(*(x.split(max(1, _MAX_SCORES // self.num_items))
+                                  for x in (ids, counts))):  # fmt: skip
+            score = self.rows(chunk).detach().cpu().double()
+            if score.shape != (len(chunk), self.num_items):
+                raise ValueError(
+                    f"the score '{self.name}' must give one number for each user and item (got "
+                    f'{list(score.shape)} for {len(chunk)} users and {self.num_items} items)'
+                )
+            if not bool(score.isfinite().all()):
+                raise ValueError(f"the score '{self.name}' must be finite (got NaN or infinity)")
+            place = order[begin : begin + int(count.sum())]
+            begin += len(place)
+            row = torch.arange(len(chunk)).repeat_interleave(count)
+            mean, std = score.mean(dim=1)[row], score.std(dim=1, unbiased=False)[row]
+            d = score[row, item[place]] - mean
+            d = torch.where(std > 1e-7 * score.abs().amax(dim=1)[row], d, 0.0)
+            standardized = torch.where(d == 0, d, d / std)
+            out[place] = torch.stack([d, standardized, std.square()], dim=-1)
+        return out
+
+
+_MAX_SCORES = 2**22  # that are held at once
+
 #: The predictor that reads everything: codes and ID path.
 ALL = 'all'
 
@@ -133,7 +174,8 @@ class Predictors:
     several is a regression on theirs.
 
     Args:
-        sources (Dict[str, ScoreSource]): The sources, as :func:`model_sources` names them.
+        sources (Dict[str, ScoreSource]): The sources, as :func:`model_sources` names them. Joint
+            scores of two of three or more modalities, and the ranking score, may be absent.
         modalities (List[str]): Those that are a modality.
         pairs (LabeledPairs): Validation edges and non-edges, on which each predictor is fit.
     """
@@ -146,14 +188,14 @@ class Predictors:
         reads: dict[str, list[str]] = {name: [name] for name in self.modalities}
         joint = ['+'.join(names) for names in combinations(self.modalities, 2)]
         for name, (a, b) in zip(joint, combinations(self.modalities, 2)):
-            reads[name] = [a, b, name]
+            reads[name] = [a, b, name] if name in sources else [a, b]
         # Of two modalities the joint score is that of all.
-        joint = joint if len(self.modalities) > 2 else []
+        joint = [x for x in joint if x in sources] if len(self.modalities) > 2 else []
         reads[CONTENT] = [*self.modalities, *joint, CONTENT]
         reads[ALL] = reads[CONTENT]
         if ID in self.sources:
             reads[ID] = [ID]
-            reads[ALL] = [*reads[CONTENT], ID, SCORE]
+            reads[ALL] = [*reads[CONTENT], ID, *([SCORE] if SCORE in sources else [])]
         self.reads = reads
         names = list(dict.fromkeys(x for read in reads.values() for x in read))
         features = {x: self.sources[x].features(pairs.user, pairs.item) for x in names}
@@ -187,6 +229,76 @@ def _stack(odds: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
 CONTENT, ID, SCORE = 'content', 'id', 'score'
 
 
+def score_sources(
+    scores: Mapping[str, Any], num_users: int, num_items: int
+) -> tuple[dict[str, ScoreSource | ScoreRows], list[str]]:
+    r"""Returns the sources of given scores, and the names of those that are a modality. See
+    :func:`mrdib_pyg.pid.measure_pid` for the forms of a score.
+
+    Raises:
+        TypeError: If a score has none of these forms.
+        ValueError: If there is no modality, the score of all together is missing, or a name or a
+            shape does not fit.
+    """
+    modalities = [x for x in scores if '+' not in x and x not in (CONTENT, ID, SCORE, ALL)]
+    joint = ['+'.join(names) for names in combinations(modalities, 2)]
+    if not modalities:
+        raise ValueError(f"'model' must hold the score of a modality (got {sorted(scores)})")
+    unknown = set(scores) - {*modalities, *joint, CONTENT, ID, SCORE}
+    if unknown:
+        raise ValueError(
+            f"'model' has the score {sorted(unknown)[0]!r}; besides modalities there can be "
+            f'{[*joint, CONTENT, ID, SCORE]}'
+        )
+    if CONTENT not in scores and len(modalities) > 1:
+        raise ValueError(f"'model' must hold '{CONTENT}', the score of {modalities} together")
+    out = {name: _given(name, score, num_users, num_items) for name, score in scores.items()}
+    out.setdefault(CONTENT, out[modalities[0]])
+    if len(modalities) == 2:
+        out.setdefault(joint[0], out[CONTENT])
+    return out, modalities
+
+
+def _given(name: str, score: Any, num_users: int, num_items: int) -> ScoreSource | ScoreRows:
+    if isinstance(score, Tensor):
+        if score.shape != (num_users, num_items):
+            raise ValueError(
+                f"the score '{name}' must have the shape {[num_users, num_items]} (got "
+                f'{list(score.shape)})'
+            )
+        return ScoreRows(name, num_items, lambda user: score[user.to(score.device)])
+    if isinstance(score, (tuple, list)) and len(score) == 2:
+        user, item = (torch.as_tensor(x).detach().cpu() for x in score)
+        if user.dim() != 2 or (user.size(0), item.shape) != (num_users, (num_items, user.size(1))):
+            raise ValueError(
+                f"the score '{name}' must be embeddings of {num_users} users and {num_items} items "
+                f'of one width (got {list(user.shape)} and {list(item.shape)})'
+            )
+        _check_finite(name, user, item)
+        return ScoreSource(user, item)
+    if not callable(score):
+        raise TypeError(
+            f"the score '{name}' must be a matrix, a pair of embeddings or a callable (got "
+            f'{type(score).__name__})'
+        )
+
+    @torch.no_grad()
+    def rows(user: Tensor) -> Tensor:
+        item = torch.arange(num_items).repeat(len(user))
+        found = torch.as_tensor(score(user.repeat_interleave(num_items), item))
+        return found.view(len(user), -1) if found.numel() % len(user) == 0 else found
+
+    return ScoreRows(name, num_items, rows)
+
+
+def _check_finite(name: str, *embeddings: Tensor) -> None:
+    if not all(bool(x.isfinite().all()) for x in embeddings):
+        raise ValueError(
+            f"the scores by '{name}' must be finite (got NaN or infinity); check the training "
+            f'loss, or lower the learning rate'
+        )
+
+
 @torch.no_grad()
 def model_sources(model: Recommender) -> dict[str, ScoreSource]:
     r"""Returns what a trained recommender can score a user and an item with.
@@ -209,15 +321,15 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
     """
     if not isinstance(model, Recommender):
         raise TypeError(
-            f"'model' ({type(model).__name__}) must be a Recommender of mrdib_pyg.nn.models, which "
-            f'tells its codes from its fusion'
+            f"'model' must be a Recommender of mrdib_pyg.nn.models (got {type(model).__name__}); "
+            f'of any other model pass the scores to pid.measure_pid'
         )
     if len(model.modalities) == 0:
         raise ValueError(
             f'{type(model).__name__} reads no modality, so there is nothing to decompose; measure '
             f'a model with modalities'
         )
-    taken = sorted({CONTENT, ID, SCORE, 'all'} & set(model.modalities))
+    taken = sorted({CONTENT, ID, SCORE, ALL} & set(model.modalities))
     if taken:
         raise ValueError(
             f'the modality {taken[0]!r} has the name of a source of its own in a measurement; '
@@ -237,11 +349,7 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
         for name, source in out.items()
     }
     for name, source in out.items():
-        if not all(x.isfinite().all() for x in source[:2]):
-            raise ValueError(
-                f"the scores by '{name}' are not finite, so nothing can be measured: check the "
-                f'training loss, or lower the learning rate'
-            )
+        _check_finite(name, source.user, source.item)
     return out
 
 

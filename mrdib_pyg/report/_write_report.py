@@ -1,18 +1,25 @@
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 import mrdib_pyg
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.nn.models.registry import is_of_model
 from mrdib_pyg.report import charts
-from mrdib_pyg.report.decomposition_section import (
-    decomposition_section,
-    map_section,
-    recommendations_section,
-    width_section,
+from mrdib_pyg.report.decomposition_section import decomposition_section
+from mrdib_pyg.report.model_facts import (
+    ModelFacts,
+    NamedData,
+    choose_users,
+    load_named_data,
+    look_into,
 )
-from mrdib_pyg.report.model_facts import Facts, Source, choose_users, load_source, look_into
-from mrdib_pyg.report.page import Figure, figures_of, render
+from mrdib_pyg.report.model_section import map_section, recommendations_section, width_section
+from mrdib_pyg.report.page import GENERATOR, Section, figures_of, render
 from mrdib_pyg.report.results_section import (
     curves_section,
     headlines,
@@ -20,7 +27,7 @@ from mrdib_pyg.report.results_section import (
     settings_section,
 )
 from mrdib_pyg.report.runs import Group, RunFolder, distinguish, group_runs, load_run_folder
-from mrdib_pyg.training import CheckpointError, write_atomic
+from mrdib_pyg.training import CheckpointError
 
 METHODS = ('tsne', 'pca')
 
@@ -40,17 +47,18 @@ def write_report(
     seed: int = 0,
     figures: None | str | Path = None,
     models: Sequence[type[Recommender]] = (),
+    progress: bool = False,
 ) -> Path:
-    r"""Makes one HTML file of the files of one or more runs. It needs no network.
+    r"""Writes one HTML page about one or more runs, which opens without a network.
 
-    Runs that differ in nothing but their seed are one row of the results. Where a model has to be
-    looked into, it is that of the first run of each such group, at its best epoch. The same runs
-    and arguments give the same file.
+    Runs that differ only in their seed are one row of the results. Of each such group the model of
+    the first run, at its best epoch, is looked into. The same runs and arguments give the same
+    file.
 
     Args:
         runs (Sequence[str or Path]): Folders made by ``mrdib train``.
-        out (str or Path, optional): The file; its folder must exist.
-            (default: :obj:`None`, ``report.html`` in the first folder)
+        out (str or Path, optional): The file, named ``*.html``; its folder must exist. Only a
+            report is replaced. (default: :obj:`None`, ``report.html`` in the first folder)
         dataset (str, optional): The data, where they have moved since training.
             (default: :obj:`None`, what the runs name; without data the sections that need them say
             so)
@@ -69,14 +77,17 @@ def write_report(
         models (Sequence[Type[Recommender]], optional): The classes of models of your own, without
             which these cannot be looked into. What one of them raises is noted in the report.
             (default: :obj:`()`)
+        progress (bool, optional): If set to :obj:`True`, a bar names each step, where the output is
+            a terminal. (default: :obj:`False`)
 
     Returns:
         Path: The file.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a folder is no run, a setting is out of range, a user does not exist, or
-            the libraries of the charts are not installed. Nothing has been written then.
+        ValueError: If a folder is no run, :obj:`out` names something that is no report, a setting
+            is out of range, a user does not exist, or the libraries of the charts are not
+            installed. Nothing has been written then.
     """
     if len(runs) == 0:
         raise ValueError("'runs' is empty; pass the folder of at least one run")
@@ -90,69 +101,100 @@ def write_report(
     found: dict[Path, RunFolder] = {}
     for path in runs:  # a folder that is named twice counts once
         found.setdefault(Path(path).resolve(), load_run_folder(path))
-    if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"'out' ('{out}') must be a file in a folder that exists")
+    _check_out(out)
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
-        raise ValueError(f"'figures' ('{figures}') is a file; name a folder")
+        raise ValueError(f"'figures' must be a folder (got the file '{figures}')")
 
     groups = group_runs(distinguish(list(found.values())))
-    facts: dict[int, Facts] = {}
+    facts: dict[int, ModelFacts] = {}
     notes: list[str] = []
-    sources: dict[tuple[str, str], Source] = {}
-    for group in groups[:MAX_MODELS]:
-        run = group.first
-        key = str(run.config.get('dataset')), str(run.config.get('data_hash'))
-        try:
-            if key not in sources:
-                sources[key] = load_source(run, dataset)
-            source = sources[key]
-        except (ValueError, OSError) as e:
-            notes.append(f'{run.path}: {e}')
-            continue
-        chosen = choose_users(source, users, num_users, seed)
-        cls = _class_of(str(run.config['model']), models)
-        try:
-            facts[group.number] = look_into(
-                run, source, chosen, k=k, method=method, num_items=num_items, seed=seed, cls=cls
-            )
-        except (CheckpointError, OSError) as e:
-            notes.append(f'{run.path}: {e}')
-        except Exception as e:
-            if cls is None:
-                raise
-            # Of code that is not ours: the other sections do without it.
-            notes.append(f"{run.path}: '{cls.__name__}' raised {type(e).__name__}: {e}")
-    if len(groups) > MAX_MODELS:
-        notes.append(f'Only the first {MAX_MODELS} of {len(groups)} models were looked into.')
-
-    sections = [
-        results_section(groups),
-        curves_section(groups),
-        decomposition_section(groups),
-        map_section(groups, facts, notes, method),
-        width_section(groups, facts, notes),
-        recommendations_section(groups, facts, notes),
-        settings_section(groups),
+    look = partial(look_into, k=k, method=method, num_items=num_items, seed=seed)
+    sources: dict[tuple[str, str], NamedData] = {}
+    steps: list[tuple[str, Callable[[], Section]]] = [
+        ('results', lambda: results_section(groups)),
+        ('training', lambda: curves_section(groups)),
+        ('decomposition', lambda: decomposition_section(groups)),
+        ('item codes', lambda: map_section(groups, facts, notes, method)),
+        ('posteriors', lambda: width_section(groups, facts, notes)),
+        ('recommendations', lambda: recommendations_section(groups, facts, notes)),
+        ('settings', lambda: settings_section(groups)),
     ]
-    text = render(
-        _title(groups), headlines(groups), _about(groups, facts), sections, mrdib_pyg.__version__
-    )
-    pictures = [] if figures is None else [(f, _png(f)) for f in figures_of(sections)]
+    num_models = min(len(groups), MAX_MODELS)
+    bar = tqdm(total=num_models + len(steps) + 1, disable=None if progress else True, leave=False)
+    with bar:
+
+        def tell(step: str) -> None:
+            bar.set_description(step)
+            bar.update()
+
+        for group in groups[:MAX_MODELS]:
+            run = group.first
+            tell(f'looking into {run.name}')
+            key = str(run.config.get('dataset')), str(run.config.get('data_hash'))
+            try:
+                if key not in sources:
+                    sources[key] = load_named_data(run, dataset)
+                source = sources[key]
+            except (ValueError, OSError) as e:
+                notes.append(f'{run.path}: {e}')
+                continue
+            chosen = choose_users(source, users, num_users, seed)
+            cls = _class_of(str(run.config['model']), models)
+            try:
+                facts[group.number] = look(run, source, chosen, cls=cls)
+            except (CheckpointError, OSError) as e:
+                notes.append(f'{run.path}: {e}')
+            except Exception as e:
+                if cls is None:
+                    raise
+                # Of code that is not ours: the other sections do without it.
+                notes.append(f"{run.path}: '{cls.__name__}' raised {type(e).__name__}: {e}")
+        if len(groups) > MAX_MODELS:
+            notes.append(f'Only the first {MAX_MODELS} of {len(groups)} models were looked into.')
+
+        sections = []
+        for name, make in steps:
+            tell(name)
+            sections.append(make())
+        tell('page')
+        about = _about(groups, facts)
+        text = render(_title(groups), headlines(groups), about, sections, mrdib_pyg.__version__)
+        drawn = figures_of(sections) if figures is not None else []
+        pictures = {figure.name: charts.png(figure.spec, figure.title) for figure in drawn}
     if figures is not None:
         Path(figures).mkdir(parents=True, exist_ok=True)
-        for figure, content in pictures:
-            write_atomic(Path(figures) / f'{figure.name}.png', content)
+        for name, picture in pictures.items():
+            write_atomic(Path(figures) / f'{name}.png', picture)
     write_atomic(out, text.encode())
     return out
+
+
+def _check_out(out: Path) -> None:
+    r"""Refuses to replace anything but a report; a link is replaced and never followed."""
+    if not out.parent.is_dir():
+        raise ValueError(f"'out' must be a file in a folder that exists (got '{out}')")
+    if out.suffix.lower() not in ('.html', '.htm'):
+        raise ValueError(f"'out' must end in .html (got '{out}')")
+    try:
+        mode = out.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        return
+    is_report = False
+    if stat.S_ISREG(mode):
+        with open(out, 'rb') as file:
+            is_report = GENERATOR.encode() in file.read(4096)
+    if not is_report:
+        raise ValueError(
+            f"'out' must be a new file or a report to replace (got '{out}', which is none); name "
+            f'another file'
+        )
 
 
 def _class_of(name: str, models: Sequence[type[Recommender]]) -> type[Recommender] | None:
     found = [cls for cls in models if is_of_model(name, cls)]
     return found[0] if len(found) == 1 else None
-
-
-def _png(figure: Figure) -> bytes:
-    return charts.png(figure.spec, figure.title)
 
 
 def _title(groups: Sequence[Group]) -> str:
@@ -161,7 +203,7 @@ def _title(groups: Sequence[Group]) -> str:
     return f'{_join(models)} on {_join(datasets)}'
 
 
-def _about(groups: Sequence[Group], facts: dict[int, Facts]) -> list[str]:
+def _about(groups: Sequence[Group], facts: dict[int, ModelFacts]) -> list[str]:
     runs = sum(len(group.runs) for group in groups)
     settings = f'{len(groups)} settings' if len(groups) > 1 else 'one setting'
     out = [f'{runs} runs of {settings}' if runs > 1 else '1 run']

@@ -1,6 +1,5 @@
 """What the checkpoint of a run says together with its data."""
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -12,80 +11,23 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import DATASETS, IdMap, load_dataset
-from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.bottleneck import Posterior
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.nn.mutual_information import Gaussian
+from mrdib_pyg.pid import PairExplanation, PIDExplainer
 from mrdib_pyg.report.runs import RunFolder
 from mrdib_pyg.training import load_model
-
-
-class Why(NamedTuple):
-    r"""What explains one recommendation.
-
-    Args:
-        item (int): The index of the item.
-        parts (Dict[str, float]): What each part adds, in nats.
-        total (float): Their sum.
-        sentence (str): The same in words.
-    """
-
-    item: int
-    parts: dict[str, float]
-    total: float
-    sentence: str
-
-
-def explain(
-    model: Any, source: 'Source', recommendations: Mapping[int, Sequence['Ranked']], number: int
-) -> tuple[dict[int, list[Why]], str | None]:
-    r"""Explains the first items of each user.
-
-    Args:
-        model (Recommender): The model.
-        source (Source): Its data.
-        recommendations (Dict[int, List[Ranked]]): The best items by user.
-        number (int): The number of items to explain per user.
-
-    Returns:
-        Tuple[Dict[int, List[Why]], str or None]: The explanations by user, and a sentence where
-        there are none.
-    """
-    pairs = [(user, x.item) for user, ranked in recommendations.items() for x in ranked[:number]]
-    if not pairs:
-        return {}, None
-    try:
-        explainer = importlib.import_module('mrdib_pyg.pid.explainer').Explainer
-    except ImportError:
-        return {}, 'This version of mrdib_pyg cannot say what explains a recommendation.'
-    try:
-        users, items = torch.tensor(pairs).unbind(dim=1)
-        explained = explainer(model, source.data)(users, items)
-    except (TypeError, ValueError) as e:  # no modality, or no validation edges
-        return {}, f'What explains these items could not be said: {e}.'
-    out: dict[int, list[Why]] = {}
-    for (user, item), x in zip(pairs, explained):
-        named = x._replace(user=source.user(user), item=source.item(item))
-        out.setdefault(user, []).append(Why(item, dict(x.parts), x.total, named.sentence))
-    return out, None
-
 
 NUM_EXPLAINED = 3  # of the best items of a user
 
 
-class Source(NamedTuple):
-    r"""A data set with the ids that its users and items have outside of it.
+class NamedData(NamedTuple):
+    r"""A data set with the ids that its users and items have outside of it."""
 
-    Args:
-        data (HeteroData): The data.
-        users (IdMap, optional): The users' own ids.
-        items (IdMap, optional): The items' own ids.
-    """
-
-    data: HeteroData
-    users: IdMap | None
-    items: IdMap | None
+    data: HeteroData  # the data
+    users: IdMap | None  # the users' own ids
+    items: IdMap | None  # the items' own ids
 
     def item(self, index: int) -> str:
         r"""Returns the own id of an item or, without any, its index."""
@@ -97,86 +39,49 @@ class Source(NamedTuple):
 
 
 class Shared(NamedTuple):
-    r"""What the item codes of two modalities have in common.
+    r"""What the item codes of two modalities have in common."""
 
-    Args:
-        names (Tuple[str, str]): The modalities.
-        nats (float): Their mutual information, were they jointly Gaussian.
-        cka (float): Their linear centered kernel alignment, from 0 to 1.
-        num_items (int): The items with both modalities.
-    """
-
-    names: tuple[str, str]
-    nats: float
-    cka: float
-    num_items: int
+    names: tuple[str, str]  # the modalities
+    nats: float  # their mutual information, were they jointly Gaussian
+    cka: float  # their linear centered kernel alignment, from 0 to 1
+    num_items: int  # the items with both modalities
 
 
 class Width(NamedTuple):
-    r"""How far the posteriors of one bottleneck are from the prior, over the items that have it.
+    r"""How far the posteriors of one bottleneck are from the prior, over the items that have it."""
 
-    Args:
-        name (str): The modality, or ``'fused'``.
-        kl (numpy.ndarray): Mean KL in nats by dimension, ``[C]``.
-        std (numpy.ndarray): Geometric mean of the standard deviation by dimension, ``[C]``.
-        spread (numpy.ndarray): Standard deviation of the mean over items by dimension, ``[C]``.
-        items (numpy.ndarray): KL in nats by item, summed over dimensions, ``[N]``.
-    """
-
-    name: str
-    kl: np.ndarray
-    std: np.ndarray
-    spread: np.ndarray
-    items: np.ndarray
+    name: str  # the modality, or `'fused'`
+    kl: np.ndarray  # mean KL in nats by dimension, `[C]`
+    std: np.ndarray  # geometric mean of the standard deviation by dimension, `[C]`
+    spread: np.ndarray  # standard deviation of the mean over items by dimension, `[C]`
+    items: np.ndarray  # KL in nats by item, summed over dimensions, `[N]`
 
 
 class Ranked(NamedTuple):
-    r"""One recommendation.
+    r"""One recommendation."""
 
-    Args:
-        item (int): The index of the item.
-        score (float): Its score.
-        is_test (bool): Whether it is among the user's held-out test items.
-    """
-
-    item: int
-    score: float
-    is_test: bool
+    item: int  # the index of the item
+    score: float  # its score
+    is_test: bool  # whether it is among the user's held-out test items
 
 
-class Facts(NamedTuple):
-    r"""What the model of a run and its data say.
+class ModelFacts(NamedTuple):
+    r"""What the model of a run and its data say."""
 
-    Args:
-        source (Source): The data.
-        counts (Dict[str, int]): Sizes of the data set.
-        map (List[Dict[str, Any]]): Points of the map of item codes, see
-            :func:`~mrdib_pyg.report.charts.points`.
-        num_mapped (int): The number of items in the map.
-        shared (List[Shared]): What the codes of two modalities have in common.
-        widths (List[Width]): The posteriors; empty for a model without bottleneck.
-        recommendations (Dict[int, List[Ranked]]): The best items of each chosen user.
-        explanations (Dict[int, List[Why]]): What explains the first of them.
-        unexplained (str, optional): Why there are no explanations.
-    """
-
-    source: Source
-    counts: dict[str, int]
-    map: list[dict[str, Any]]
-    num_mapped: int
-    shared: list[Shared]
-    widths: list[Width]
-    recommendations: dict[int, list[Ranked]]
-    explanations: dict[int, list[Why]]
-    unexplained: str | None
+    source: NamedData  # the data
+    counts: dict[str, int]  # sizes of the data set
+    map: list[dict[str, Any]]  # points of the map of item codes, see `points`
+    num_mapped: int  # the number of items in the map
+    shared: list[Shared]  # what the codes of two modalities have in common
+    widths: list[Width]  # the posteriors; empty for a model without bottleneck
+    recommendations: dict[int, list[Ranked]]  # the best items of each chosen user
+    # explanations of the first of them, by user, with the users' and items' own ids
+    explanations: dict[int, list[PairExplanation]]
+    unexplained: str | None  # why there are no explanations
 
 
-def load_source(run: RunFolder, dataset: str | None) -> Source:
+def load_named_data(run: RunFolder, dataset: str | None) -> NamedData:
     r"""Loads the data of a run.
-
-    Args:
-        run (RunFolder): The run.
-        dataset (str, optional): The data, where they have moved since training.
 
     Raises:
         ValueError: If they have moved and :obj:`dataset` is not given, or cannot be read.
@@ -193,10 +98,12 @@ def load_source(run: RunFolder, dataset: str | None) -> Source:
         users = None
     if items is not None and len(items) != data['item'].num_nodes:
         items = None
-    return Source(data, users, items)
+    return NamedData(data, users, items)
 
 
-def choose_users(source: Source, wanted: Sequence[str] | None, number: int, seed: int) -> list[int]:
+def choose_users(
+    source: NamedData, wanted: Sequence[str] | None, number: int, seed: int
+) -> list[int]:
     r"""Returns the indices of users: those that are asked for or, without any, some with test
     items, at random.
 
@@ -205,7 +112,7 @@ def choose_users(source: Source, wanted: Sequence[str] | None, number: int, seed
     """
     num_users = int(source.data['user'].num_nodes)
     if wanted is None:
-        seen = source.data[TRAIN_EDGE].edge_index[0].unique()
+        seen = source.data['user', 'rates', 'item'].edge_index[0].unique()
         held_out = _held_out(source.data)[0].unique()
         candidates = held_out[torch.isin(held_out, seen)]
         candidates = seen if candidates.numel() == 0 else candidates
@@ -231,7 +138,7 @@ def choose_users(source: Source, wanted: Sequence[str] | None, number: int, seed
 
 def look_into(
     run: RunFolder,
-    source: Source,
+    source: NamedData,
     users: Sequence[int],
     *,
     k: int = 10,
@@ -239,20 +146,8 @@ def look_into(
     num_items: int = 400,
     seed: int = 0,
     cls: type[Recommender] | None = None,
-) -> Facts:
+) -> ModelFacts:
     r"""Loads the best model of a run and looks into it.
-
-    Args:
-        run (RunFolder): The run.
-        source (Source): Its data.
-        users (Sequence[int]): The users to recommend items to.
-        k (int, optional): The number of items per user. (default: :obj:`10`)
-        method (str, optional): How the map is made, :obj:`"tsne"` or :obj:`"pca"`.
-            (default: ``'tsne'``)
-        num_items (int, optional): The largest number of items in the map. (default: :obj:`400`)
-        seed (int, optional): Seeds the choice of items and the map. (default: :obj:`0`)
-        cls (Type[Recommender], optional): The class of the model, if it is not one of this
-            package. (default: :obj:`None`)
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
@@ -268,14 +163,14 @@ def look_into(
     if fused is not None:
         widths.append(_width('fused', fused, torch.ones(model.num_items, dtype=torch.bool)))
     recommendations = _recommend(model, source.data, users, k)
-    explanations, unexplained = explain(model, source, recommendations, NUM_EXPLAINED)
-    edges = source.data[TRAIN_EDGE].edge_index
+    explanations, unexplained = _explain(model, source, recommendations)
+    edges = source.data['user', 'rates', 'item'].edge_index
     counts = {
         'users': model.num_users,
         'items': model.num_items,
         'training interactions': int(edges.size(1)),
     }
-    return Facts(
+    return ModelFacts(
         source,
         counts,
         points,
@@ -315,7 +210,7 @@ def _present(model: Recommender) -> dict[str, Tensor]:
 def _map(
     codes: Mapping[str, Tensor],
     present: Mapping[str, Tensor],
-    source: Source,
+    source: NamedData,
     method: str,
     num_items: int,
     seed: int,
@@ -342,7 +237,7 @@ def _map(
             2, perplexity=perplexity, init='pca', learning_rate='auto', random_state=seed
         ).fit_transform(x / scale)
     users = torch.bincount(
-        source.data[TRAIN_EDGE].edge_index[1],
+        source.data['user', 'rates', 'item'].edge_index[1],
         minlength=int(source.data['item'].num_nodes),
     )
     rows = []
@@ -399,6 +294,24 @@ def _recommend(
         held_out = set(test[1, test[0] == user].tolist())
         out[user] = [Ranked(i, s, i in held_out) for i, s in zip(items, scores) if i >= 0]
     return out
+
+
+def _explain(
+    model: Recommender, source: NamedData, recommendations: Mapping[int, Sequence[Ranked]]
+) -> tuple[dict[int, list[PairExplanation]], str | None]:
+    r"""Explains the first items of each user, or says why that cannot be done."""
+    pairs = [(user, x.item) for user, r in recommendations.items() for x in r[:NUM_EXPLAINED]]
+    if not pairs:
+        return {}, None
+    try:
+        explained = PIDExplainer(model, source.data)(*torch.tensor(pairs).unbind(dim=1))
+    except (TypeError, ValueError) as e:  # no modality, or no validation edges
+        return {}, f'These items cannot be explained: {e}.'
+    out: dict[int, list[PairExplanation]] = {}
+    for (user, item), x in zip(pairs, explained):
+        named = x._replace(user=source.user(user), item=source.item(item))
+        out.setdefault(user, []).append(named)
+    return out, None
 
 
 def _held_out(data: HeteroData) -> Tensor:

@@ -13,57 +13,35 @@ MINUS = '\N{MINUS SIGN}'
 
 
 class Cell(NamedTuple):
-    r"""One cell of a table.
-
-    Args:
-        text (str): What is shown.
-        value (float, optional): What the column is sorted by, if not by the text.
-        is_best (bool): Whether it is marked as the best of its column.
-        note (str): What is added in small print.
-    """
+    r"""One cell of a table."""
 
     text: str
-    value: float | None = None
-    is_best: bool = False
-    note: str = ''
+    value: float | None = None  # what the column is sorted by, if not by the text
+    is_best: bool = False  # whether it is marked as the best of its column
+    note: str = ''  # in small print
 
 
 class Table(NamedTuple):
-    r"""A table with a caption.
-
-    Args:
-        caption (str): What it shows.
-        columns (Sequence[str]): The headers; the first column heads the rows.
-        rows (Sequence[Sequence[Cell]]): The cells.
-        sortable (bool): Whether a click on a header sorts the rows.
-        folded (bool): Whether it is folded away until it is asked for.
-    """
+    r"""A table with a caption."""
 
     caption: str
-    columns: Sequence[str]
+    columns: Sequence[str]  # the headers; the first column heads the rows
     rows: Sequence[Sequence[Cell]]
-    sortable: bool = False
-    folded: bool = False
+    sortable: bool = False  # whether a click on a header sorts the rows
+    folded: bool = False  # whether a click unfolds it
 
 
 class Figure(NamedTuple):
-    r"""A chart.
+    r"""A chart."""
 
-    Args:
-        name (str): A name for files and anchors, unlike that of any other figure.
-        title (str): Its title.
-        spec (Dict[str, Any]): The chart in Vega-Lite.
-        description (str): What it shows, for those who do not see it.
-    """
-
-    name: str
+    name: str  # a name for files and anchors, unlike that of any other figure
     title: str
-    spec: dict[str, Any]
-    description: str
+    spec: dict[str, Any]  # the chart in Vega-Lite
+    description: str  # for those who do not see it
 
 
 class Note(NamedTuple):
-    r"""A sentence about what is missing or to be minded."""
+    r"""A sentence about what is missing, or a caution."""
 
     text: str
 
@@ -76,26 +54,16 @@ class Text(NamedTuple):
 
 
 class Grid(NamedTuple):
-    r"""Figures side by side, with the legend they share.
-
-    Args:
-        figures (Sequence[Figure]): The figures.
-        legend (Sequence[Tuple[int, str]]): Indices of colors, dashes and shapes, and what they
-            stand for.
-        kind (str): What the legend shows: :obj:`'line'`, :obj:`'point'` or :obj:`'bar'`.
-    """
+    r"""Figures side by side, with the legend they share."""
 
     figures: Sequence[Figure]
+    # indices of colors, dashes and shapes, and what they stand for
     legend: Sequence[tuple[int, str]] = ()
-    kind: str = 'point'
+    kind: str = 'point'  # what the legend shows: 'line', 'point' or 'bar'
 
 
 class Cards(NamedTuple):
-    r"""Blocks that stand side by side where there is room.
-
-    Args:
-        cards (Sequence[Sequence[Table or Note or Text]]): What each holds.
-    """
+    r"""Blocks that stand side by side where there is room."""
 
     cards: Sequence[Sequence[Table | Note | Text]]
 
@@ -104,29 +72,16 @@ Block = Table | Grid | Cards | Note | Text
 
 
 class Tile(NamedTuple):
-    r"""A number of the headline.
+    r"""A number of the headline."""
 
-    Args:
-        number (int): The number of the color and shape of what it belongs to.
-        label (str): What it belongs to.
-        value (str): The value.
-        note (str): What is added in small print.
-    """
-
-    number: int
+    number: int  # of its color and shape
     label: str
     value: str
-    note: str
+    note: str  # in small print
 
 
 class Headline(NamedTuple):
-    r"""What is said first, of one data set.
-
-    Args:
-        title (str): What the numbers are.
-        tiles (Sequence[Tile]): The numbers.
-        sentences (Sequence[str]): What else there is to say.
-    """
+    r"""The summary of one data set, above all sections."""
 
     title: str
     tiles: Sequence[Tile]
@@ -134,14 +89,7 @@ class Headline(NamedTuple):
 
 
 class Section(NamedTuple):
-    r"""A section of the page.
-
-    Args:
-        id (str): Its anchor.
-        title (str): Its heading.
-        introduction (str): What it shows, in plain words.
-        blocks (Sequence[Table or Grid or Cards or Note or Text]): What it holds.
-    """
+    r"""A section of the page."""
 
     id: str
     title: str
@@ -150,6 +98,9 @@ class Section(NamedTuple):
 
 
 ASSETS = Path(__file__).parent / 'assets'
+
+#: How a page tells that a report made it, and that another one may replace it.
+GENERATOR = '<meta name="generator" content="mrdib_pyg '
 
 #: Outlines of the shapes of points in legends, in a square of 16.
 OUTLINES = {
@@ -203,6 +154,7 @@ def render(
         facts=facts,
         sections=sections,
         version=version,
+        generator=GENERATOR,
         swatch=_swatch,
         light=css_variables(dark=False),
         dark=css_variables(dark=True),
@@ -211,6 +163,11 @@ def render(
         library=_script(charts.javascript()) if figures else '',
         payload=_json(payload) if figures else '',
     )
+
+
+def rounded(x: float) -> float:
+    r"""Rounds to five digits, which is all that a chart shows."""
+    return float(f'{x:.5g}')
 
 
 def figures_of(sections: Sequence[Section]) -> list[Figure]:

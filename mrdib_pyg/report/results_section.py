@@ -18,8 +18,9 @@ from mrdib_pyg.report.page import (
     Table,
     Text,
     Tile,
+    rounded,
 )
-from mrdib_pyg.report.runs import Group, RunFolder, is_number, mean_and_spread, weights_of
+from mrdib_pyg.report.runs import Group, RunFolder, flatten, is_number, mean_and_spread, weights_of
 
 MAIN, FURTHER = ('recall', 'ndcg'), ('precision', 'map')
 
@@ -27,9 +28,6 @@ MAIN, FURTHER = ('recall', 'ndcg'), ('precision', 'map')
 def results_section(groups: Sequence[Group]) -> Section:
     r"""Makes a table of results for each data set, a figure of the spread over seeds, and the
     differences to the plain model.
-
-    Args:
-        groups (Sequence[Group]): The runs, grouped by their settings.
     """
     blocks: list[Block] = []
     datasets = list(dict.fromkeys(group.dataset for group in groups))
@@ -43,11 +41,10 @@ def results_section(groups: Sequence[Group]) -> Section:
     return Section(
         'results',
         'Results',
-        'How well each model ranks all items for every user, on interactions that training never '
-        'saw, at the epoch that was best on the validation edges. The test edges were read after '
-        'training. Runs with the same settings are one row: the mean over their seeds, ± the '
-        'standard deviation between seeds. The best mean of a column is bold and marked ▲; it says '
-        'nothing of whether a difference is larger than the spread. A click on a header sorts.',
+        'Each model ranks all items for every user, at its best epoch on the validation edges; the '
+        'metrics are those of held-out test edges. A row is the mean over the seeds of one '
+        'setting, ± their standard deviation. ▲ marks the best mean of a column, whether or not '
+        'the difference exceeds the spread. Click a header to sort.',
         blocks,
     )
 
@@ -301,9 +298,6 @@ MAX_POINTS, MAX_ALL_POINTS = 200, 12_000
 def curves_section(groups: Sequence[Group]) -> Section:
     r"""Makes a figure per term of the loss and validation metric, and a table of the terms at the
     best epoch.
-
-    Args:
-        groups (Sequence[Group]): The runs, grouped by their settings.
     """
     runs = [run for group in groups for run in group.runs]
     monitors = list(dict.fromkeys(run.monitor for run in runs))
@@ -333,16 +327,15 @@ def curves_section(groups: Sequence[Group]) -> Section:
     for run in runs:
         blocks += [Note(note) for note in run.notes if 'history' in note]
     text = (
-        'How training went, epoch by epoch: the validation metric that chose the epoch to keep, '
-        'and every term of the loss, before its weight. One curve per run; the marked point is the '
-        'epoch that was kept. Terms are means over the triplets of an '
-        'epoch. Models with other terms or weights have another loss: compare it within one model.'
+        'The validation metric that chose the epoch to keep, and every term of the loss before its '
+        'weight, as means over the triplets of an epoch. One curve per run; a point marks the '
+        'epoch that was kept. Compare losses only between models with the same terms and weights.'
     )
     if len(_estimators(groups)) > 1:
         text += (
-            ' The redundancy was estimated in different ways ('
+            ' Compare the redundancy only between runs with the same estimator ('
             + ', '.join(_estimators(groups))
-            + '), which are bounds of different kinds: compare its curves within one way only.'
+            + '): these are bounds of different kinds.'
         )
     if any(len(run.history) > limit for run in runs):
         text += f' Long curves are drawn through {limit} of their epochs.'
@@ -368,7 +361,7 @@ def _curves_figure(
                 continue
             best = run.best_epoch
             for epoch, x in thin(points, limit, best):
-                row = {'epoch': epoch, 'value': _round(x), 'run': run.name, 'group': group.label}
+                row = {'epoch': epoch, 'value': rounded(x), 'run': run.name, 'group': group.label}
                 rows.append(row | ({'best': True} if epoch == best else {}))
             ends.append((points[0][1], points[-1][1]))
         if ends:
@@ -438,17 +431,9 @@ def _validation(metric: str) -> Callable[[dict[str, Any]], Any]:
     return lambda row: row['val'].get(metric) if isinstance(row.get('val'), dict) else None
 
 
-def _round(x: float) -> float:
-    return float(f'{x:.5g}')
-
-
 def settings_section(groups: Sequence[Group]) -> Section:
-    r"""Makes two tables: what is the same in all runs, and what differs between them.
-
-    Args:
-        groups (Sequence[Group]): The runs, grouped by their settings.
-    """
-    flat = [[_flatten(run.config) for run in group.runs] for group in groups]
+    r"""Makes two tables: what is the same in all runs, and what differs between them."""
+    flat = [[flatten(run.config) for run in group.runs] for group in groups]
     keys = list(dict.fromkeys(key for runs in flat for values in runs for key in values))
     rows: dict[bool, list[list[Cell]]] = {True: [], False: []}
     rows[False].append(
@@ -468,22 +453,11 @@ def settings_section(groups: Sequence[Group]) -> Section:
     return Section(
         'settings',
         'Settings and versions',
-        'All that is needed to repeat these runs: the settings, the seeds, a hash of the data, the '
-        'versions of the software and the machine. Settings that are not listed were at their '
-        'defaults in this version, see `mrdib models`. With the same data hash, versions and '
-        'number of threads, the same settings give the same numbers on the same machine.',
+        'Everything needed to repeat these runs. Settings that are not listed had their defaults, '
+        'see `mrdib models`. The same settings give the same numbers with the same data hash, '
+        'versions and number of threads on the same machine.',
         blocks,
     )
-
-
-def _flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            out.update(_flatten(value, f'{prefix}{key}.'))
-        else:
-            out[f'{prefix}{key}'] = value
-    return out
 
 
 def _text(value: Any) -> str:

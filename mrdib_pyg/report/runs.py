@@ -15,26 +15,15 @@ NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
 class RunFolder(NamedTuple):
     r"""What the files of a run say, as :func:`~mrdib_pyg.training.run` and ``mrdib measure`` wrote
     them.
-
-    Args:
-        path (Path): The folder.
-        config (Dict[str, Any]): The settings, from ``config.json``.
-        history (List[Dict[str, Any]]): One entry per epoch, from ``history.jsonl``.
-        results (Dict[str, Any], optional): What ``results.json`` holds; :obj:`None` if there is no
-            such file.
-        pid (Dict[str, Any], optional): What ``pid.json`` holds; :obj:`None` if there is no such
-            file.
-        notes (List[str]): What is missing or torn, a sentence each.
-        name (str): What to call it: the name of the folder.
     """
 
-    path: Path
-    config: dict[str, Any]
-    history: list[dict[str, Any]]
-    results: dict[str, Any] | None
-    pid: dict[str, Any] | None
-    notes: list[str]
-    name: str
+    path: Path  # the folder
+    config: dict[str, Any]  # the settings, from `config.json`
+    history: list[dict[str, Any]]  # one entry per epoch, from `history.jsonl`
+    results: dict[str, Any] | None  # what `results.json` holds; None if there is no such file
+    pid: dict[str, Any] | None  # what `pid.json` holds; None if there is no such file
+    notes: list[str]  # what is missing or torn, a sentence each
+    name: str  # what to call it: the name of the folder
 
     @property
     def seed(self) -> int | None:
@@ -80,9 +69,6 @@ class RunFolder(NamedTuple):
 
 def load_run_folder(path: str | Path) -> RunFolder:
     r"""Reads the files of a run but for its checkpoints. What is missing or torn is noted.
-
-    Args:
-        path (str or Path): A folder made by ``mrdib train``.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -183,19 +169,12 @@ def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 class Group(NamedTuple):
-    r"""The runs of the same settings on the same data, which differ in their seed.
+    r"""The runs of the same settings on the same data, which differ in their seed."""
 
-    Args:
-        number (int): The place of the group in the report, which chooses its color and shape.
-        label (str): Its name, unlike that of any other group.
-        dataset (str): The name of the data set, unlike that of any other data.
-        runs (List[RunFolder]): The runs.
-    """
-
-    number: int
-    label: str
-    dataset: str
-    runs: list[RunFolder]
+    number: int  # the place of the group in the report, which chooses its color and shape
+    label: str  # its name, unlike that of any other group
+    dataset: str  # the name of the data set, unlike that of any other data
+    runs: list[RunFolder]  # the runs
 
     @property
     def first(self) -> RunFolder:
@@ -226,7 +205,11 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
         + [group[0].variant]
         for dataset, group in zip(datasets, members)
     ]
-    flat = [_flatten(group[0].config) for group in members]
+    configs = [group[0].config for group in members]
+    flat = [
+        {key: str(x) for part in ('settings', 'fit') for key, x in flatten(config[part]).items()}
+        for config in configs
+    ]
     for same in _collisions(labels):
         shown = {key for i in same for key in flat[i]}
         shown = {key for key in shown if len({flat[i].get(key) for i in same}) > 1}
@@ -282,16 +265,12 @@ def _collisions(labels: list[list[str]]) -> list[list[int]]:
     return [same for same in found.values() if len(same) > 1]
 
 
-def _flatten(config: dict[str, Any]) -> dict[str, str]:
-    out: dict[str, str] = {}
-
-    def add(prefix: str, values: dict[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                add(f'{prefix}{key}.', value)
-            else:
-                out[f'{prefix}{key}'] = str(value)
-
-    add('', config['settings'])
-    add('', config['fit'])
+def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    r"""Returns nested settings by their names joined by dots."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            out.update(flatten(value, f'{prefix}{key}.'))
+        else:
+            out[f'{prefix}{key}'] = value
     return out

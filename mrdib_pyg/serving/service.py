@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.interactions import UserItems
 from mrdib_pyg.nn.models import Recommender
-from mrdib_pyg.pid import Explainer
+from mrdib_pyg.pid import PIDExplainer
 from mrdib_pyg.serving.index import ItemIndex
 from mrdib_pyg.serving.recommendations import restrict_pairs, select_items
 
@@ -91,11 +91,11 @@ class Service:
                 )
         self.index = ItemIndex(self.embeddings.item, approximate=approximate)
         self.similar_index = ItemIndex(self.embeddings.item, cosine=True, approximate=approximate)
-        self.explainer: Explainer | None = None
+        self.explainer: PIDExplainer | None = None
         self.why_not = "the service has no data; pass 'data'"
         if data is not None:
             try:
-                self.explainer = Explainer(model, data)
+                self.explainer = PIDExplainer(model, data)
             except (TypeError, ValueError) as e:
                 self.why_not = str(e)
 
@@ -220,7 +220,7 @@ class Service:
         ]
 
     def explain(self, user: Id, item: Id) -> dict[str, Any]:
-        r"""Returns what :func:`mrdib_pyg.pid.explain` says of a user and an item, in nats.
+        r"""Returns what :func:`mrdib_pyg.pid.explain_pair` says of a user and an item, in nats.
 
         Raises:
             UnknownId: If there is no such user or item.

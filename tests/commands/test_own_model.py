@@ -10,8 +10,8 @@ import pytest
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, write_folder
 from mrdib_pyg.nn.models import find_model
-from mrdib_pyg.report import load_run_folder
 from mrdib_pyg.report._write_report import _class_of
+from mrdib_pyg.report.runs import load_run_folder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 NAME = 'own_model:GatedMF'

@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ['--epochs', '2', '--num_users', '100']
 # The script, its arguments, and what it has to print.
 EXAMPLES = [
-    ('drop_in_layer.py', SMALL, r'Epoch: 02, task: .*unique: .*\nTest NDCG@10: 0\.\d{4}\n'),
+    (
+        'drop_in_layer.py',
+        SMALL,
+        r'Epoch: 02, task: .*unique: .*\nTest NDCG@10: 0\.\d{4}\n'
+        r'scores: .*BROJA unique to image .*I\(content; Y \| id\)',
+    ),
     (
         'attach_to_existing_model.py',
         SMALL,

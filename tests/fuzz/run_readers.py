@@ -23,7 +23,7 @@ from mrdib_pyg.commands.arguments import find_dataset
 from mrdib_pyg.datasets import IdMap, Planted, data_hash
 from mrdib_pyg.experiment import Records, load_experiment
 from mrdib_pyg.nn.models import VBPR
-from mrdib_pyg.report import charts, load_run_folder
+from mrdib_pyg.report import charts
 from mrdib_pyg.report.decomposition_section import decomposition_section
 from mrdib_pyg.report.results_section import (
     curves_section,
@@ -31,7 +31,7 @@ from mrdib_pyg.report.results_section import (
     results_section,
     settings_section,
 )
-from mrdib_pyg.report.runs import group_runs
+from mrdib_pyg.report.runs import group_runs, load_run_folder
 from mrdib_pyg.serving import ItemIndex, export_model, load_export
 from mrdib_pyg.training import fit, load_checkpoint, load_model, save_checkpoint
 

@@ -63,3 +63,16 @@ def random_tables(n1, n2, ny, num=2):
         'first is enough': uniform(num, n1, 1, ny) ** 3 * uniform(num, n1, n2, 1),
     }
     return {name: normalized(tables) for name, tables in out.items()}
+
+
+def nearly_deterministic(n1, n2, ny, error, num=10):
+    """Targets that are a function of the sources but for an error of this order."""
+    target = torch.randint(ny, (num, n1, n2))
+    mass = torch.rand(num, n1, n2, 1, dtype=torch.double) + 0.1
+    exact = torch.nn.functional.one_hot(target, ny).double() * mass
+    return normalized(exact + error * torch.rand(num, n1, n2, ny, dtype=torch.double))
+
+
+def with_errors(gate, error):
+    """A gate whose answer is drawn anew with a small probability."""
+    return (1 - error) * gate + error * gate.sum(dim=-1, keepdim=True) / gate.size(-1)

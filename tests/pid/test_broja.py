@@ -3,10 +3,11 @@ import sys
 
 import pytest
 import torch
-from joint_tables import GATES, normalized, random_tables
+from joint_tables import GATES, nearly_deterministic, normalized, random_tables, with_errors
 
-from mrdib_pyg.pid._decompose import atoms
-from mrdib_pyg.pid.broja import broja
+from mrdib_pyg.pid import decompose
+from mrdib_pyg.pid._decompose import atoms, information
+from mrdib_pyg.pid.broja import _NewtonSystem, _Program, broja
 
 
 def value(q):
@@ -37,11 +38,93 @@ def test_gap_and_marginals(sizes):
     for name, tables in random_tables(*sizes).items():
         out = broja(tables)
         assert out.gap.shape == (len(tables),)
-        assert float(out.gap.max()) < 1e-6, name
+        assert float(out.gap.max()) < 1e-8, name
         assert float(out.joint.min()) >= 0
         torch.testing.assert_close(out.joint.sum(2), tables.sum(2), rtol=0, atol=1e-13)
         torch.testing.assert_close(out.joint.sum(1), tables.sum(1), rtol=0, atol=1e-13)
         assert float(out.information[0]) == pytest.approx(value(out.joint[0]), abs=1e-11)
+
+
+@pytest.mark.parametrize('sizes', [(2, 2, 2), (2, 2, 4), (3, 3, 3), (4, 3, 5), (3, 4, 12)])
+@pytest.mark.parametrize('error', [1e-3, 1e-5, 1e-7, 1e-9, 1e-12])
+def test_nearly_deterministic_tables(sizes, error):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        out = broja(nearly_deterministic(*sizes, error))
+        assert float(out.gap.max()) < 1e-8
+
+
+@pytest.mark.parametrize('error', [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12])
+def test_gates_with_errors_against_closed_forms(error):
+    for name in ('and', 'or', 'xor', 'sum', 'rdn'):  # symmetric: nothing is unique
+        p = with_errors(GATES[name], error)[None]
+        out, expected = broja(p), float(information(p.sum(dim=2)))
+        assert float(out.gap) < 1e-8
+        assert float(out.information) == pytest.approx(expected, abs=1e-8)
+    # The second source says nothing, so everything is unique to the first.
+    p = with_errors(GATES['unq'], error)[None]
+    out, expected = broja(p), float(information(p.sum(dim=2)))
+    assert float(out.gap) < 1e-8 and float(out.information) == pytest.approx(expected, abs=1e-8)
+
+
+def test_a_table_that_is_not_solved_is_tried_again_with_shorter_steps(monkeypatch):
+    p = random_tables(4, 4, 3, num=2)['dense']
+    tried = []
+
+    class Hasty(_Program):
+        def __init__(self, p, trust):
+            super().__init__(p, trust)
+            tried.append((len(p), trust))
+
+        def step(self):
+            if self.trust == 1.0:
+                self.mass = self.mass * 0.5
+            else:
+                super().step()
+
+    monkeypatch.setattr('mrdib_pyg.pid.broja._Program', Hasty)
+    assert float(broja(p).gap.max()) < 1e-8
+    assert tried == [(2, 1.0), (2, 0.5)]
+
+
+def copy_gate(n):
+    """The target is the pair of both sources: only one outcome is possible for each pair."""
+    p = torch.zeros(n, n, n * n, dtype=torch.double)
+    a = torch.arange(n)
+    p[a[:, None], a, a[:, None] * n + a] = 1 / n**2
+    return p
+
+
+def test_outcomes_without_mass_are_no_unknowns():
+    n = 6
+    program = _Program(copy_gate(n)[None])
+    assert program.cond.shape == (1, n, n, n) and program.lam.shape == (1, n, n)
+    assert program.mu.shape == (1, n * n + 1)
+    assert int(program.mask.sum()) == n * n
+    system = _NewtonSystem(program.support, program.mass, program.slack, program.cond)
+    assert system.factor1.shape == (1, n, n, n)
+    assert system.factor2.shape == (1, n * n + 1, n * n + 1)
+
+
+def test_many_symbols():
+    # All outcomes for all pairs of symbols would be products of 24**2 * 576**2 numbers, 1.5 GB.
+    pid = decompose(copy_gate(24), base='bits')
+    assert pid.unique == pytest.approx((math.log2(24), math.log2(24)), abs=1e-6)
+    assert pid.redundant < 1e-6 and pid.synergistic < 1e-6
+
+
+def test_tables_of_different_support_are_solved_together():
+    copy = copy_gate(3)
+    full = normalized(torch.rand(1, 3, 3, 9, dtype=torch.double))[0]
+    some = torch.where(torch.rand(3, 3, 9) < 0.3, full, 0.0)
+    some[0, 0, 0] = 0.1
+    some = some / some.sum()
+    together = broja(torch.stack([copy, full, some]))
+    assert float(together.gap.max()) < 1e-8
+    for i, p in enumerate((copy, full, some)):
+        alone = float(broja(p[None]).information)
+        assert alone == pytest.approx(float(together.information[i]), abs=2e-8)
+        assert float((together.joint[i].sum(1) - p.sum(1)).abs().max()) < 1e-13
 
 
 @pytest.mark.parametrize('ny', [2, 3])

@@ -1,6 +1,7 @@
 """The commands ``mrdib measure`` and ``mrdib explain``."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, write_folder
 from mrdib_pyg.datasets.ids import IdMap
-from mrdib_pyg.pid import explain, measure
+from mrdib_pyg.pid import explain_pair, measure_pid
 from mrdib_pyg.training import load_model
 
 
@@ -31,10 +32,10 @@ def test_measure(folder, capsys):
     capsys.readouterr()
     assert call('measure', run, '--num-bootstrap', 10) == 0
     out, err = capsys.readouterr()
-    assert err == '' and out.startswith('MultimodalLightGCN: what it knows')
+    assert err == '' and out.startswith('MultimodalLightGCN: information about')
     assert out.endswith(f'written to {run / "pid.json"}\n')
     model, _ = load_model(run / 'best.pt', data := load(folder))
-    expected = measure(model, data, num_bootstrap=10).to_dict()
+    expected = measure_pid(model, data, num_bootstrap=10).to_dict()
     assert json.loads((run / 'pid.json').read_text()) == expected
     argv = ['measure', run, '--negatives', 'popularity', '--groups', 'none', '--json']
     assert call(*argv, '--num-bootstrap', 0) == 0
@@ -54,7 +55,7 @@ def test_explain(folder, capsys):
     run = folder.parent / 'run'
     assert call('explain', run, '--user', 3, '--item', 17) == 0
     data = load(folder)
-    expected = explain(load_model(run / 'best.pt', data)[0], 3, 17, data)
+    expected = explain_pair(load_model(run / 'best.pt', data)[0], 3, 17, data)
     assert capsys.readouterr().out == f'{expected}\n'
     assert call('explain', run, '--user', 3, '--item', 17, '--json') == 0
     found = json.loads(capsys.readouterr().out)
@@ -100,6 +101,15 @@ def test_refused(folder, tmp_path, capsys, argv, message):
     out, err = capsys.readouterr()
     assert out == '' and message in err and len(err.splitlines()) <= 3
     assert not (run / 'pid.json').exists()
+
+
+def test_a_fifo_in_the_place_of_the_file_is_refused_at_once(folder, tmp_path, capsys):
+    run = tmp_path / 'run'
+    shutil.copytree(folder.parent / 'run', run)
+    (run / 'pid.json').unlink(missing_ok=True)
+    os.mkfifo(run / 'pid.json')
+    assert call('measure', run) == 2
+    assert "pid.json' must be a file" in capsys.readouterr().err
 
 
 def test_model_without_modality(folder, tmp_path, capsys):

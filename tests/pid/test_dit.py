@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from joint_tables import GATES
+from joint_tables import GATES, nearly_deterministic, with_errors
 
 from mrdib_pyg.pid import decompose
 
@@ -50,3 +50,12 @@ def test_random_tables_under_broja(sizes):
 def test_gates_under_broja(name):
     p = GATES[name]
     assert decompose(p, base='bits').unique == pytest.approx(broja_of_dit(p), abs=1e-6)
+
+
+@pytest.mark.parametrize('error', [1e-3, 1e-5])
+def test_nearly_deterministic_tables_under_broja(error):
+    for name in ('and', 'copy', 'unq', 'rdn+xor'):
+        p = with_errors(GATES[name], error)
+        assert decompose(p, base='bits').unique == pytest.approx(broja_of_dit(p), abs=1e-5)
+    for p in nearly_deterministic(3, 3, 3, error, num=4):
+        assert decompose(p, base='bits').unique == pytest.approx(broja_of_dit(p), abs=1e-5)

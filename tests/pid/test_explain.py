@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
-from mrdib_pyg.pid import Explainer, Explanation, explain, measure
+from mrdib_pyg.pid import PairExplanation, PIDExplainer, explain_pair, measure_pid
 
 
 def test_parts_add_up_for_every_pair(model, data):
-    explainer = Explainer(model, data)
+    explainer = PIDExplainer(model, data)
     user = torch.arange(150).repeat_interleave(4)
     item = torch.arange(600) % 120
     found = explainer(user, item)
@@ -30,21 +30,21 @@ def test_parts_add_up_for_every_pair(model, data):
 
 def test_held_out_edges_are_explained_better_than_others(model, data):
     edge = data['user', 'test', 'item'].edge_label_index
-    explainer = Explainer(model, data)
+    explainer = PIDExplainer(model, data)
     of_edges = torch.tensor([e.total for e in explainer(*edge)])
     others = torch.tensor([e.total for e in explainer(edge[0], edge[1].roll(7))])
     assert of_edges.mean() > others.mean()
 
 
 def test_explain_is_one_of_the_explainer(model, data):
-    found = explain(model, 3, 17, data)
-    assert found == Explainer(model, data)(3, 17)[0] == explain(model, 3, 17, data)
+    found = explain_pair(model, 3, 17, data)
+    assert found == PIDExplainer(model, data)(3, 17)[0] == explain_pair(model, 3, 17, data)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))['unit'] == 'nats'
     assert found.sentence in repr(found) and f'{found.total:+.4f}' in repr(found)
 
 
 def test_sentence_says_the_numbers():
-    e = Explanation(3, 17, 0.3, 0.2, {'image': 0.15, 'text': 0.0}, -0.1, 0.05, 'text')
+    e = PairExplanation(3, 17, 0.3, 0.2, {'image': 0.15, 'text': 0.0}, -0.1, 0.05, 'text')
     assert e.sentence == (
         'The model speaks for item 17 for user 3 (+0.30 of at most +0.69 nats): what the '
         'modalities share +0.20, image alone +0.15, their fusion -0.10, the IDs of user and item '
@@ -61,28 +61,29 @@ def test_sentence_says_the_numbers():
 
 def test_models_without_id_path_and_with_one_modality(data):
     model = MultimodalLightGCN(data, channels=4, id_channel=False)
-    assert explain(model, 0, 0, data).id is None
+    assert explain_pair(model, 0, 0, data).id is None
     data = data.clone()
     del data['item'].x_text
-    found = explain(VBPR(data, channels=4), 0, 0, data)
+    found = explain_pair(VBPR(data, channels=4), 0, 0, data)
     assert list(found.parts) == ['image alone', 'fusion', 'id'] and found.redundant == 0
     assert 'share' not in found.sentence
     assert sum(found.parts.values()) == pytest.approx(found.total)
 
 
 def test_weakest_is_the_one_that_knows_least(model, data):
-    part = measure(model, data, negatives='uniform', groups=(), num_bootstrap=0).overall['uniform']
+    measured = measure_pid(model, data, negatives='uniform', groups=(), num_bootstrap=0)
+    part = measured.overall['uniform']
     known = {m: part.informations[m].value for m in ('image', 'text')}
     assert abs(known['image'] - known['text']) > 0.005  # else the choice would be chance
-    assert Explainer(model, data).weakest == min(known, key=known.get)
+    assert PIDExplainer(model, data).weakest == min(known, key=known.get)
 
 
 def test_refused(model, data):
     with pytest.raises(IndexError, match=r"'user' must lie in \[0, 150\) \(got 150"):
-        explain(model, 150, 0, data)
+        explain_pair(model, 150, 0, data)
     with pytest.raises(IndexError, match=r"'item' must lie in \[0, 120\)"):
-        explain(model, 0, -1, data)
+        explain_pair(model, 0, -1, data)
     with pytest.raises(ValueError, match='must be as many'):
-        Explainer(model, data)(torch.arange(2), torch.arange(3))
+        PIDExplainer(model, data)(torch.arange(2), torch.arange(3))
     with pytest.raises(ValueError, match='reads no modality'):
-        explain(LightGCN(data, channels=4), 0, 0, data)
+        explain_pair(LightGCN(data, channels=4), 0, 0, data)

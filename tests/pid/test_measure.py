@@ -4,19 +4,20 @@ import math
 import pytest
 import torch
 
+from benchmarks.quality.planted_truth import LogOdds, PlantedGenerator
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import VBPR, LightGCN
-from mrdib_pyg.pid import Estimate, decompose, measure
+from mrdib_pyg.pid import decompose, measure_pid
 from mrdib_pyg.pid._decompose import quantile_bins
 from mrdib_pyg.pid._measure import _estimate, estimate, measure_sources
+from mrdib_pyg.pid.measurement import Estimate
 from mrdib_pyg.pid.pairs import sample_pairs
-from mrdib_pyg.pid.planted_truth import LogOdds, PlantedGenerator
 from mrdib_pyg.pid.sources import Predictors, model_sources
 
 
 @pytest.fixture(scope='module')
 def measured(model, data):
-    return measure(model, data, num_bootstrap=20)
+    return measure_pid(model, data, num_bootstrap=20)
 
 
 def parts_of(measured):
@@ -81,30 +82,30 @@ def test_strict_json_and_text(measured):
     count = sum(by['uniform']['num_edges'] for by in found['groups']['popularity'].values())
     assert count + sum(found['omitted'].get('popularity', {}).values()) == 450
     lines = repr(measured).splitlines()
-    assert lines[0].startswith('MultimodalLightGCN: what it knows')
+    assert lines[0].startswith('MultimodalLightGCN: information about')
     assert any(line.startswith('BROJA unique to image') for line in lines)
     assert max(map(len, lines)) <= 120
 
 
 def test_same_seed_same_numbers(model, data, measured):
     state = torch.get_rng_state()
-    assert measure(model, data, num_bootstrap=20) == measured
+    assert measure_pid(model, data, num_bootstrap=20) == measured
     assert torch.equal(state, torch.get_rng_state())  # nothing global is drawn
-    other = measure(model, data, num_bootstrap=0, groups=(), seed=1)
+    other = measure_pid(model, data, num_bootstrap=0, groups=(), seed=1)
     assert other.overall['uniform'] != measured.overall['uniform']
 
 
 def test_groups_by_a_column(model, data, measured):
     data = data.clone()
     data['item'].kind = (torch.arange(120) >= 60).long()
-    found = measure(model, data, negatives='uniform', groups=['kind'], num_bootstrap=0)
+    found = measure_pid(model, data, negatives='uniform', groups=['kind'], num_bootstrap=0)
     assert set(found.groups['kind']) == {'0', '1'} and found.omitted == {}
     edges = [by['uniform'].num_edges for by in found.groups['kind'].values()]
     item = data['user', 'test', 'item'].edge_label_index[1]
     assert edges == [int((item < 60).sum()), int((item >= 60).sum())]
     data['item'].kind[data['item'].kind == 0] = torch.arange(60) % 2 + 2
     data['item'].kind[:2] = 7
-    found = measure(model, data, negatives='uniform', groups=['kind'], num_bootstrap=0)
+    found = measure_pid(model, data, negatives='uniform', groups=['kind'], num_bootstrap=0)
     assert '7' not in found.groups['kind'] and found.omitted['kind']['7'] < 50
 
 
@@ -123,19 +124,20 @@ def test_groups_by_a_column(model, data, measured):
 )
 def test_refused(model, data, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        measure(model, data, **kwargs)
+        measure_pid(model, data, **kwargs)
 
 
 def test_models_that_cannot_be_measured(data):
     with pytest.raises(ValueError, match='reads no modality'):
-        measure(LightGCN(data, channels=4), data)
+        measure_pid(LightGCN(data, channels=4), data)
     with pytest.raises(TypeError, match='must be a Recommender'):
-        measure(torch.nn.Linear(2, 2), data)
+        measure_pid(torch.nn.Linear(2, 2), data)
 
 
 def test_an_untrained_model_knows_nothing(data):
     torch.manual_seed(0)
-    part = measure(VBPR(data, channels=4), data, negatives='uniform', groups=()).overall['uniform']
+    measured = measure_pid(VBPR(data, channels=4), data, negatives='uniform', groups=())
+    part = measured.overall['uniform']
     assert abs(part.informations['all'].value) < 0.05
     assert part.pairs['image+text'].broja.redundant.value < 0.02
 
@@ -143,12 +145,12 @@ def test_an_untrained_model_knows_nothing(data):
 def test_one_and_three_modalities(data):
     data = data.clone()
     del data['item'].x_text
-    single = measure(VBPR(data, channels=4), data, groups=(), num_bootstrap=0)
+    single = measure_pid(VBPR(data, channels=4), data, groups=(), num_bootstrap=0)
     assert single.overall['uniform'].pairs == {}
     assert set(single.overall['uniform'].informations) == {'image', 'content', 'id', 'all'}
     assert 'I(image; Y)' in repr(single)
     data['item'].x_a, data['item'].x_b = torch.randn(120, 4), torch.randn(120, 3)
-    triple = measure(VBPR(data, channels=4), data, groups=(), num_bootstrap=0)
+    triple = measure_pid(VBPR(data, channels=4), data, groups=(), num_bootstrap=0)
     assert list(triple.overall['uniform'].pairs) == ['a+b', 'a+image', 'b+image']
     json.dumps(triple.to_dict(), allow_nan=False)
 
@@ -201,3 +203,66 @@ def test_truth(case):
     assert found['truth_error'] < 0.005
     for name in ATOMS:
         assert is_within(found['estimator'][name][0], found['truth'][name]), name
+
+
+def test_scores_in_any_form_give_the_numbers_of_the_model(model, data):
+    sources = model_sources(model)
+    user, item = sources['content'][:2]
+    scores = {
+        'image': (sources['image'].user, sources['image'].item),
+        'text': sources['text'].user @ sources['text'].item.t(),
+        'content': lambda u, i: (user[u] * item[i]).sum(-1),
+        'id': tuple(sources['id'][:2]),
+        'score': tuple(sources['score'][:2]),
+    }
+    kwargs = {'num_bootstrap': 0, 'negatives': 'uniform', 'groups': ()}
+    found = measure_pid(scores, data, **kwargs)
+    expected = measure_pid(model, data, **kwargs)
+    assert found.model == 'scores' and found.modalities == ['image', 'text']
+    a, b = (x.overall['uniform'] for x in (found, expected))
+    for name, x in b.informations.items():
+        assert a.informations[name].value == pytest.approx(x.value, abs=1e-4)
+    ours, theirs = (x.pairs['image+text'].broja for x in (a, b))
+    assert ours.redundant.value == pytest.approx(theirs.redundant.value, abs=1e-4)
+    assert ours.synergistic.value == pytest.approx(theirs.synergistic.value, abs=1e-4)
+    # Without the optional ones there is no ID path.
+    few = measure_pid({name: scores[name] for name in ('image', 'text', 'content')}, data, **kwargs)
+    part = few.overall['uniform']
+    assert part.id_given_content is None
+    assert part.informations['all'] == part.informations['content']
+    one = measure_pid({'image': scores['image']}, data, **kwargs).overall['uniform']
+    assert one.pairs == {} and set(one.informations) == {'image', 'content', 'all'}
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        ({'text': torch.zeros(3, 4)}, ValueError, r"'text' .*\[150, 120\] \(got \[3, 4\]\)"),
+        ({'text': (torch.zeros(150, 2), torch.zeros(120, 3))}, ValueError, r"'text' .*\[120, 3\]"),
+        ({'text': torch.full((150, 120), math.nan)}, ValueError, "'text' must be finite"),
+        ({'text': lambda u, i: torch.zeros(7)}, ValueError, r"'text' .*\(got \[7\]"),
+        ({'text': 3}, TypeError, r"'text' .*\(got int\)"),
+        ({'text+audio': torch.zeros(150, 120)}, ValueError, r"'text\+audio'"),
+        ({'content': None}, ValueError, "'content'"),
+        ({'image': None, 'text': None}, ValueError, r"modality \(got \['content'\]\)"),
+    ],
+)
+def test_scores_that_do_not_fit(data, change, error, message):
+    scores = {name: torch.rand(150, 120) for name in ('image', 'text', 'content')} | change
+    with pytest.raises(error, match=message):
+        measure_pid({k: v for k, v in scores.items() if v is not None}, data)
+
+
+def test_no_part_is_printed_above_its_whole_and_no_group_vanishes(model, data):
+    data = data.clone()
+    edges = data['user', 'rates', 'item'].edge_index
+    data['user', 'rates', 'item'].edge_index = edges[:, edges[1] >= 30]  # 30 items of equal rank
+    found = measure_pid(model, data, negatives='uniform', num_bootstrap=0)
+    assert {'2', '3'} <= set(found.omitted['popularity'])
+    assert set(found.groups['popularity']) | set(found.omitted['popularity']) == {
+        str(i) for i in range(1, 11)
+    }
+    assert found.omitted['popularity']['2'] == 0
+    text = repr(found)
+    assert 'of it' not in text.replace('all of it', '') and '\n  2' in text and 'no edges' in text
+    assert 'BROJA synergistic, two scores only' in text

@@ -76,5 +76,5 @@ def pid() -> dict:
         'format': 'mrdib_pyg pid 1', 'unit': 'nats', 'model': 'MultimodalLightGCN',
         'split': 'test', 'modalities': ['image', 'text'], 'negatives': ['uniform'],
         'num_bootstrap': 200, 'confidence': 0.95, 'seed': 0, 'overall': {'uniform': part},
-        'groups': {'popularity': {'10': {'uniform': part}}}, 'omitted': {},
+        'groups': {'popularity': {'10': {'uniform': part}}}, 'omitted': {'popularity': {'2': 0}},
     }  # fmt: skip

@@ -25,8 +25,9 @@ def test_report(capsys, runs, tmp_path):
         (['RUN', '--users', 'x'], "--users must be ids from 0 to 39 (got 'x')"),
         (['RUN', '--users', ','], '--users names nothing'),
         (['RUN', '--map', 'umap'], "invalid choice: 'umap'"),
-        (['RUN', '--out', '.'], 'must be a file in a folder that exists'),
-        (['RUN', '--figures', 'file'], 'is a file; name a folder'),
+        (['RUN', '--out', '.'], "--out must end in .html (got '.')"),
+        (['RUN', '--out', 'file'], "--out must end in .html (got 'file')"),
+        (['RUN', '--figures', 'file'], "--figures must be a folder (got the file 'file')"),
     ],
 )
 def test_errors(capsys, runs, tmp_path, monkeypatch, argv, message):

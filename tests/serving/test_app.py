@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
-from mrdib_pyg.pid import explain
+from mrdib_pyg.pid import explain_pair
 from mrdib_pyg.serving import ItemIndex, Service, known_pairs, make_app
 from mrdib_pyg.serving import export as module
 from mrdib_pyg.serving.service import modality_embeddings
@@ -283,7 +283,7 @@ def test_explain(client, connect, model, data, ids):
         assert other.get('/health').json()['explain'] is True
         user, item = ids[0][1], ids[1][2]
         answer = other.get('/explain', params={'user': user, 'item': item}).json()
-    expected = explain(model, 1, 2, data)
+    expected = explain_pair(model, 1, 2, data)
     assert answer['user'] == user and answer['item'] == item and answer['unit'] == 'nats'
     assert answer['total'] == pytest.approx(expected.total)
     assert sum(answer['parts'].values()) == pytest.approx(answer['total'])

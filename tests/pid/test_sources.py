@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.pid.sources import model_sources
+from mrdib_pyg.pid.sources import Calibration, ScoreRows, ScoreSource, model_sources
 
 MULTIMODAL = [name for name, cls in MODELS.items() if cls.multimodal]
 #: Models in which the IDs have no path of their own beside the codes.
@@ -114,7 +114,7 @@ def test_refused(data):
     model = make('vbpr', data)
     with torch.no_grad():
         model.user_emb.weight[0] = float('nan')
-    with pytest.raises(ValueError, match='are not finite'):
+    with pytest.raises(ValueError, match='scores by .* must be finite'):
         model_sources(model)
 
 
@@ -124,3 +124,71 @@ def test_modalities_called_as_another_source_are_refused(data, name):
     data['item'][f'x_{name}'] = data['item'].x_image
     with pytest.raises(ValueError, match=f"the modality '{name}' has the name of a source"):
         model_sources(make('vbpr', data))
+
+
+def test_features_against_all_scores():
+    user, item = torch.randn(5, 3), torch.randn(7, 3)
+    score = (user @ item.t()).double()
+    u, i = torch.tensor([0, 4, 4, 2]), torch.tensor([6, 0, 3, 3])
+    d = score[u, i] - score.mean(dim=1)[u]
+    variance = score.var(dim=1, unbiased=False)[u]
+    expected = torch.stack([d, d / variance.sqrt(), variance], dim=-1)
+    assert torch.allclose(ScoreSource(user, item).features(u, i), expected, atol=1e-5)
+
+
+def test_what_is_missing_says_nothing():
+    user, item = torch.randn(5, 3), torch.randn(7, 3)
+    has = torch.tensor([True, True, False, True, True, True, False])
+    source = ScoreSource(user, item, torch.arange(5) != 1, has)
+    u, i = torch.tensor([0, 0, 1]), torch.tensor([2, 1, 1])
+    d = source.features(u, i)[:, 0]
+    known = (user[0] @ item.t())[has]
+    assert d[0] == 0 and d[2] == 0
+    assert torch.allclose(d[1].float(), user[0] @ item[1] - known.mean(), atol=1e-5)
+
+
+def test_offset_and_constant_scores():
+    user, item = torch.randn(5, 3), torch.randn(7, 3)
+    u, i = torch.arange(5), torch.arange(5)
+    moved = ScoreSource(user, item + 3.0).features(u, i)
+    assert torch.allclose(moved, ScoreSource(user, item).features(u, i), atol=1e-4)
+    same = ScoreSource(user, item[:1].expand(7, 3))
+    assert not same.varies and ScoreSource(user, item).varies
+    assert same.features(u, i).isfinite().all()
+
+
+def test_rows_of_scores_are_described_as_embeddings_are():
+    user, item = torch.randn(9, 4), torch.randn(30, 4)
+    u, i = torch.randint(9, (50,)), torch.randint(30, (50,))
+    expected = ScoreSource(user, item).features(u, i)
+    rows = ScoreRows('x', 30, lambda index: user[index] @ item.t())
+    assert torch.allclose(rows.features(u, i), expected, atol=1e-5)
+    constant = ScoreRows('x', 30, lambda index: torch.ones(len(index), 30))
+    assert not bool(constant.features(u, i).any())
+
+
+def test_recovers_log_odds():
+    x = torch.randn(20_000, 1).double()
+    odds = 1.5 * x[:, 0]
+    y = (torch.rand(20_000) < odds.sigmoid()).long()
+    found = Calibration(x, y)(x)
+    near = x[:, 0].abs() < 2
+    assert float((found - odds)[near].abs().max()) < 0.35
+    # And what is no line.
+    y = (torch.rand(20_000) < (2 * x[:, 0].square() - 2).sigmoid()).long()
+    found = Calibration(x, y)(torch.tensor([[0.0], [1.5], [-1.5]]))
+    assert found[0] < -1.5 and found[1] > 1.5 and found[2] > 1.5
+
+
+def test_products_of_two_numbers():
+    x = torch.randn(20_000, 2).double()
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    found = Calibration(x, y, products=True)(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+    assert found[0] > 1 and found[1] < -1
+
+
+def test_constant_and_extreme_numbers():
+    x = torch.stack([torch.randn(500), torch.full((500,), 3.0)], dim=-1)
+    y = (x[:, 0] > 0).long()
+    calibration = Calibration(x, y)
+    assert calibration(torch.tensor([[1e30, 3.0], [0.0, 1e30]])).isfinite().all()

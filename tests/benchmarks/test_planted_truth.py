@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from benchmarks.quality.planted_truth import PlantedGenerator
 from mrdib_pyg.datasets import Planted
-from mrdib_pyg.pid.planted_truth import PlantedGenerator
 
 SMALL = {'num_users': 25, 'num_items': 200, 'num_interactions': 10, 'seed': 2}
 

@@ -1,7 +1,8 @@
+import contextlib
 import json
+import os
 import shutil
 import sys
-import types
 from html.parser import HTMLParser
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from mrdib_pyg.datasets import IdMap, InteractionFolder
 from mrdib_pyg.nn.mutual_information import Gaussian
-from mrdib_pyg.pid import explain
+from mrdib_pyg.pid import explain_pair
 from mrdib_pyg.report import charts, write_report
 from mrdib_pyg.report.results_section import thin
 from mrdib_pyg.training import load_model, run
@@ -172,7 +173,8 @@ def test_decomposition(page):
     sources = found['pid-sources-uniform']['data']['values']
     assert len(sources) == 7  # image, text, all modalities, IDs, everything, and two differences
     table = page.tables['By popularity of the items, in nats']
-    assert table[0][:5] == ['MRdIB', 'mrdib-0', '10', 'uniform', '80']
+    assert table[0][:5] == ['MRdIB', 'mrdib-0', '2', 'too few edges', '0']
+    assert table[1][:5] == ['MRdIB', 'mrdib-0', '10', 'uniform', '80']
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,7 @@ def test_decomposition(page):
         {'groups': {'popularity': {'1': 5}}},
         {'groups': {'popularity': {'1': {'uniform': {}}}}},
         {'confidence': '95'},
+        {'omitted': {'popularity': {'2': '0'}}},
     ],
 )
 def test_decomposition_of_another_form(runs, tmp_path, change):
@@ -233,27 +236,6 @@ def test_recommendations(runs, tmp_path):
     assert 'The 4 best items for user 0' in page.tables
 
 
-def test_explanations(runs, tmp_path, monkeypatch):
-    class Explained(types.SimpleNamespace):
-        parts = {'shared': 0.2, 'fusion': -0.05}
-        total = 0.15
-
-        def _replace(self, user, item):
-            return types.SimpleNamespace(sentence=f'Item {item} for user {user}.')
-
-    stub = types.ModuleType('mrdib_pyg.pid._explain')
-    stub.Explainer = lambda model, data: lambda users, items: [Explained() for _ in users]
-    monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    page = write(runs, tmp_path / 'report.html', users=['3'], k=2)
-    rows = page.tables['What explains the first items for user 3, in nats']
-    assert len(rows) == 4  # two items of two models
-    assert rows[0][2:5] == ['+0.200', '−0.050', '+0.150'] and rows[0][5].endswith('for user 3.')
-
-    monkeypatch.setitem(sys.modules, stub.__name__, None)
-    page = write(runs, tmp_path / 'report.html', users=['3'])
-    assert 'cannot say what explains' in page.texts['recommendations']
-
-
 def test_the_parts_of_an_explanation_add_up_on_the_page(runs, tmp_path):
     page = write(runs, tmp_path / 'report.html', users=['3'], k=2)
     rows = page.tables['What explains the first items for user 3, in nats']
@@ -263,7 +245,7 @@ def test_the_parts_of_an_explanation_add_up_on_the_page(runs, tmp_path):
         assert sum(parts) == pytest.approx(total, abs=5e-4 * (len(parts) + 1))
     model, _ = load_model(runs.plain / 'best.pt', data)
     item = int(model.recommend(torch.tensor([3]), k=1)[1][0, 0])
-    found = explain(model, 3, item, data)
+    found = explain_pair(model, 3, item, data)
     shown = next(row for row in rows if row[1].split()[-1] == str(item) and row[-1] in (
         found.sentence, found.sentence + '.'))  # fmt: skip
     assert f'{abs(found.total):.3f}' in shown[-2]
@@ -362,7 +344,8 @@ def test_library(monkeypatch, runs, tmp_path):
         ({'k': 0}, "'k' must be at least 1"),
         ({'num_items': 2}, "'num_items' must be at least 3"),
         ({'users': ['40']}, r"--users must be ids from 0 to 39 \(got '40'\)"),
-        ({'out': 'nowhere/report.html'}, 'must be a file in a folder that exists'),
+        ({'out': 'nowhere/report.html'}, "'out' .*nowhere"),
+        ({'out': 'report.txt'}, r"'out' must end in .html \(got 'report.txt'\)"),
     ],
 )
 def test_errors(runs, tmp_path, monkeypatch, kwargs, message):
@@ -370,6 +353,49 @@ def test_errors(runs, tmp_path, monkeypatch, kwargs, message):
     with pytest.raises(ValueError, match=message):
         write_report([runs.mrdib], **{'out': 'report.html', 'method': 'pca', **kwargs})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_report_is_replaced(runs, tmp_path):
+    folder = runs.copy(tmp_path)
+    before = (folder / 'best.pt').read_bytes()
+    with pytest.raises(ValueError, match="'out' must end in .html .*best.pt"):
+        write_report([folder], folder / 'best.pt', method='pca')
+    assert (folder / 'best.pt').read_bytes() == before
+    for name, make in {
+        'thesis.html': lambda path: path.write_text('<!doctype html><title>My thesis</title>'),
+        'empty.html': lambda path: path.touch(),
+        'folder.html': lambda path: path.mkdir(),
+        'fifo.html': os.mkfifo,
+    }.items():
+        make(tmp_path / name)
+        with pytest.raises(ValueError, match=f"'out' .*{name}"):
+            write_report([folder], tmp_path / name, method='pca')
+    assert (tmp_path / 'thesis.html').read_text().endswith('thesis</title>')
+    write(runs, tmp_path / 'report.html', [folder])
+    write(runs, tmp_path / 'report.html', [folder])
+
+
+def test_progress_names_each_step(runs, tmp_path, monkeypatch):
+    said = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, disable, leave):
+            super().__init__(self)
+            said.append((total, disable))
+
+        def set_description(self, step):
+            said.append(step)
+
+        def update(self):
+            pass
+
+    monkeypatch.setattr('mrdib_pyg.report._write_report.tqdm', Bar)
+    write(runs, tmp_path / 'report.html', progress=True)
+    assert said[0] == (len(said) - 1, None)  # None: a bar where the output is a terminal
+    assert said[1:3] == ['looking into plain-0', 'looking into mrdib-0']
+    assert said[-1] == 'page' and 'decomposition' in said
+    write(runs, tmp_path / 'report.html')
+    assert said[10:] and (len(SECTIONS) + 3, True) in said
 
 
 def test_error_of_no_run(tmp_path):
