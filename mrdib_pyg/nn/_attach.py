@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck
-from mrdib_pyg.nn.mrdib import Codes, Mask, MRdIB, PIDTerms, Rows, _key
+from mrdib_pyg.nn.bottleneck import (
+    Codes,
+    ModalityRows,
+    Posterior,
+    VariationalBottleneck,
+    module_key,
+)
+from mrdib_pyg.nn.mrdib import Mask, MRdIB, PIDTerms
 
 
 class Calls:
@@ -89,7 +95,7 @@ class AttachedMRdIB(MRdIB):
         super().__init__(channels, bottleneck='late', user_codes=False, **settings)
         self.targets = dict(targets)
         for name, target in self.targets.items():
-            self.bottlenecks[_key(name)] = HookedBottleneck(self.channels[name], name, target)
+            self.bottlenecks[module_key(name)] = HookedBottleneck(self.channels[name], name, target)
 
     def loss(
         self,
@@ -98,7 +104,7 @@ class AttachedMRdIB(MRdIB):
         dst_pos_index: Tensor,
         dst_neg_index: Tensor,
         user_embedding: Tensor | None = None,
-        fused: Codes | Rows | None = None,
+        fused: Codes | ModalityRows | None = None,
         *,
         unimodal: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         present: Mapping[str, Mask] | None = None,

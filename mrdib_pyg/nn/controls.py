@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrdib_pyg.nn.bottleneck import Posterior
-from mrdib_pyg.nn.mrdib import Codes, PIDTerms, Rows, encode, make_all_sides, mean_over_batch
+from mrdib_pyg.nn.bottleneck import Codes, ModalityRows, Posterior, encode
+from mrdib_pyg.nn.mrdib import PIDTerms, make_all_sides, mean_over_batch
 
 
 class CodeNoise(nn.Module):
@@ -44,7 +44,7 @@ class CodeNoise(nn.Module):
     def reset_parameters(self) -> None:
         r"""There is no parameter to reset."""
 
-    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+    def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
         r"""Returns every representation, with noise in training mode."""
         return {name: encode(self._add_noise, rows) for name, rows in x.items()}
 
@@ -103,7 +103,7 @@ class CodePenalty(nn.Module):
     def reset_parameters(self) -> None:
         r"""There is no parameter to reset."""
 
-    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+    def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
         r"""Returns every representation as it is."""
         return {name: encode(None, rows) for name, rows in x.items()}
 

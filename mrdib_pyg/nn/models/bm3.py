@@ -6,12 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from mrdib_pyg.nn.bottleneck import module_key
 from mrdib_pyg.nn.models.batch import take_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
-from mrdib_pyg.nn.models.features import ModalityDict, unit_rows
+from mrdib_pyg.nn.models.features import ModalityDict, reset_tables, trained_tables, unit_rows
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import propagate_mean
+from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
 
 class BM3(Recommender):
@@ -39,9 +41,9 @@ class BM3(Recommender):
     \mathbf{z}_{m,i}) \rangle`, with a weight of zero unless one is given. The negatives of a batch
     are read by MRdIB's terms only.
 
-    Where this differs from public code: features are frozen (there, trained) and only the rows of
-    a batch are mapped and dropped from, which is the same in distribution. As there, the
-    regularizer takes the norms of the whole propagated tables over the number of items.
+    Differences to public code: features are frozen unless :obj:`trainable_features` is set, and
+    only the rows of a batch are mapped and dropped from, which is the same in distribution. As
+    there, the regularizer takes the norms of the whole propagated tables over the number of items.
 
     Where a modality is missing, the terms of :math:`\mathbf{t}_m` are means over the items that
     have it.
@@ -62,6 +64,8 @@ class BM3(Recommender):
             propagated tables over the number of items. (default: :obj:`0.1`)
         content_weight (float, optional): The default weight :math:`\lambda_c` of :obj:`content`.
             (default: :obj:`2.0`)
+        trainable_features (bool, optional): If set to :obj:`True`, features are parameters, as in
+            published results. (default: :obj:`False`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
 
@@ -85,6 +89,7 @@ class BM3(Recommender):
         dropout: float = 0.5,
         reg_weight: float = 0.1,
         content_weight: float = 2.0,
+        trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
     ) -> None:
@@ -97,11 +102,13 @@ class BM3(Recommender):
         self.dropout = dropout
         self.reg_weight = reg_weight
         self.content_weight = content_weight
+        self.trainable_features = trainable_features
         self.user_emb = nn.Embedding(self.num_users, channels)
         self.item_emb = nn.Embedding(self.num_items, channels)
         self.lins = ModalityDict(
             {m: nn.Linear(self.features(m).size(1), channels) for m in self.modalities}
         )
+        self.tables = trained_tables(self.item_features) if trainable_features else None
         self.predictor = nn.Linear(channels, channels)
         self.reset_parameters()
 
@@ -114,6 +121,8 @@ class BM3(Recommender):
             assert isinstance(lin, nn.Linear)
             lin.reset_parameters()
             nn.init.xavier_normal_(lin.weight)
+        if self.tables is not None:
+            reset_tables(self.tables, self.item_features)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -125,7 +134,11 @@ class BM3(Recommender):
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
         item = None if rows is None else rows.item
-        return {m: (None, self.map_features(m, self.lins[m], item)) for m in self.modalities}
+        tables = {} if self.tables is None else self.tables
+        return {
+            m: (None, self.map_features(m, self.lins[m], item, tables.get(module_key(m))))
+            for m in self.modalities
+        }
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
@@ -134,7 +147,7 @@ class BM3(Recommender):
         views = {'tables': (user, item)}
         user, item = take_rows(user, item, rows)
         views['propagated'] = (user, item)
-        if rows is not None or self.static_shapes or torch.is_grad_enabled():  # a loss may follow
+        if rows is not None or has_fixed_shapes() or torch.is_grad_enabled():  # a loss may follow
             views['targets'] = (self._perturb(user), self._perturb(item))
             present = self.present(rows)
             for m, (_, z) in codes.items():
@@ -193,7 +206,7 @@ class BM3(Recommender):
         # Of the items, each positive once; without MRdIB, these are all.
         num_items, dtype = embeddings.item.size(0), embeddings.item.dtype
         rows: Tensor | None
-        if self.static_shapes:  # or all of them, most with a weight of zero
+        if has_fixed_shapes():  # or all of them, most with a weight of zero
             one = torch.ones_like(batch.dst_pos_index, dtype=dtype)
             count = one.new_zeros(num_items).index_add(0, batch.dst_pos_index, one)
             rows = None

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import bpr_loss, take_rows, to_local
+from mrdib_pyg.nn.models.batch import bpr_loss, propagate_rows, to_local
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.multi_view import weighted_graph
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean, prune_edges
+from mrdib_pyg.ops import NormalizedAdjacency, propagate, prune_edges
+from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
 from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights
 
@@ -173,9 +174,8 @@ class FREEDOM(Recommender):
         if self.training and self.pruned_adj is not None:
             adj = self.pruned_adj
         ego = (self.user_emb.weight, self.item_emb.weight)
-        user, item = propagate_mean(ego, adj, self.num_layers)
+        (user, item), _ = propagate_rows(ego, adj, self.num_layers, rows)
         views: dict[str, tuple[Tensor, Tensor]] = {}
-        user, item = take_rows(user, item, rows)
         if rows is not None:
             views['rows'] = (rows.user, rows.item)
         if self.slot == 'graph':
@@ -236,7 +236,7 @@ class FREEDOM(Recommender):
         if 'rows' in views:
             ids = views['rows'][1]
             local = batch
-        elif self.static_shapes:  # each item as often as the batch has it
+        elif has_fixed_shapes():  # each item as often as the batch has it
             ids, place = torch.cat([pos, neg]), torch.arange(2 * pos.numel(), device=pos.device)
             local = Triplets(src, *place.chunk(2))
         else:  # all items are there; of their features, only what the batch reads is projected

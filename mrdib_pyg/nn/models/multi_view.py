@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
@@ -147,8 +147,8 @@ class MultiView(Recommender):
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
-        user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
-        return self._fuse(codes, take_rows(user, item, rows), rows)
+        behavior, _ = propagate_rows(ego, self.user_item_adj, self.num_layers, rows)
+        return self._fuse(codes, behavior, rows)
 
     def fuse_content(
         self, codes: Mapping[str, Any], held: Mapping[str, Any]

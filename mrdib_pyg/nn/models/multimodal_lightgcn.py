@@ -7,7 +7,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import Posterior, product_of_experts
 from mrdib_pyg.nn.modality_conv import ModalityConv
-from mrdib_pyg.nn.models.batch import batch_squares, take_rows
+from mrdib_pyg.nn.models.batch import batch_squares, propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict
 from mrdib_pyg.nn.models.recommender import (
@@ -19,7 +19,6 @@ from mrdib_pyg.nn.models.recommender import (
     Triplets,
     _sum,
 )
-from mrdib_pyg.ops import propagate_mean
 
 FUSIONS = ('sum', 'attention', 'mlp', 'product_of_experts')
 
@@ -142,19 +141,16 @@ class MultimodalLightGCN(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             user: Any = self.preferences[m].weight
-            x = self.item_features(m, None if local is None else local.item)
-            x = self._encode(m, x)
             conv = self.convs[m]
             assert isinstance(conv, ModalityConv)
+            x = self.item_features(m, None if local is None else local.item)
+            x = conv.lin(self._encode(m, x))
             if local is not None:
-                out[m] = (user.index_select(0, local.user), conv.lin(x))
+                out[m] = (user.index_select(0, local.user), x)
                 continue
-            if present is None:
-                user, item = conv((user, x), self.adj)
-            else:  # what the maps make of nothing is not to reach the neighbors
-                x = conv.lin(x) * present[m][1].unsqueeze(-1)
-                user, item = propagate_mean((user, x), self.adj, self.num_layers)
-            out[m] = take_rows(user, item, rows)
+            if present is not None:  # what the maps make of nothing must not reach the neighbors
+                x = x * present[m][1].unsqueeze(-1)
+            out[m], _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
         return out
 
     def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
@@ -182,11 +178,8 @@ class MultimodalLightGCN(Recommender):
         views = {}
         if self.id_channel:
             ego = (self.user_emb.weight, self.item_emb.weight)
-            id_user, id_item = take_rows(*propagate_mean(ego, self.adj, self.num_layers), rows)
-            ego = take_rows(*ego, rows)
-            user, item = id_user + user, id_item + item
-            views['id'] = (id_user, id_item)
-            views['ego'] = ego
+            views['id'], views['ego'] = propagate_rows(ego, self.adj, self.num_layers, rows)
+            user, item = views['id'][0] + user, views['id'][1] + item
         return Embeddings(user, item, views)
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:

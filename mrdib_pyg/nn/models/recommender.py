@@ -1,3 +1,4 @@
+import copy
 import inspect
 import types
 import typing
@@ -16,6 +17,7 @@ from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.features import ModalityFeatures
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
+from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
 #: What may sit between the two functions of a recommender.
 Layer = MRdIB | CodeNoise | CodePenalty
@@ -29,15 +31,15 @@ def make_layer(
     user_codes: bool,
     fused_channels: int,
 ) -> Layer:
-    r"""Builds MRdIB or a control from its settings, or checks that one fits a model.
+    r"""Builds MRdIB or a control from its settings, or copies one after checking that it fits.
 
     Args:
-        mrdib (MRdIB or Dict[str, Any]): A layer, or its settings: those of
+        mrdib (MRdIB or Dict[str, Any]): A layer, which is left as it is, or settings: those of
             :class:`~mrdib_pyg.nn.MRdIB` or, with a key :obj:`"control"` of :obj:`"noise"` or
             :obj:`"l2"`, of that control.
         channels (Dict[str, int]): The width of each modality's representation in the model.
-        user_codes (bool): Whether users have a representation per modality. Where they have none,
-            the critics between user codes are taken out of the layer: no loss would reach them.
+        user_codes (bool): Whether users have a representation per modality. If not, the copy has
+            no critics between user codes: no loss would reach them.
         fused_channels (int): The width of the model's fused embeddings.
 
     Raises:
@@ -81,8 +83,9 @@ def make_layer(
                 f"'fused_channels' of 'mrdib' is {mrdib.fused_channels} but the fusion of the "
                 f'model is {fused_channels} wide'
             )
-        if not user_codes:
-            mrdib.drop_user_critics()
+    mrdib = copy.deepcopy(mrdib)
+    if isinstance(mrdib, MRdIB) and not user_codes:
+        mrdib.drop_user_critics()
     return mrdib
 
 
@@ -171,9 +174,8 @@ class Recommender(ColdStart):
         channels (int): The width of every representation.
         mrdib (MRdIB or Dict[str, Any], optional): The layer between the two functions, or its
             settings without :obj:`channels`; :obj:`None` is the plain model. A control
-            (:class:`~mrdib_pyg.nn.CodePenalty`, :class:`~mrdib_pyg.nn.CodeNoise`) may stand in its
-            place. As the parameters of the model, those of the layer are reset.
-            (default: :obj:`None`)
+            (:class:`~mrdib_pyg.nn.CodePenalty`, :class:`~mrdib_pyg.nn.CodeNoise`) may take its
+            place. The model holds a copy of a layer, with fresh parameters. (default: :obj:`None`)
         feature_scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column
             over the items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
             :obj:`None`. (default: :obj:`None`)
@@ -188,9 +190,6 @@ class Recommender(ColdStart):
     #: the two functions of the model are then asked for the ``rows`` of a batch, and return no
     #: others. Otherwise ``rows`` is always :obj:`None`.
     row_wise: bool = True
-    #: Whether a loss computes all rows rather than those its batch reads, so that no shape depends
-    #: on the batch: for a compiled graph. Set by ``fit(compile=True)``.
-    static_shapes: bool = False
     #: Whether :meth:`fuse` takes posteriors in place of plain codes.
     fuse_posteriors: bool = False
     #: Whether the model reads item features at all.
@@ -364,10 +363,14 @@ class Recommender(ColdStart):
         x = self.item_features(name, rows)
         return self._drop(name, x, rows) if self.item_features.is_dropping else x
 
-    def map_features(self, name: str, lin: nn.Module, rows: Tensor | None = None) -> Tensor:
-        r"""Maps the scaled features of a modality, or the rows asked for, by a linear layer."""
+    def map_features(
+        self, name: str, lin: nn.Module, rows: Tensor | None = None, table: Tensor | None = None
+    ) -> Tensor:
+        r"""Maps the scaled features of a modality, or the rows asked for, by a linear layer. A
+        :obj:`table` of trained features takes their place.
+        """
         assert isinstance(lin, nn.Linear)
-        x = self.item_features(name)
+        x = self.item_features(name) if table is None else table
         if rows is None and not self.item_features.is_dropping:
             return lin(x)
         out = F.linear(x, lin.weight) if rows is None else linear_rows(x, rows, lin.weight)
@@ -425,7 +428,7 @@ class Recommender(ColdStart):
             batch (Triplets): Ids of users, positive and negative items.
         """
         rows, local = None, batch
-        if self.row_wise and not self.static_shapes:
+        if self.row_wise and not has_fixed_shapes():
             rows, local = to_local(batch)
         embeddings, posteriors, codes, fused, plain = self._embed(rows)
         terms = {'task': self.task_loss(embeddings, local)}

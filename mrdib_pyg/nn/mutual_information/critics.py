@@ -88,12 +88,9 @@ class Critic(nn.Module):
         size = num_rows // num_blocks
         used = num_blocks * size
         g1, g2 = (g[:used].view(num_blocks, size, -1) for g in (g1, g2))
-        scores = torch.baddbmm(
-            a[:used].view(num_blocks, size, 1) + b[:used].view(num_blocks, 1, size),
-            g1,
-            g2.transpose(1, 2),
-            alpha=self.scale,
-        )
+        offset = a[:used].view(num_blocks, size, 1) + b[:used].view(num_blocks, 1, size)
+        with _full_precision(g1):
+            scores = torch.baddbmm(offset, g1, g2.transpose(1, 2), alpha=self.scale)
         # Without the first entry, the diagonal of each block is every (size + 1)-th.
         product = scores.flatten(1)[:, 1:].view(num_blocks, size - 1, size + 1)[:, :, :-1]
         return joint, product.flatten()
@@ -103,7 +100,8 @@ class Critic(nn.Module):
         diagonal.
         """
         (g1, a), (g2, b) = self._encode(z1, z2)
-        return self.scale * g1 @ g2.t() + a.unsqueeze(1) + b
+        with _full_precision(g1):
+            return self.scale * g1 @ g2.t() + a.unsqueeze(1) + b
 
     def _encode(self, z1: Tensor, z2: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         # The squared norms of the distance belong to one row each.
@@ -111,6 +109,11 @@ class Critic(nn.Module):
         a = a - 0.5 * self.scale * g1.square().sum(dim=-1)
         b = b - 0.5 * self.scale * g2.square().sum(dim=-1)
         return (g1, a), (g2, b)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    # Scores are differences of large terms in an exponential: autocast must not round them.
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class MINE(MutualInformation):
