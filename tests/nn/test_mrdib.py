@@ -114,7 +114,8 @@ def naive(mrdib, codes, triplet, user_embedding=None, fused=None, masks=None):
         synergistic = mean(
             [softplus(-float(user[u] @ item[i] - user[u] @ item[j])) for u, i, j in zip(*triplet)]
         )
-    return rate, mean(redundant), unique, synergistic
+    redundant = sum(redundant) / max(len(mrdib.channels) - 1, 1)
+    return rate, redundant, unique, synergistic
 
 
 def check(mrdib, codes, triplet, masks=None, **kwargs):
@@ -157,6 +158,32 @@ def test_values_of_three_modalities():
     x = make_pairs(mrdib.channels)
     assert len(mrdib.critics) == 6  # three pairs, for users and for items
     check(mrdib, mrdib(x), make_triplet())
+
+
+@pytest.mark.parametrize('num_modalities', [1, 2, 3, 5])
+def test_the_pressure_on_a_code_does_not_depend_on_the_number_of_modalities(num_modalities):
+    """Modalities that all hold the same: one code feels the same pull from one or four others."""
+    names = [f'm{i}' for i in range(num_modalities)]
+    mrdib = MRdIB(dict.fromkeys(names, 6), redundancy='gaussian').double().eval()
+    generator = torch.Generator().manual_seed(0)
+    draw = dict(dtype=torch.float64, generator=generator)
+    rows = 200
+    common, noise = torch.randn(rows, 6, **draw), torch.randn(2, rows, 6, **draw)
+    first = (common + noise[0]).requires_grad_()
+    x = dict.fromkeys(names, common + noise[1])
+    x['m0'] = first
+    index = torch.arange(rows)
+    out = mrdib.loss(
+        {name: Posterior(z, z) for name, z in x.items()}, *[index] * 3, user_embedding=common
+    ).redundant
+    if num_modalities == 1:
+        assert float(out) == 0.0 and not out.requires_grad
+        return
+    pair = MRdIB({'a': 6, 'b': 6}, redundancy='gaussian').double().eval()
+    codes = {'a': Posterior(first, first), 'b': Posterior(x['m1'], x['m1'])}
+    expected = pair.loss(codes, *[index] * 3, user_embedding=common).redundant
+    grads = [torch.autograd.grad(term, first)[0] for term in (out, expected)]
+    torch.testing.assert_close(*grads)
 
 
 def test_one_modality_has_no_redundancy():
@@ -605,6 +632,18 @@ def test_drop_user_critics():
 def test_refused_settings(args, kwargs, message):
     with pytest.raises(ValueError, match=message):
         MRdIB(*args, **kwargs)
+
+
+def test_an_estimator_is_copied_or_refused():
+    shared = MINE(6, 6)
+    before = copy.deepcopy(shared.state_dict())
+    mrdib = MRdIB({'image': 6, 'text': 6}, redundancy=lambda *widths: shared)
+    mrdib.reset_parameters()
+    mrdib.loss(mrdib(make_pairs(mrdib.channels)), *make_triplet()).redundant.backward()
+    assert all(torch.equal(before[key], value) for key, value in shared.state_dict().items())
+    assert all(param.grad is None for param in shared.parameters())
+    with pytest.raises(TypeError, match="'redundancy' .*got MINE"):
+        MRdIB({'image': 6, 'text': 6}, redundancy=shared)
 
 
 def test_refused_inputs():

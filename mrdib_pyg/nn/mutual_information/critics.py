@@ -12,7 +12,7 @@ from mrdib_pyg.nn.mutual_information.base import (
 
 class _Encoder(nn.Module):
     r"""One side of a :class:`Critic`: standardization, then a linear map plus a two-layer
-    perceptron. The last column of the output is the offset of the row.
+    perceptron, whose last column is the offset of the row.
     """
 
     def __init__(self, in_channels: int, hidden_channels: int) -> None:
@@ -45,9 +45,9 @@ class Critic(nn.Module):
         f(\mathbf{z}_1, \mathbf{z}_2) = a(\mathbf{z}_1) + b(\mathbf{z}_2) -
         \frac{1}{2 \sqrt{h}} {\| g_1(\mathbf{z}_1) - g_2(\mathbf{z}_2) \|}^2 .
 
-    Each side is encoded once, whatever the number of pairs. The distance holds the inner product
-    that tells partners from strangers and, unlike a bare inner product, is bounded above, which
-    keeps :math:`\exp f` tame on pairs that were never seen.
+    Each side is encoded once, whatever the number of pairs. The score contains the inner product
+    that tells partners from strangers, but has an upper bound, which keeps :math:`\exp f` moderate
+    on unseen pairs.
 
     Args:
         in_channels_1 (int): Size of each row of the first code.
@@ -67,18 +67,16 @@ class Critic(nn.Module):
         self.encoder_2.reset_parameters()
 
     def forward(self, z1: Tensor, z2: Tensor, num_derangements: int) -> tuple[Tensor, Tensor]:
-        r"""Returns the scores of the pairs ``[N]``, drawn from the joint distribution, and those of
-        re-paired rows, about ``[num_derangements * N]``, drawn from the product of the marginals.
+        r"""Returns the scores of the given pairs ``[N]``, samples of the joint distribution, and of
+        re-paired rows, about ``[num_derangements * N]``, samples of the product of the marginals.
 
-        The rows, in a random order in training mode, are cut into blocks of
-        :obj:`num_derangements + 1` or a few more, and each meets all others of its block: the
-        cyclic shifts of the block, so that no row ever meets its own partner. Fewer rows than
-        there are blocks may be left over, which meet none. The global random number
-        generator is used.
+        The rows, shuffled in training mode by the global random number generator, are cut into
+        blocks of at least :obj:`num_derangements + 1`. Each row meets all others of its block, so
+        never its own partner. Left-over rows, fewer than there are blocks, meet none.
         """
         num_rows = z1.size(0)
         if self.training:
-            # Not `randperm`, whose use as an index torch 2.13 cannot compile.
+            # torch 2.13 cannot compile indexing by `randperm`.
             index = torch.rand(num_rows, device=z1.device).argsort()
             z1, z2 = z1.index_select(0, index), z2.index_select(0, index)
         (g1, a), (g2, b) = self._encode(z1, z2)
@@ -91,14 +89,12 @@ class Critic(nn.Module):
         offset = a[:used].view(num_blocks, size, 1) + b[:used].view(num_blocks, 1, size)
         with _full_precision(g1):
             scores = torch.baddbmm(offset, g1, g2.transpose(1, 2), alpha=self.scale)
-        # Without the first entry, the diagonal of each block is every (size + 1)-th.
+        # Drop the first entry: the diagonal of each block is then every (size + 1)-th.
         product = scores.flatten(1)[:, 1:].view(num_blocks, size - 1, size + 1)[:, :, :-1]
         return joint, product.flatten()
 
     def all_pairs(self, z1: Tensor, z2: Tensor) -> Tensor:
-        r"""Returns the scores of all pairs ``[N, N]``; those of the joint distribution are on the
-        diagonal.
-        """
+        r"""Returns the scores of all pairs ``[N, N]``, with the given pairs on the diagonal."""
         (g1, a), (g2, b) = self._encode(z1, z2)
         with _full_precision(g1):
             return self.scale * g1 @ g2.t() + a.unsqueeze(1) + b
@@ -124,13 +120,13 @@ class MINE(MutualInformation):
         I(Z_1; Z_2) \ge \mathbb{E}_{p(\mathbf{z}_1, \mathbf{z}_2)} f(\mathbf{z}_1, \mathbf{z}_2)
         - \log \mathbb{E}_{p(\mathbf{z}_1) p(\mathbf{z}_2)} \exp f(\mathbf{z}_1, \mathbf{z}_2)
 
-    with a learned critic :math:`f`. The product of the marginals is sampled by derangements of the
-    batch: cyclic shifts of small blocks of rows, in a random order in training mode.
+    with a learned critic :math:`f`. Derangements of the batch sample the product of the marginals:
+    cyclic shifts of small blocks of rows, shuffled in training mode.
 
     In training mode the gradient of the second term is corrected as in the paper: its denominator
-    is a moving average of :math:`\mathbb{E} \exp f` over batches, which takes away most of the
-    bias that the mean of a single batch has inside a logarithm. The value is always that of the
-    plain bound, and so is the gradient in evaluation mode.
+    is a moving average of :math:`\mathbb{E} \exp f` over batches, which removes most of the bias
+    of a batch mean inside a logarithm. The value, and the gradient in evaluation mode, are those of
+    the plain bound.
 
     Args:
         in_channels_1 (int): Size of each row of the first code.
@@ -176,26 +172,25 @@ class MINE(MutualInformation):
         self.log_average.zero_()
         self.num_batches.zero_()
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         self._check(z1, z2)
         if z1.size(0) < 2:
             return self._zero(z1, z2)
         joint, product = self.critic(z1, z2, self.num_derangements)
         log_mean = torch.logsumexp(product, dim=0) - math.log(product.numel())
         if self.training:
-            # d log_mean becomes d (mean exp f) / average; the value stays.
+            # d log_mean becomes d (mean exp f) / average, at the same value.
             ratio = self._update(log_mean.detach())
             log_mean = log_mean.detach() + ratio * (log_mean - log_mean.detach())
         return joint.mean() - log_mean
 
     @torch.no_grad()
     def _update(self, log_mean: Tensor) -> Tensor:
-        # Returns the batch's mean over the moving average, which includes it.
-        # Kept as a logarithm, because exp f may overflow. Equal weights until the average is
-        # 1 / momentum batches long; the weight of the first batch is one.
+        # Returns the batch's mean over the moving average, which includes it. The average is kept as
+        # a logarithm, because exp f may overflow, and has equal weights for 1 / momentum batches.
         weight = (1 / (self.num_batches + 1)).clamp(min=self.momentum).to(log_mean.dtype)
         average = torch.logaddexp(torch.log1p(-weight) + self.log_average, weight.log() + log_mean)
-        is_finite = average.isfinite()  # a batch that is not must not stay here for good
+        is_finite = average.isfinite()  # a batch that is not must leave no trace
         self.num_batches += is_finite.squeeze()
         self.log_average.copy_(average.where(is_finite, self.log_average))
         return materialize((log_mean - average).exp()).squeeze()
@@ -210,10 +205,9 @@ class NWJ(MutualInformation):
         I(Z_1; Z_2) \ge 1 + \mathbb{E}_{p(\mathbf{z}_1, \mathbf{z}_2)} f(\mathbf{z}_1, \mathbf{z}_2)
         - \mathbb{E}_{p(\mathbf{z}_1) p(\mathbf{z}_2)} \exp f(\mathbf{z}_1, \mathbf{z}_2)
 
-    with a learned critic :math:`f`, which is the usual one shifted by one nat. It is linear in both
+    with a learned critic :math:`f`, the usual one shifted by one nat. It is linear in both
     expectations: batches give unbiased values and gradients, at a higher variance than
-    :class:`MINE`. The product of the marginals is sampled by derangements of the batch: cyclic
-    shifts of small blocks of rows, in a random order in training mode.
+    :class:`MINE`. Derangements sample the product of the marginals as in :class:`MINE`.
 
     Args:
         in_channels_1 (int): Size of each row of the first code.
@@ -246,7 +240,7 @@ class NWJ(MutualInformation):
         r"""Resets the critic."""
         self.critic.reset_parameters()
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         self._check(z1, z2)
         if z1.size(0) < 2:
             return self._zero(z1, z2)
@@ -264,8 +258,8 @@ class InfoNCE(MutualInformation):
         {\sum_{j=1}^{N} \exp f(\mathbf{z}_{1,i}, \mathbf{z}_{2,j})}
 
     averaged with the same bound from the second code to the first, with a learned critic
-    :math:`f`. It has a low variance, and can never exceed :math:`\ln N`. All :math:`N^2` pairs of
-    the batch are scored, by one matrix product.
+    :math:`f`. Its variance is low, and it never exceeds :math:`\ln N`. One matrix product scores
+    all :math:`N^2` pairs of the batch.
 
     Args:
         in_channels_1 (int): Size of each row of the first code.
@@ -287,7 +281,7 @@ class InfoNCE(MutualInformation):
         r"""Resets the critic."""
         self.critic.reset_parameters()
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         self._check(z1, z2)
         if z1.size(0) < 2:
             return self._zero(z1, z2)
