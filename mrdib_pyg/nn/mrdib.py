@@ -1,6 +1,7 @@
 """MRdIB as a layer: bottlenecks, critics, and the terms of the loss over a batch."""
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ def make_sides(
 ) -> Sides:
     r"""Tells users from items in any form of a code; a plain tensor is a deterministic code."""
     mask_user, mask_item = split_mask(name, mask)
+    user: Posterior | None
     is_shared = isinstance(codes, (Posterior, Tensor)) and user_embedding is None
     if is_shared:
         if mask_user is not None:
@@ -196,8 +198,7 @@ def _check_index(name: str, index: Tensor, num_rows: int) -> None:
     low, high = index.aminmax()
     if int(low) < 0 or int(high) >= num_rows:
         raise IndexError(
-            f"'{name}' must lie in [0, {num_rows}) (got {int(low)} to {int(high)}); pass indices "
-            f"into the rows of 'codes', not ids of another space"
+            f"'{name}' must lie in [0, {num_rows}) (got {int(low)} to {int(high)}): rows of 'codes'"
         )
 
 
@@ -218,8 +219,8 @@ def critic_rows(
         limit (int, optional): The size of a sample; :obj:`None` takes all.
     """
     if has_fixed_shapes():
-        size = index.numel() if limit is None else limit
-        return _static_sample(index, num_rows, masks, min(size, num_rows))
+        limit = index.numel() if limit is None else limit
+        return _static_sample(index, num_rows, masks, min(limit, num_rows))
     # Marking takes a tenth of the time of `unique`.
     is_read = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
     is_read[index] = True
@@ -309,10 +310,9 @@ class MRdIB(nn.Module):
             (default: :obj:`512`)
 
     Raises:
-        TypeError: If :obj:`channels` is no dictionary, or :obj:`redundancy` is an estimator and
-            not a callable that returns one.
-        ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
-            missing.
+        TypeError: If :obj:`channels` is not a dictionary, or :obj:`redundancy` an estimator rather
+            than a callable that makes one.
+        ValueError: If a setting is unknown or missing, or a width is not positive.
     """
 
     def __init__(
@@ -328,8 +328,7 @@ class MRdIB(nn.Module):
         super().__init__()
         if not isinstance(channels, Mapping):
             raise TypeError(
-                f"'channels' must map the name of each modality to its width, e.g. {{'image': 64}} "
-                f'(got {channels!r})'
+                f"'channels' must map the name of each modality to its width (got {channels!r})"
             )
         if len(channels) == 0:
             raise ValueError("'channels' is empty; name at least one modality, e.g. {'image': 64}")
@@ -348,36 +347,29 @@ class MRdIB(nn.Module):
             )
         if isinstance(redundancy, nn.Module):
             raise TypeError(
-                f"'redundancy' must return an estimator for the widths of two codes, not be one "
-                f'(got {redundancy!r}); pass its class or a function'
+                f"'redundancy' must be a callable that makes an estimator (got {redundancy!r})"
             )
         for name, width in [*channels.items(), ('fused', fused_channels)]:
             if width is not None and width < 1:
                 raise ValueError(f"the width of '{name}' must be positive (got {width})")
             if '.' in name:
-                raise ValueError(
-                    f"the modality '{name}' has a dot in its name, which no submodule may have; "
-                    f'rename it'
-                )
+                raise ValueError(f"the name of a modality must have no dot (got '{name}')")
         if num_critic_rows is not None and num_critic_rows < 2:
             raise ValueError(
-                f"'num_critic_rows' must be at least 2 or None (got {num_critic_rows})"
+                f"'num_critic_rows' must be None or at least 2 (got {num_critic_rows})"
             )
         self.channels = dict(channels)
-        self.redundancy = redundancy
-        self.bottleneck = bottleneck
-        self.fused_channels = fused_channels
-        self.hidden_channels = hidden_channels
-        self.user_codes = user_codes
-        self.num_critic_rows = num_critic_rows
+        self.redundancy, self.bottleneck = redundancy, bottleneck
+        self.fused_channels, self.hidden_channels = fused_channels, hidden_channels
+        self.user_codes, self.num_critic_rows = user_codes, num_critic_rows
 
-        self.bottlenecks = nn.ModuleDict()
-        if bottleneck in ('late', 'complete'):
-            for name, width in self.channels.items():
-                self.bottlenecks[module_key(name)] = VariationalBottleneck(width)
+        late = self.channels if bottleneck != 'early' else {}
+        self.bottlenecks = nn.ModuleDict(
+            {module_key(name): VariationalBottleneck(width) for name, width in late.items()}
+        )
         self.fused_bottleneck: VariationalBottleneck | None = None
         if bottleneck in ('early', 'complete'):
-            assert fused_channels is not None
+            assert fused_channels is not None  # checked above
             self.fused_bottleneck = VariationalBottleneck(fused_channels)
 
         self.critics = nn.ModuleDict()
@@ -393,15 +385,8 @@ class MRdIB(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         r"""The settings as keyword arguments, so that ``MRdIB(**config)`` builds the layer anew."""
-        return {
-            'channels': dict(self.channels),
-            'redundancy': self.redundancy,
-            'bottleneck': self.bottleneck,
-            'fused_channels': self.fused_channels,
-            'hidden_channels': self.hidden_channels,
-            'user_codes': self.user_codes,
-            'num_critic_rows': self.num_critic_rows,
-        }
+        names = list(inspect.signature(MRdIB).parameters)
+        return {name: getattr(self, name) for name in names} | {'channels': dict(self.channels)}
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""

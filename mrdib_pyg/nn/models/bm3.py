@@ -130,11 +130,11 @@ class BM3(Recommender):
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
         item = None if rows is None else rows.item
-        tables = {} if self.tables is None else self.tables
-        return {
-            m: (None, self.map_features(m, self.lins[m], item, tables.get(module_key(m))))
-            for m in self.modalities
-        }
+        out: dict[str, Pair] = {}
+        for m in self.modalities:
+            table = None if self.tables is None else self.tables[module_key(m)]
+            out[m] = None, self.map_features(m, self.lins[m], item, table)
+        return out
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)

@@ -50,17 +50,10 @@ class CLUB(MutualInformation):
     moments of :math:`\mathbf{z}_2`, at a cost of :math:`O(N C_2)`.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Size of the hidden layer of :math:`q`.
-            (default: :obj:`64`)
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
 
     Running statistics standardize both codes, which does not change the estimate. On that scale the
     log standard deviation of :math:`q` is clamped to ``[-5, 3]``.
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
     """
 
     def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int = 64) -> None:
@@ -87,10 +80,6 @@ class CLUB(MutualInformation):
     def learning_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
         r"""Returns the negative log-likelihood of :obj:`z2` given :obj:`z1` under :math:`q`, in
         nats per row, on the standardized scale.
-
-        Args:
-            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
-            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
         """
         self._check(z1, z2)
         if z1.size(0) < 2:

@@ -112,7 +112,37 @@ def _full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-class MINE(MutualInformation):
+class _CriticBound(MutualInformation):
+    r"""A lower bound with a critic, by default one that samples the product of the marginals by
+    derangements.
+    """
+
+    def __init__(
+        self,
+        in_channels_1: int,
+        in_channels_2: int,
+        hidden_channels: int = 64,
+        num_derangements: int = 7,
+    ) -> None:
+        super().__init__(in_channels_1, in_channels_2, hidden_channels)
+        if num_derangements < 1:
+            raise ValueError(f"'num_derangements' must be positive (got {num_derangements})")
+        self.num_derangements = num_derangements
+        self.critic = Critic(in_channels_1, in_channels_2, hidden_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.critic.reset_parameters()
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        self._check(z1, z2)
+        return self._zero(z1, z2) if z1.size(0) < 2 else self._bound(z1, z2)
+
+    def _bound(self, z1: Tensor, z2: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MINE(_CriticBound):
     r"""The Donsker-Varadhan lower bound of mutual information from `"Mutual Information Neural
     Estimation" <https://arxiv.org/abs/1801.04062>`_,
 
@@ -129,18 +159,11 @@ class MINE(MutualInformation):
     the plain bound.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Size of the hidden layers of the critic.
-            (default: :obj:`64`)
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
         num_derangements (int, optional): Number of derangements that sample the product of the
             marginals; at most :math:`N - 1` are used. (default: :obj:`7`)
         momentum (float, optional): Weight of a new batch in the moving average.
             (default: :obj:`0.1`)
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
     """
 
     log_average: Tensor
@@ -154,28 +177,21 @@ class MINE(MutualInformation):
         num_derangements: int = 7,
         momentum: float = 0.1,
     ) -> None:
-        super().__init__(in_channels_1, in_channels_2, hidden_channels)
-        if num_derangements < 1:
-            raise ValueError(f"'num_derangements' must be positive (got {num_derangements})")
         if not 0 < momentum <= 1:
             raise ValueError(f"'momentum' must be in (0, 1] (got {momentum})")
-        self.num_derangements = num_derangements
+        super().__init__(in_channels_1, in_channels_2, hidden_channels, num_derangements)
         self.momentum = momentum
-        self.critic = Critic(in_channels_1, in_channels_2, hidden_channels)
         self.register_buffer('log_average', torch.zeros(1))
         self.register_buffer('num_batches', torch.zeros((), dtype=torch.long))
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         r"""Resets the critic and forgets the moving average."""
-        self.critic.reset_parameters()
-        self.log_average.zero_()
-        self.num_batches.zero_()
+        super().reset_parameters()
+        if hasattr(self, 'log_average'):  # not yet where the base class calls this
+            self.log_average.zero_()
+            self.num_batches.zero_()
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        self._check(z1, z2)
-        if z1.size(0) < 2:
-            return self._zero(z1, z2)
+    def _bound(self, z1: Tensor, z2: Tensor) -> Tensor:
         joint, product = self.critic(z1, z2, self.num_derangements)
         log_mean = torch.logsumexp(product, dim=0) - math.log(product.numel())
         if self.training:
@@ -186,8 +202,8 @@ class MINE(MutualInformation):
 
     @torch.no_grad()
     def _update(self, log_mean: Tensor) -> Tensor:
-        # Returns the batch's mean over the moving average, which includes it. The average is kept as
-        # a logarithm, because exp f may overflow, and has equal weights for 1 / momentum batches.
+        # Returns the batch's mean over the moving average, which includes it. The average is a
+        # logarithm, because exp f may overflow, and has equal weights for 1 / momentum batches.
         weight = (1 / (self.num_batches + 1)).clamp(min=self.momentum).to(log_mean.dtype)
         average = torch.logaddexp(torch.log1p(-weight) + self.log_average, weight.log() + log_mean)
         is_finite = average.isfinite()  # a batch that is not must leave no trace
@@ -196,7 +212,7 @@ class MINE(MutualInformation):
         return materialize((log_mean - average).exp()).squeeze()
 
 
-class NWJ(MutualInformation):
+class NWJ(_CriticBound):
     r"""The lower bound of mutual information from `"Estimating Divergence Functionals and the
     Likelihood Ratio by Convex Risk Minimization" <https://arxiv.org/abs/0809.0853>`_, also known
     as the f-GAN or MINE-f bound,
@@ -210,45 +226,17 @@ class NWJ(MutualInformation):
     :class:`MINE`. Derangements sample the product of the marginals as in :class:`MINE`.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Size of the hidden layers of the critic.
-            (default: :obj:`64`)
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
         num_derangements (int, optional): Number of derangements that sample the product of the
             marginals; at most :math:`N - 1` are used. (default: :obj:`7`)
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
     """
 
-    def __init__(
-        self,
-        in_channels_1: int,
-        in_channels_2: int,
-        hidden_channels: int = 64,
-        num_derangements: int = 7,
-    ) -> None:
-        super().__init__(in_channels_1, in_channels_2, hidden_channels)
-        if num_derangements < 1:
-            raise ValueError(f"'num_derangements' must be positive (got {num_derangements})")
-        self.num_derangements = num_derangements
-        self.critic = Critic(in_channels_1, in_channels_2, hidden_channels)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        r"""Resets the critic."""
-        self.critic.reset_parameters()
-
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        self._check(z1, z2)
-        if z1.size(0) < 2:
-            return self._zero(z1, z2)
+    def _bound(self, z1: Tensor, z2: Tensor) -> Tensor:
         joint, product = self.critic(z1, z2, self.num_derangements)
         return 1 + joint.mean() - product.exp().mean()
 
 
-class InfoNCE(MutualInformation):
+class InfoNCE(_CriticBound):
     r"""The contrastive lower bound of mutual information from `"Representation Learning with
     Contrastive Predictive Coding" <https://arxiv.org/abs/1807.03748>`_,
 
@@ -262,29 +250,13 @@ class InfoNCE(MutualInformation):
     all :math:`N^2` pairs of the batch.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Size of the hidden layers of the critic.
-            (default: :obj:`64`)
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
     """
 
     def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int = 64) -> None:
         super().__init__(in_channels_1, in_channels_2, hidden_channels)
-        self.critic = Critic(in_channels_1, in_channels_2, hidden_channels)
-        self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        r"""Resets the critic."""
-        self.critic.reset_parameters()
-
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        self._check(z1, z2)
-        if z1.size(0) < 2:
-            return self._zero(z1, z2)
+    def _bound(self, z1: Tensor, z2: Tensor) -> Tensor:
         score = self.critic.all_pairs(z1, z2)
         log_sum = 0.5 * (torch.logsumexp(score, dim=1) + torch.logsumexp(score, dim=0))
         return math.log(z1.size(0)) + (score.diagonal() - log_sum).mean()

@@ -27,20 +27,13 @@ class Gaussian(MutualInformation):
     ones.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Unused; part of the interface of estimators.
-            (default: :obj:`64`)
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
         ridge (float, optional): Added to the diagonal of the correlation matrix, so that linearly
             dependent coordinates, such as those of equal codes, give a finite value: at most
             :math:`-\frac{1}{2} \ln (2 \cdot \mathrm{ridge})` per coordinate.
             (default: :obj:`1e-5`)
 
     Constant coordinates carry no information and are left out. Computed in :obj:`torch.float64`.
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
     """
 
     subsample = False  # the bias of a covariance falls with the rows, and rows are cheap here
@@ -87,12 +80,7 @@ class Gaussian(MutualInformation):
         return 0.5 * out.to(dtype)
 
     def learning_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        r"""Returns zero: there is nothing to learn.
-
-        Args:
-            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
-            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
-        """
+        r"""Returns zero: there is nothing to learn."""
         self._check(z1, z2)
         return self._zero(z1, z2)
 

@@ -45,7 +45,7 @@ def test_rows_that_were_not_asked_for_are_refused(method, mrdib):
 
     model = AllRows(make_data(), mrdib=mrdib)
     batch = Triplets(*torch.tensor([[3, 5], [0, 2], [4, 1]]))
-    with pytest.raises(ValueError, match=f'AllRows.{method}.. was asked for .* set row_wise = F'):
+    with pytest.raises(ValueError, match=f'AllRows.{method}.. must return .*row_wise'):
         model.loss(batch)
     assert model().user.size(0) == model.num_users
 
