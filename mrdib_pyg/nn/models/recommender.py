@@ -401,10 +401,6 @@ class Recommender(ColdStart):
                 out[side].append(code if mask is None else code * mask.unsqueeze(-1))
         return out
 
-    def sum_users(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Tensor:
-        r"""Returns the sum of the user codes over the modalities each user has."""
-        return _sum(self.masked_codes(codes, rows)[0])
-
     def sum_items(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Tensor:
         r"""Returns the sum of the item codes over the modalities each item has."""
         return _sum(self.masked_codes(codes, rows)[1])
