@@ -661,7 +661,7 @@ def test_refused_inputs():
     items = {name: (None, item) for name, (_, item) in codes.items()}
     with pytest.raises(ValueError, match="'image'.*'user_embedding'"):
         mrdib.loss(items, src, pos, neg)
-    with pytest.raises(TypeError, match="mask of 'text' .*int"):
+    with pytest.raises(TypeError, match="mask of 'text' .*float32"):
         mrdib.loss(codes, src, pos, neg, present={'text': torch.ones(NUM_ITEMS)})
     with pytest.raises(ValueError, match=r"'present' .*\['audio'\]"):
         mrdib.loss(codes, src, pos, neg, present={'audio': None})
