@@ -353,7 +353,7 @@ def test_not_called():
     with pytest.raises(RuntimeError, match=message), capture(model):
         pass
     assert_clean(model)
-    with pytest.raises(RuntimeError, match="'text_proj'.*reads its weight"), capture(model):
+    with pytest.raises(RuntimeError, match="'text_proj' of modality 'text'"), capture(model):
         model.image_proj(model.image)
     with pytest.raises(RuntimeError, match=message), capture(model) as codes:
         mrdib.loss(codes, *make_triplet(), user_embedding=model.user.weight)
@@ -459,7 +459,7 @@ def test_attached_twice_wrapped_or_not_at_all():
     for part, where in (('', "'model'"), ('image_proj', "its 'image_proj'")):
         compiled = Model()
         compiled.get_submodule(part).compile(backend='eager')
-        with pytest.raises(ValueError, match=f'{where} has been compiled .*then compile'):
+        with pytest.raises(ValueError, match=f'{where} has been compiled'):
             attach(compiled, TARGETS, channels=CHANNELS)
     for wrapped in [nn.DataParallel(model), torch.compile(model, backend='eager')]:
         with pytest.raises(ValueError, match="'model' must not be wrapped .got"):
