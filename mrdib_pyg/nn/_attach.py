@@ -1,4 +1,4 @@
-"""MRdIB on a model that was written without it: forward hooks on modules it names."""
+"""MRdIB on a model written without it: forward hooks on modules that are given by name."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -9,16 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck
-from mrdib_pyg.nn.mrdib import Codes, Mask, MRdIB, PIDTerms, Rows, _key
+from mrdib_pyg.nn.bottleneck import (
+    Codes,
+    ModalityRows,
+    Posterior,
+    VariationalBottleneck,
+    module_key,
+)
+from mrdib_pyg.nn.mrdib import Mask, MRdIB, PIDTerms
 
 
 class Calls:
-    r"""The codes of one target inside of one :func:`capture`, a call at a time."""
+    r"""The codes of one target in one :func:`capture`, call by call."""
 
     def __init__(self) -> None:
-        # A chain from the last call to the first. Of a list or a dictionary, a compiled graph
-        # would take all earlier entries as its inputs, and be compiled anew for every length.
+        # A chain from the last call to the first: a compiled graph takes all entries of a list as
+        # inputs, and would be compiled again for every length.
         self.last: tuple[Posterior, Any] | None = None
 
     def posterior(self) -> Posterior:
@@ -37,7 +43,7 @@ class Calls:
 class HookedBottleneck(VariationalBottleneck):
     r"""A bottleneck that replaces the output of a module by its code.
 
-    The hook is a method of a registered module, which a copy of the model copies along; a closure
+    The hook is a method of a registered module, so that a copy of the model gets its own. A closure
     would keep pointing at the original.
     """
 
@@ -54,8 +60,9 @@ class HookedBottleneck(VariationalBottleneck):
         if not isinstance(output, Tensor) or not output.is_floating_point():
             kind = f'{output.dtype} tensor' if isinstance(output, Tensor) else type(output).__name__
             raise TypeError(
-                f"target '{self.target}' of modality '{self.modality}' returned a {kind}, not a "
-                f'floating-point tensor; attach to a module that returns the representation alone'
+                f"target '{self.target}' of modality '{self.modality}' must return a "
+                f'floating-point tensor (got a {kind}); attach to a module that returns the '
+                f'representation alone'
             )
         if output.dim() == 0 or output.size(-1) != self.in_channels:
             raise ValueError(
@@ -69,7 +76,7 @@ class HookedBottleneck(VariationalBottleneck):
             return posterior.z.view_as(output)
         calls = self.captures[-1]
         calls.last = (posterior, calls.last)
-        # A copy, because the model may go on to change its activation in place.
+        # A copy, because the model may change its activation in place.
         return posterior.z.clone().view_as(output)
 
 
@@ -89,7 +96,7 @@ class AttachedMRdIB(MRdIB):
         super().__init__(channels, bottleneck='late', user_codes=False, **settings)
         self.targets = dict(targets)
         for name, target in self.targets.items():
-            self.bottlenecks[_key(name)] = HookedBottleneck(self.channels[name], name, target)
+            self.bottlenecks[module_key(name)] = HookedBottleneck(self.channels[name], name, target)
 
     def loss(
         self,
@@ -98,19 +105,19 @@ class AttachedMRdIB(MRdIB):
         dst_pos_index: Tensor,
         dst_neg_index: Tensor,
         user_embedding: Tensor | None = None,
-        fused: Codes | Rows | None = None,
+        fused: Codes | ModalityRows | None = None,
         *,
         unimodal: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         present: Mapping[str, Mask] | None = None,
     ) -> PIDTerms:
-        r"""As :meth:`MRdIB.loss`; the indices of items are rows of the codes, in the order in which
-        the targets were called. The users are rows of :obj:`user_embedding`, without which they
-        are taken for rows of the codes too (users and items in one id space).
+        r"""As :meth:`MRdIB.loss`. The indices of items are rows of the codes, in the order of the
+        calls. The users are rows of :obj:`user_embedding` or, without it, of the codes too (one id
+        space).
 
         Raises:
-            RuntimeError: If a target was not called inside of :func:`capture`, or was called
-                without gradients although the model is in training.
-            ValueError: If the targets gave different numbers of rows.
+            RuntimeError: If a target was not called inside :func:`capture`, or was called without
+                gradients in training.
+            ValueError: If the targets returned different numbers of rows.
         """
         self.check_called(codes)
         rows: dict[str, int] = {}
@@ -133,8 +140,8 @@ class AttachedMRdIB(MRdIB):
         if len(set(rows.values())) > 1:
             counts = ', '.join(f"'{self.targets[name]}' {n}" for name, n in rows.items())
             raise ValueError(
-                f'the targets gave different numbers of rows ({counts}), so that no index fits '
-                f'them all; call each of them on the same items inside of capture(model)'
+                f'the targets must return as many rows each (got {counts}); call each of them on '
+                f'the same items inside capture(model)'
             )
         return super().loss(
             {name: codes[name] for name in self.channels},
@@ -159,10 +166,10 @@ class AttachedMRdIB(MRdIB):
         for name, target in self.targets.items():
             if name not in codes:
                 raise RuntimeError(
-                    f"target '{target}' of modality '{name}' was not called inside of "
-                    f'capture(model); run the forward pass inside of the block. If the model '
-                    f"never calls '{target}' as a module (but reads its weight, say), attach to "
-                    f'a module that it does call; if it was compiled before, attach first'
+                    f"target '{target}' of modality '{name}' was not called inside "
+                    f'capture(model); run the forward pass inside the block. If the model never '
+                    f"calls '{target}' as a module (it may read its weight), attach to one that it "
+                    f'calls. If it was compiled before, attach first'
                 )
 
     def __repr__(self) -> str:
@@ -170,12 +177,12 @@ class AttachedMRdIB(MRdIB):
 
 
 def _is_recomputation() -> bool:
-    # Inside of a backward pass a forward pass can only be that of a checkpoint. Under compilation
-    # the compiler does the recomputation itself, without calling the hook again.
+    # A forward pass inside a backward pass can only be that of a checkpoint. PyTorch has no public
+    # way to ask. A compiler recomputes without calling the hook again.
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-# Settings that have no meaning where each modality is the output of one module.
+# Settings without a meaning where each modality is the output of one module.
 REFUSED = {
     'bottleneck': "each target has a bottleneck of its own ('late')",
     'fused_channels': "each target has a bottleneck of its own ('late')",
@@ -192,8 +199,8 @@ def attach(
     **settings: Any,
 ) -> AttachedMRdIB:
     r"""Puts :class:`~mrdib_pyg.nn.MRdIB` (`arXiv:2509.20225 <https://arxiv.org/abs/2509.20225>`_)
-    on a model without editing it: from now on the output of each target module is replaced by its
-    code, a sample in training and the mean in evaluation.
+    on a model without editing it: the output of each target module is replaced by its code, a
+    sample in training and the mean in evaluation.
 
     .. code-block:: python
 
@@ -204,49 +211,48 @@ def attach(
         terms = mrdib.loss(codes, *triplet, user_embedding=model.user.weight)
         loss = bpr(pos, neg) + terms.total(bottleneck=1e-3, redundant=5e-3, unique=5e-2)
 
-    The triplets are rows of the codes: ids where the targets encode the whole catalogue, and where
-    they encode the items of a batch of :math:`B` triplets, the positive ones and then the negative
-    ones, ``(user, torch.arange(B), torch.arange(B, 2 * B))``.
+    The triplets index rows of the codes. Where the targets encode the whole catalogue, these are
+    ids. Where they encode the positive and then the negative items of a batch of :math:`B`
+    triplets, pass ``(user, torch.arange(B), torch.arange(B, 2 * B))``.
 
-    In evaluation mode the model returns what it did before until the bottlenecks have learned.
-    Attach before the optimizer, :class:`~torch.nn.parallel.DistributedDataParallel` and
+    In evaluation mode the outputs of the model stay the same until the bottlenecks have learned.
+    Attach before creating the optimizer, :class:`~torch.nn.parallel.DistributedDataParallel` and
     :func:`torch.compile`, so that they see the new parameters and hooks.
 
     .. note::
-        Under :class:`~torch.nn.parallel.DistributedDataParallel` the critics are used outside of
-        the model's :meth:`forward`: leave :obj:`find_unused_parameters=False`, and set
-        :obj:`redundancy=None` if the redundant term has no weight. Activations are to be
-        checkpointed with :obj:`use_reentrant=False`.
+        Under :class:`~torch.nn.parallel.DistributedDataParallel` the critics run outside the
+        model's :meth:`forward`: leave :obj:`find_unused_parameters=False`, and set
+        :obj:`redundancy=None` if the redundant term has no weight. Checkpoint activations with
+        :obj:`use_reentrant=False`.
 
     Args:
         model (torch.nn.Module): The model.
         targets (Dict[str, str]): The path of the module whose output is the representation of a
-            modality, as in :meth:`~torch.nn.Module.get_submodule`, by the modality's name. Its
-            output is one tensor ``[*, channels]``.
+            modality, as in :meth:`~torch.nn.Module.get_submodule`, by the modality's name. The
+            module returns one tensor ``[*, channels]``.
         channels (int or Dict[str, int], optional): The width of these outputs.
             (default: :obj:`64`)
         name (str, optional): The attribute of :obj:`model` that holds the layer.
             (default: :obj:`"mrdib"`)
         **settings (optional): :obj:`redundancy`, :obj:`hidden_channels` and
-            :obj:`num_critic_rows` of :class:`~mrdib_pyg.nn.MRdIB`. Its :obj:`user_codes` is always
-            :obj:`False` here, and its :obj:`bottleneck` always :obj:`"late"`: a target gives one
-            tensor of rows.
+            :obj:`num_critic_rows` of :class:`~mrdib_pyg.nn.MRdIB`. As a target returns one tensor
+            of rows, :obj:`user_codes` is :obj:`False` and :obj:`bottleneck` is :obj:`"late"`.
 
     Returns:
         AttachedMRdIB: The layer, on the device and of the data type of the first target.
 
     Raises:
-        ValueError: If a target does not exist or is named twice, :obj:`name` is taken, something
-            is attached already, :obj:`model` is wrapped or compiled, or a setting does not apply.
-        TypeError: If :obj:`model` or a target is no module, or only a container of modules.
+        ValueError: If a target does not exist or is named twice, :obj:`name` is taken, a layer is
+            attached already, :obj:`model` is wrapped or compiled, or a setting does not apply.
+        TypeError: If :obj:`model` or a target is not a module, or only a container of modules.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"'model' must be a torch.nn.Module (got {type(model).__name__})")
     _check_unwrapped(model)
     if isinstance(model, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         raise TypeError(
-            f"'model' is a {type(model).__name__}, which would take the layer for one of its own "
-            f'entries; make it an attribute of a torch.nn.Module and attach to that'
+            f"'model' must not be a container (got {type(model).__name__}), which would run the "
+            f'layer as an entry; attach to a torch.nn.Module that holds it'
         )
     for owner, taken, _ in _attached(model):
         where = f'{type(owner).__name__}.{taken}'
@@ -255,8 +261,8 @@ def attach(
         )
     if not name.isidentifier() or hasattr(model, name):
         raise ValueError(
-            f"the model cannot hold the layer as '{name}', which it has already or which is no "
-            f"attribute name; pass another one, e.g. name='attached_mrdib'"
+            f"'name' must be a free attribute of the model (got '{name}'); pass another one, e.g. "
+            f"name='attached_mrdib'"
         )
     for key, reason in REFUSED.items():
         if key in settings:
@@ -270,8 +276,8 @@ def attach(
         channels = dict.fromkeys(targets, channels)
     if set(channels) != set(targets):
         raise ValueError(
-            f"'channels' names the modalities {sorted(channels)} but 'targets' names "
-            f'{sorted(targets)}; name the same, or give one width for all'
+            f"'channels' must name the modalities of 'targets', {sorted(targets)} (got "
+            f'{sorted(channels)}), or be one width for all'
         )
     modules = {modality: _resolve(model, modality, path) for modality, path in targets.items()}
     for i, (modality, module) in enumerate(modules.items()):
@@ -298,7 +304,7 @@ def attach(
 
 
 def detach(model: nn.Module) -> None:
-    r"""Undoes :func:`attach`: the parameters, hooks and outputs of the model are as before.
+    r"""Undoes :func:`attach`: removes its parameters and hooks.
 
     Args:
         model (torch.nn.Module): The model, not wrapped.
@@ -315,13 +321,11 @@ def detach(model: nn.Module) -> None:
 
 @contextmanager
 def capture(model: nn.Module) -> Iterator[Mapping[str, Posterior]]:
-    r"""Hands out the codes of the targets that are called inside of a :obj:`with` block; nothing
-    is remembered after it.
+    r"""Hands out the codes of the targets called inside a :obj:`with` block, and keeps none.
 
-    A target that is called several times gives its rows in the order of the calls, an output with
-    more than two dimensions its rows in row-major order. Blocks may be nested: a call belongs to
-    the innermost. What is computed again in the backward pass (activation checkpointing) does not
-    count as a call.
+    A target that is called several times yields its rows in the order of the calls. An output with
+    more than two dimensions yields them in row-major order. Blocks may be nested: a call belongs to
+    the innermost. Recomputation in the backward pass (activation checkpointing) is not a call.
 
     Args:
         model (torch.nn.Module): The model that :func:`attach` was called on, or a wrapper of it
@@ -398,15 +402,15 @@ def _check_unwrapped(model: nn.Module) -> None:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, wrappers) or hasattr(model, '_orig_mod'):
         raise ValueError(
-            f"'model' is wrapped in {type(model).__name__}, which would not notice the change; "
-            f'attach and detach on the model itself, then wrap it'
+            f"'model' must not be wrapped (got {type(model).__name__}), as the wrapper would miss "
+            f'the change; attach and detach on the model itself, then wrap it'
         )
     for path, module in model.named_modules():
         if getattr(module, '_compiled_call_impl', None) is not None:
             where = f"its '{path}'" if path else "'model'"
             raise ValueError(
-                f'{where} has been compiled by compile(), which would not notice the change; '
-                f'attach and detach first, then compile'
+                f'{where} has been compiled, and would miss the change; attach and detach first, '
+                f'then compile'
             )
 
 
@@ -418,7 +422,7 @@ def _resolve(model: nn.Module, modality: str, path: str) -> nn.Module:
             inside = [key for key in modules if key.startswith(f'{path}.')]
             raise TypeError(
                 f"target '{path}' of modality '{modality}' is a {type(modules[path]).__name__}, "
-                f'which is never called itself; name a module inside of it: {inside[:5]}'
+                f'which is never called itself; name a module inside it: {inside[:5]}'
             )
         return modules[path]
     value: Any = model
@@ -426,8 +430,8 @@ def _resolve(model: nn.Module, modality: str, path: str) -> nn.Module:
         value = getattr(value, part, None)
     if value is not None:
         raise TypeError(
-            f"target '{path}' of modality '{modality}' is a {type(value).__name__}, not a module, "
-            f'so no hook can see it; name the module that yields the representation, one of '
+            f"target '{path}' of modality '{modality}' must be a module (got a "
+            f'{type(value).__name__}); name the one that returns the representation: '
             f'{list(modules)[:10]}'
         )
     near = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)

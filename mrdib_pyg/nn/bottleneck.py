@@ -1,10 +1,10 @@
-"""The row-wise mathematics of a Gaussian posterior. Each function has a backward pass of its own,
-because a chain of element-wise operations passes through memory several times as often, and a plain
-reference, which is what a compiled graph takes: the compiler fuses such a chain itself.
+"""Gaussian posteriors. The row-wise functions have backward passes of their own, because a chain of
+element-wise operations goes through memory several times as often. A compiled graph takes their
+plain references: the compiler fuses such a chain itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,9 +40,9 @@ def encode_rows(
             alone.
 
     Returns:
-        tuple: The sample, the mean and the log standard deviation, ``[N, C]`` each, and, where it
-        comes along with a sample for less than :func:`kl_of_rows` takes, the KL divergence in nats
-        ``[N]``, else :obj:`None`.
+        tuple: The sample, the mean and the log standard deviation, ``[N, C]`` each, and the KL
+        divergence in nats ``[N]`` where it is cheaper to compute here than by :func:`kl_of_rows`,
+        else :obj:`None`.
     """
     if torch.compiler.is_compiling():
         return *encode_rows_reference(x, weight, bias, log_scale, noise, residual), None
@@ -172,8 +172,8 @@ class _KL(torch.autograd.Function):
 
 
 def _excess(logstd: Tensor, std: Tensor | None = None) -> Tensor:
-    # Of the variance over one. `expm1` takes twice as long as `exp`, and is as exact where no
-    # digits cancel. The standard deviation, if it is known, is overwritten.
+    # The variance minus one; overwrites the standard deviation if given. `exp` takes half the time
+    # of `expm1` and is as exact where no digits cancel.
     if not _is_below(logstd, -0.5):
         return (2 * logstd).expm1_()
     variance = (2 * logstd).exp_() if std is None else std.square_()
@@ -185,13 +185,13 @@ def _kl(mu: Tensor, logstd: Tensor, excess: Tensor) -> Tensor:
 
 
 def _is_below(x: Tensor, bound: float) -> bool:
-    # A GPU would have to be waited for.
+    # Not on a GPU, which this would wait for.
     return x.device.type == 'cpu' and x.numel() > 0 and float(x.max()) < bound
 
 
 def _outside(logstd: Tensor) -> Tensor | None:
-    # What the clamp will change; a value on a bound it leaves. Rarely is there any, and to look
-    # costs less than to mask; a GPU would have to be waited for.
+    # What the clamp will change. It is rarely anything, and looking costs less than masking, except
+    # on a GPU, which this would wait for.
     if logstd.device.type == 'cpu' and logstd.numel() > 0:
         low, high = logstd.aminmax()
         if MIN_LOGSTD <= float(low) and float(high) <= MAX_LOGSTD:
@@ -199,8 +199,7 @@ def _outside(logstd: Tensor) -> Tensor | None:
     return (logstd < MIN_LOGSTD) | (logstd > MAX_LOGSTD)
 
 
-# The log standard deviation starts inside of its bounds by as much: what a step carries over one
-# passes no gradient any more.
+# How far inside its bounds the log standard deviation starts: beyond one it has no gradient.
 _MARGIN = 0.5
 
 
@@ -232,8 +231,10 @@ class Posterior(NamedTuple):
 
 
 class EncodedPosterior(Posterior):
-    r"""A posterior whose :meth:`kl` was computed along with it: its gradient reaches the rows
-    that were encoded, and not :attr:`mu` or :attr:`logstd`, which do not lie between.
+    r"""A posterior with the KL divergence that its bottleneck computed on the way.
+
+    The gradient of :attr:`rate` goes straight to the encoded rows and the bottleneck's parameters,
+    past :attr:`mu` and :attr:`logstd`. That of :meth:`kl`, of equal value, goes through them.
 
     Args:
         rate (torch.Tensor): The KL divergence of each row in nats, ``[N]``.
@@ -248,9 +249,51 @@ class EncodedPosterior(Posterior):
         out.rate = rate
         return out
 
-    def kl(self) -> Tensor:
-        # One that was made by `_replace` has none: it may be another posterior.
-        return super().kl() if self.rate is None else self.rate
+
+def rate_of(posterior: Posterior) -> Tensor:
+    r"""Returns the KL divergence of each row in nats, ``[N]``, for a loss: the one computed by the
+    bottleneck where there is one, which saves a pass over the codes.
+    """
+    rate = getattr(posterior, 'rate', None)  # `_replace` drops it, as it should
+    return posterior.kl() if rate is None else rate
+
+
+#: The rows of one modality: one tensor, or one for users (if they have any) and one for items.
+ModalityRows = Tensor | tuple[Tensor | None, Tensor]
+
+Codes = Posterior | tuple[Posterior | None, Posterior]
+
+
+def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: ModalityRows) -> Codes:
+    r"""Applies a bottleneck to one tensor or a pair; :obj:`None` is the deterministic identity."""
+    if isinstance(rows, Tensor):
+        return Posterior(rows, rows) if bottleneck is None else bottleneck(rows)
+    user, item = rows
+    if bottleneck is None:
+        return None if user is None else Posterior(user, user), Posterior(item, item)
+    if user is None:
+        return None, bottleneck(item)
+    if user.dim() != 2 or item.dim() != 2 or user.size(1) != item.size(1):
+        raise ValueError(
+            f'the users and items of a modality must be matrices as wide as its bottleneck (got '
+            f'{list(user.shape)} and {list(item.shape)})'
+        )
+    # One call for both sides, which share the space, the parameters and the noise level.
+    posterior = bottleneck(torch.cat([user, item]))
+    size = [user.size(0), item.size(0)]
+    parts = [(None, None) if x is None else x.split(size) for x in posterior]
+    out = [Posterior(*part) for part in zip(*parts)]
+    rate = getattr(posterior, 'rate', None)
+    if rate is not None:
+        out = [EncodedPosterior.wrap(*pair) for pair in zip(out, rate.split(size))]
+    return out[0], out[1]
+
+
+def module_key(name: str) -> str:
+    r"""Returns the name of a modality in a :class:`~torch.nn.ModuleDict`, which refuses the names
+    of its attributes, such as ``'type'``.
+    """
+    return f'modality_{name}'
 
 
 class VariationalBottleneck(nn.Module):
@@ -262,12 +305,11 @@ class VariationalBottleneck(nn.Module):
         q(\mathbf{z}|\mathbf{x}) = \mathcal{N}(\mu(\mathbf{x}), \mathrm{diag}\,
         \sigma(\mathbf{x})^2), \quad \mathbf{z} = \mu + \sigma \odot \epsilon
 
-    with a residual mean :math:`\mu = \mathbf{x} + \mathbf{x} W + b` where :math:`W, b` start at
-    zero (and are kept as multiples of :math:`1 / C`, so that they learn no faster than what is
-    below them): a fresh bottleneck in evaluation mode returns its input bit for bit. The
-    standard deviation starts at a tenth of the root mean square of the first input in training
-    (kept as a buffer), because embedding tables start small and a fixed start would drown them in
-    noise.
+    with a residual mean :math:`\mu = \mathbf{x} + \mathbf{x} W + b`. :math:`W` and :math:`b` start
+    at zero: in evaluation mode a fresh bottleneck returns its input bit for bit. The layer stores
+    them times :math:`C`, so that they learn no faster than the layers below. The standard deviation
+    starts at a tenth of the root mean square of the first input in training (kept as a buffer):
+    embedding tables start small, and a fixed start would drown them in noise.
 
     Args:
         in_channels (int): Size of each input row.
@@ -318,7 +360,7 @@ class VariationalBottleneck(nn.Module):
         self.is_initialized.zero_()
 
     def _initial_logstd(self, x: Tensor) -> Tensor:
-        # No branch on the buffer's value: that would synchronize a GPU and break a compiled graph.
+        # A branch on the buffer's value would synchronize a GPU and break a compiled graph.
         if x.device.type == 'cpu' and not torch.compiler.is_compiling() and self.is_initialized:
             return self.log_scale.to(x.dtype)
         rms = x.detach().float().square().mean().sqrt()
@@ -327,7 +369,7 @@ class VariationalBottleneck(nn.Module):
         log_scale = torch.where(self.is_initialized, self.log_scale, first)
         if self.training:
             self.log_scale.copy_(log_scale)
-            # Rows of zeros have no scale yet, and rows that overflow none that is of use.
+            # Rows of zeros have no scale yet, and rows that overflow no usable one.
             self.is_initialized.logical_or_((rms > 0) & rms.isfinite())
         return log_scale.to(x.dtype)
 
@@ -355,9 +397,9 @@ class VariationalBottleneck(nn.Module):
         noise = None
         if self.training:
             noise = torch.randn(x.size(0), self.out_channels, dtype=x.dtype, device=x.device)
-        # Adam moves each weight by the learning rate, whatever the input: over its width, the head
-        # moves a code no farther in a step than the step moves the input itself. Without this it
-        # outruns the embedding tables below it, the bias (a popularity) first.
+        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, the
+        # head moves a code no farther than a step moves the input itself. Otherwise it outruns the
+        # embedding tables below, the bias (a popularity) first.
         residual = 1 / self.in_channels if self.in_channels == self.out_channels else None
         *out, rate = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
         posterior = Posterior(*out)
@@ -379,13 +421,13 @@ def product_of_experts(
         q(\mathbf{z}|\mathbf{x}_m)
 
     as in `"Multimodal Generative Models for Scalable Weakly-Supervised Learning"
-    <https://arxiv.org/abs/1802.05335>`_. A missing modality drops out of the product; a row
+    <https://arxiv.org/abs/1802.05335>`_. A missing modality drops out of the product. A row
     without any modality falls back to the prior.
 
     Args:
         posteriors (Sequence[Posterior]): One posterior per modality, all of the same shape. A
             deterministic one (:obj:`logstd=None`) counts as an expert of unit variance. Half
-            precision is computed in single precision.
+            precision is raised to single precision inside.
         masks (Sequence[torch.Tensor, optional], optional): Per modality a boolean ``[N]`` that is
             :obj:`True` where the modality is present, or :obj:`None` if it always is.
             (default: :obj:`None`)

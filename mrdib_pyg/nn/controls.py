@@ -5,20 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrdib_pyg.nn.bottleneck import Posterior
-from mrdib_pyg.nn.mrdib import Codes, PIDTerms, Rows, encode, make_all_sides, mean_over_batch
+from mrdib_pyg.nn.bottleneck import Codes, ModalityRows, Posterior, encode
+from mrdib_pyg.nn.mrdib import PIDTerms, make_all_sides, mean_over_batch
 
 
 class CodeNoise(nn.Module):
-    r"""A control for :class:`~mrdib_pyg.nn.MRdIB`: Gaussian noise on the codes in training, without
-    a rate and without any parameter,
+    r"""A control for :class:`~mrdib_pyg.nn.MRdIB`: Gaussian noise on the codes in training, with
+    neither a rate nor parameters,
 
     .. math::
         \mathbf{z}_m = \mathbf{x}_m + s \cdot \mathrm{RMS}(\mathbf{x}_m) \, \epsilon, \quad
         \epsilon \sim \mathcal{N}(0, I)
 
-    It takes the place of MRdIB in a model; all its terms are zero. The noise follows the scale of
-    the representation, since a fixed level would vanish as embeddings grow.
+    It takes the place of MRdIB in a model. All its terms are zero. The noise follows the scale of
+    the representation, because a fixed level would vanish as embeddings grow.
 
     Args:
         channels (Dict[str, int]): The width of each modality's representation, by its name.
@@ -44,14 +44,14 @@ class CodeNoise(nn.Module):
     def reset_parameters(self) -> None:
         r"""There is no parameter to reset."""
 
-    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+    def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
         r"""Returns every representation, with noise in training mode."""
         return {name: encode(self._add_noise, rows) for name, rows in x.items()}
 
     def _add_noise(self, x: Tensor) -> Posterior:
         if not self.training or x.numel() == 0:
             return Posterior(x, x)
-        # The squares of small or large rows are no numbers of half precision.
+        # Squares of small or large rows leave the range of half precision.
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         std = self.noise_scale * wide.square().mean().sqrt()
         return Posterior(x + std.to(x.dtype) * torch.randn_like(x), x)
@@ -64,7 +64,7 @@ class CodeNoise(nn.Module):
         dst_neg_index: Tensor,
         **kwargs: Any,
     ) -> PIDTerms:
-        r"""Returns terms of zero; arguments are those of :meth:`MRdIB.loss
+        r"""Returns terms of zero; takes the arguments of :meth:`MRdIB.loss
         <mrdib_pyg.nn.MRdIB.loss>`.
         """
         code = next(iter(codes.values()))
@@ -77,15 +77,14 @@ class CodeNoise(nn.Module):
 
 
 class CodePenalty(nn.Module):
-    r"""A control for :class:`~mrdib_pyg.nn.MRdIB`: plain shrinkage of the codes, without noise and
-    without any parameter,
+    r"""A control for :class:`~mrdib_pyg.nn.MRdIB`: plain shrinkage of the codes, with neither noise
+    nor parameters,
 
     .. math::
         \tfrac{1}{2} \sum_m \| \mathbf{x}_m \|_2^2
 
-    as a mean over the rows of the batch: the part of the bottleneck's rate that is an L2 penalty.
-    It takes the place of MRdIB in a model and is weighted as :obj:`bottleneck`; the other terms
-    are zero.
+    as a mean over the rows of the batch: the L2 part of the bottleneck's rate. It takes the place
+    of MRdIB in a model and has the weight of :obj:`bottleneck`. The other terms are zero.
 
     Args:
         channels (Dict[str, int]): The width of each modality's representation, by its name.
@@ -103,7 +102,7 @@ class CodePenalty(nn.Module):
     def reset_parameters(self) -> None:
         r"""There is no parameter to reset."""
 
-    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+    def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
         r"""Returns every representation as it is."""
         return {name: encode(None, rows) for name, rows in x.items()}
 
@@ -115,8 +114,8 @@ class CodePenalty(nn.Module):
         dst_neg_index: Tensor,
         **kwargs: Any,
     ) -> PIDTerms:
-        r"""Returns half the squared norm of the codes as :obj:`bottleneck`; further arguments are
-        those of :meth:`MRdIB.loss <mrdib_pyg.nn.MRdIB.loss>`.
+        r"""Returns half the squared norm of the codes as :obj:`bottleneck`; takes the arguments of
+        :meth:`MRdIB.loss <mrdib_pyg.nn.MRdIB.loss>`.
         """
         triplet = (src_index, dst_pos_index, dst_neg_index)
         sides = make_all_sides(

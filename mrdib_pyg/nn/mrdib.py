@@ -1,18 +1,32 @@
-"""Codes of users and items per modality: their forms, and the means a loss takes over them."""
+"""MRdIB as a layer: bottlenecks, critics, and the terms of the loss over a batch."""
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from operator import methodcaller
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mrdib_pyg.nn.bottleneck import EncodedPosterior, Posterior, VariationalBottleneck
+from mrdib_pyg.nn.bottleneck import (
+    Codes,
+    ModalityRows,
+    Posterior,
+    VariationalBottleneck,
+    encode,
+    module_key,
+    rate_of,
+)
 from mrdib_pyg.nn.mutual_information import CLUB, MINE, NWJ, Gaussian, InfoNCE
 from mrdib_pyg.ops import pid_loss
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 from mrdib_pyg.ops._pid_loss import split_mask
+
+#: Which rows, or which users and items, have a modality.
+Mask = Tensor | tuple[Tensor | None, Tensor | None] | None
+
+Triplet = tuple[Tensor, Tensor, Tensor]
 
 
 class PIDTerms(NamedTuple):
@@ -22,8 +36,10 @@ class PIDTerms(NamedTuple):
     Args:
         bottleneck (torch.Tensor): The rate :math:`\sum_m \mathrm{KL}(q(z_m|x_m) \,\|\,
             \mathcal{N}(0, I))`, a mean over the rows of the batch.
-        redundant (torch.Tensor): The estimate of :math:`I(Z_1; Z_2)`, a mean over pairs of
-            modalities.
+        redundant (torch.Tensor): The estimate of :math:`\frac{1}{M - 1} \sum_{m < n} I(Z_m; Z_n)`
+            over the pairs of :math:`M` modalities, zero for a single one. Each code stands in
+            :math:`M - 1` pairs, so the pressure on a code does not depend on :math:`M`. The paper
+            has :math:`M = 2` and one pair.
         unique (torch.Tensor): The loss of the decoders that see one modality each,
             :math:`-\sum_m \mathbb{E} \log p(y|z_m)`.
         synergistic (torch.Tensor, optional): The loss of the decoder that sees the fusion,
@@ -57,51 +73,11 @@ class PIDTerms(NamedTuple):
         return out
 
 
-#: One modality: one tensor of rows, or one for users (if they have any) and one for items.
-Rows = Tensor | tuple[Tensor | None, Tensor]
-
-Codes = Posterior | tuple[Posterior | None, Posterior]
-
-#: Which rows, or which users and items, have a modality.
-Mask = Tensor | tuple[Tensor | None, Tensor | None] | None
-
-Triplet = tuple[Tensor, Tensor, Tensor]
-
-
-def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: Rows) -> Codes:
-    r"""Applies a bottleneck to one tensor or to a pair; ``None`` is the deterministic identity."""
-    if isinstance(rows, Tensor):
-        return Posterior(rows, rows) if bottleneck is None else bottleneck(rows)
-    user, item = rows
-    if bottleneck is None:
-        return None if user is None else Posterior(user, user), Posterior(item, item)
-    if user is None:
-        return None, bottleneck(item)
-    if user.dim() != 2 or item.dim() != 2 or user.size(1) != item.size(1):
-        raise ValueError(
-            f'users and items of a modality must be matrices of one width, that of its bottleneck '
-            f'(got {list(user.shape)} and {list(item.shape)})'
-        )
-    # One call for both sides: they share the space, the parameters and the noise level.
-    return _split(bottleneck(torch.cat([user, item])), user.size(0))
-
-
-def _split(posterior: Posterior, num_users: int) -> tuple[Posterior, Posterior]:
-    size = [num_users, posterior.z.size(0) - num_users]
-    parts = [[None, None] if x is None else x.split(size) for x in posterior]
-    user, item = (Posterior(*part) for part in zip(*parts))
-    rate = getattr(posterior, 'rate', None)
-    if rate is None:
-        return user, item
-    rate_user, rate_item = rate.split(size)
-    return EncodedPosterior.wrap(user, rate_user), EncodedPosterior.wrap(item, rate_item)
-
-
 class Sides(NamedTuple):
-    r"""The user and item posteriors of one modality, with the masks of the rows that have it.
+    r"""The user and item posteriors of one modality, and masks of the rows that have it.
 
-    ``user`` is ``None`` where users have no code, and the same as ``item`` where both are rows of
-    one id space.
+    :obj:`user` is :obj:`None` where users have no code, and the same as :obj:`item` where both are
+    rows of one id space.
     """
 
     user: Posterior | None
@@ -112,59 +88,48 @@ class Sides(NamedTuple):
 
 
 def make_sides(
-    name: str, codes: Codes | Rows, user_embedding: Tensor | None, mask: Mask = None
+    name: str, codes: Codes | ModalityRows, user_embedding: Tensor | None, mask: Mask = None
 ) -> Sides:
-    r"""Tells users from items in any of the forms of a code; a plain tensor is deterministic."""
-    side = _make_sides(name, codes, user_embedding, *split_mask(name, mask))
-    user_rows = None if side.user is None else side.user.mu
-    for rows, value in ((user_rows, side.mask_user), (side.item.mu, side.mask_item)):
-        if value is None or rows is None:
+    r"""Tells users from items in any form of a code; a plain tensor is a deterministic code."""
+    mask_user, mask_item = split_mask(name, mask)
+    user: Posterior | None
+    is_shared = isinstance(codes, (Posterior, Tensor)) and user_embedding is None
+    if is_shared:
+        if mask_user is not None:
+            raise ValueError(
+                f"the mask of '{name}' must be one tensor, as users and items share one id space "
+                f'(got a pair)'
+            )
+        user = item = _wrap(codes)
+        mask_user = mask_item
+    else:
+        pair = (None, codes) if isinstance(codes, (Posterior, Tensor)) else codes
+        user, item = None if pair[0] is None else _wrap(pair[0]), _wrap(pair[1])
+        if user is None and user_embedding is None:
+            raise ValueError(
+                f"users have no code in '{name}': pass 'user_embedding', the model's own user "
+                f'embedding, to score with'
+            )
+        if user is None and mask_user is not None:
+            raise ValueError(
+                f"the mask of '{name}' must cover the items alone, as users have no code there "
+                f'(got a pair)'
+            )
+    for code, value in ((user, mask_user), (item, mask_item)):
+        if value is None or code is None:
             continue
         if value.dtype != torch.bool:
             raise TypeError(f"the mask of '{name}' must be boolean (got {value.dtype})")
-        if value.shape != rows.shape[:1]:
+        if value.shape != code.mu.shape[:1]:
             raise ValueError(
-                f"the mask of '{name}' must have one value for each of the {rows.size(0)} rows of "
-                f'its code (got the shape {list(value.shape)})'
+                f"the mask of '{name}' must have one value for each of the {code.mu.size(0)} rows "
+                f'of its code (got the shape {list(value.shape)})'
             )
-    return side
-
-
-def _make_sides(
-    name: str,
-    codes: Codes | Rows,
-    user_embedding: Tensor | None,
-    mask_user: Tensor | None,
-    mask_item: Tensor | None,
-) -> Sides:
-    if isinstance(codes, (Posterior, Tensor)):
-        code = _wrap(codes)
-        if user_embedding is None:  # users and items in one id space
-            if mask_user is not None:
-                raise ValueError(
-                    f"'{name}' has one tensor of rows, users and items in one id space: pass one "
-                    f'mask of these rows, not a pair'
-                )
-            return Sides(code, code, mask_item, mask_item, is_shared=True)
-        codes = (None, code)
-    user, item = codes
-    if user is None and user_embedding is None:
-        raise ValueError(
-            f"users have no code in '{name}': pass 'user_embedding', the model's own user "
-            f'embedding, to score with'
-        )
-    if user is None:
-        if mask_user is not None:
-            raise ValueError(
-                f"users have no code in '{name}', so there is none that a mask of users could "
-                f'leave out; pass the mask of the items alone'
-            )
-        return Sides(None, _wrap(item), None, mask_item)
-    return Sides(_wrap(user), _wrap(item), mask_user, mask_item)
+    return Sides(user, item, mask_user, mask_item, is_shared)
 
 
 def make_all_sides(
-    codes: Mapping[str, Codes | Rows],
+    codes: Mapping[str, Codes | ModalityRows],
     user_embedding: Tensor | None,
     present: Mapping[str, Mask] | None,
     triplet: Triplet,
@@ -186,25 +151,22 @@ def make_all_sides(
     }
     if len({side.is_shared for side in out.values()}) > 1:
         raise ValueError(
-            'a modality has one tensor of rows, users and items in one id space, and another a '
-            "pair of users and items; pass one form for all, or 'user_embedding' beside codes of "
-            'items alone'
+            "'codes' must have one form: either one tensor of rows for users and items, or pairs "
+            "(got both); codes of items alone need 'user_embedding'"
         )
     for side in out.values():
         users = user_embedding if side.user is None else side.user.mu
         assert users is not None
-        for key, index, num_rows in (
-            ('src_index', src, users.size(0)),
-            ('dst_pos_index', pos, side.item.mu.size(0)),
-            ('dst_neg_index', neg, side.item.mu.size(0)),
-        ):
-            _check_index(key, index, num_rows)
+        num_items = side.item.mu.size(0)
+        _check_index('src_index', src, users.size(0))
+        _check_index('dst_pos_index', pos, num_items)
+        _check_index('dst_neg_index', neg, num_items)
     return out
 
 
 def mean_over_batch(value: Callable[[Posterior], Tensor], side: Sides, triplet: Triplet) -> Tensor:
     r"""Returns the mean of a value per row over the 3B rows (user, positive, negative) of the
-    batch, repeats counted; rows without a code, or that a mask leaves out, do not count.
+    batch, repeats counted. Rows that have no code, or that a mask leaves out, do not count.
     """
     src, pos, neg = triplet
     total = num_rows = side.item.mu.new_zeros(())
@@ -214,45 +176,41 @@ def mean_over_batch(value: Callable[[Posterior], Tensor], side: Sides, triplet: 
     ):
         if code is None:
             continue
-        # A row counts as often as the batch reads it: no row is copied for that.
-        count = code.mu.new_zeros(code.mu.size(0), dtype=_counting(code.mu.dtype))
-        count = count.index_add(0, index, torch.ones_like(index, dtype=count.dtype))
+        # Weigh each row by its count in the batch rather than gather copies. Half precision cannot
+        # count beyond 256 or 2048.
+        dtype = torch.promote_types(code.mu.dtype, torch.float32)
+        count = code.mu.new_zeros(code.mu.size(0), dtype=dtype)
+        count = count.index_add(0, index, torch.ones_like(index, dtype=dtype))
         count = count if mask is None else count * mask
         total = total + (value(code) * count).sum()
         num_rows = num_rows + count.sum()
     return total / num_rows.clamp(min=1)
 
 
-def _wrap(code: Posterior | Tensor) -> Posterior:
+def _wrap(code: Any) -> Posterior:
     return code if isinstance(code, Posterior) else Posterior(code, code)
 
 
-def _counting(dtype: torch.dtype) -> torch.dtype:
-    # Half precision cannot count beyond 256 or 2048.
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _check_index(name: str, index: Tensor, num_rows: int) -> None:
-    # Reading the largest index of a tensor on an accelerator would wait for it.
+    # Not on an accelerator, which this would wait for.
     if torch.compiler.is_compiling() or index.device.type != 'cpu' or index.numel() == 0:
         return
     low, high = index.aminmax()
     if int(low) < 0 or int(high) >= num_rows:
         raise IndexError(
-            f"'{name}' reaches from {int(low)} to {int(high)} but there are {num_rows} rows; pass "
-            f"indices into the rows of 'codes', not ids of another space"
+            f"'{name}' must lie in [0, {num_rows}) (got {int(low)} to {int(high)}): rows of 'codes'"
         )
 
 
 def critic_rows(
     index: Tensor, num_rows: int, masks: Sequence[Tensor | None], limit: int | None
 ) -> Tensor:
-    r"""Returns the rows that an estimator of the redundancy reads: those of a batch, each once,
+    r"""Returns the rows that an estimator of the redundancy reads: the distinct rows of a batch
     that have both modalities, or a sample of :obj:`limit` of them.
 
-    Where shapes must not depend on the batch, as in a compiled graph, always :obj:`limit` rows are
-    returned, or as many as :obj:`index` has or there are: where a batch has fewer, rows of other
-    nodes that have both modalities fill the sample up, and where these run out, they are repeated.
+    Where shapes must not depend on the batch, it always returns :obj:`limit` rows (at most as many
+    as :obj:`index` has or there are). It fills up a smaller batch with other rows that have both
+    modalities, and then with repeats.
 
     Args:
         index (torch.Tensor): The rows of a batch, with repeats.
@@ -261,9 +219,9 @@ def critic_rows(
         limit (int, optional): The size of a sample; :obj:`None` takes all.
     """
     if has_fixed_shapes():
-        size = index.numel() if limit is None else limit
-        return _static_sample(index, num_rows, masks, min(size, num_rows))
-    # Marking takes a tenth of what `unique` does.
+        limit = index.numel() if limit is None else limit
+        return _static_sample(index, num_rows, masks, min(limit, num_rows))
+    # Marking takes a tenth of the time of `unique`.
     is_read = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
     is_read[index] = True
     for mask in masks:
@@ -271,7 +229,7 @@ def critic_rows(
             is_read &= mask
     index = is_read.nonzero().squeeze(1)
     if limit is not None and index.numel() > limit:
-        # Not `randperm`, whose use as an index torch 2.13 cannot compile.
+        # torch 2.13 cannot compile indexing by `randperm`.
         index = index[torch.rand(index.numel(), device=index.device).argsort()[:limit]]
     return index
 
@@ -279,7 +237,7 @@ def critic_rows(
 def _static_sample(
     index: Tensor, num_rows: int, masks: Sequence[Tensor | None], size: int
 ) -> Tensor:
-    # Random keys, in three classes: rows of the batch, other rows, rows without a modality.
+    # Random keys in three classes: rows of the batch, other rows, rows without a modality.
     key = torch.rand(num_rows, device=index.device) + 1
     in_batch = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
     key = key - in_batch.index_fill(0, index, True).to(key.dtype)
@@ -328,12 +286,12 @@ class MRdIB(nn.Module):
     Args:
         channels (Dict[str, int]): The width of each modality's representation, by its name.
         redundancy (str or Callable, optional): The estimator of :math:`I(Z_1; Z_2)`:
-            :obj:`"mine"`, :obj:`"nwj"`, :obj:`"infonce"`, :obj:`"club"`, :obj:`"gaussian"`, any
-            callable :obj:`(in_channels_1, in_channels_2, hidden_channels)` that returns a
-            :class:`~mrdib_pyg.nn.mutual_information.MutualInformation`, or :obj:`None` for a
-            redundancy of zero. The default is that of the paper. Where codes are to share little,
-            :obj:`"gaussian"` lowered it most reliably in our measurements (``docs/PID.md``): it
-            has no critic to keep up, but needs a batch of more rows than the codes are wide.
+            :obj:`"mine"` (that of the paper), :obj:`"nwj"`, :obj:`"infonce"`, :obj:`"club"`,
+            :obj:`"gaussian"`, any callable :obj:`(in_channels_1, in_channels_2, hidden_channels)`
+            that returns a :class:`~mrdib_pyg.nn.mutual_information.MutualInformation` (the layer
+            keeps a copy), or :obj:`None` for a redundancy of zero. In our measurements
+            (``docs/PID.md``) :obj:`"gaussian"` lowered the redundancy most reliably: it has no
+            critic to train, but needs batches of more rows than the codes are wide.
             (default: :obj:`"mine"`)
         bottleneck (str, optional): Where the bottleneck sits, after `"Multimodal Information
             Bottleneck" <https://arxiv.org/abs/2210.17444>`_: :obj:`"late"` (one per modality),
@@ -342,19 +300,19 @@ class MRdIB(nn.Module):
         fused_channels (int, optional): The width of the fused representation, needed by
             :obj:`"early"` and :obj:`"complete"`. (default: :obj:`None`)
         hidden_channels (int, optional): The width of the critics. (default: :obj:`64`)
-        user_codes (bool, optional): If set to :obj:`False`, the critics between user codes are
-            left out: for models in which only items have a representation per modality, whose
-            :meth:`loss` then takes a :obj:`user_embedding`; and where users and items share one
-            id space, in which they have no use. (default: :obj:`True`)
-        num_critic_rows (int, optional): In training at most so many rows of the batch, drawn anew
-            in every call, pass an estimator, whose cost is proportional to them. :obj:`None` takes
-            all, and the Gaussian estimator, whose bias falls with their
-            number, always does. (default: :obj:`512`)
+        user_codes (bool, optional): If set to :obj:`False`, there are no critics between user
+            codes: for models in which only items have a representation per modality (:meth:`loss`
+            then takes a :obj:`user_embedding`), and for one id space of users and items.
+            (default: :obj:`True`)
+        num_critic_rows (int, optional): The most rows of a batch that an estimator reads in
+            training, a fresh sample in each call; its cost is proportional to them. :obj:`None`
+            takes all, as the Gaussian estimator always does: its bias falls with their number.
+            (default: :obj:`512`)
 
     Raises:
-        TypeError: If :obj:`channels` is no dictionary.
-        ValueError: If a setting is unknown, a width is not positive, or :obj:`fused_channels` is
-            missing.
+        TypeError: If :obj:`channels` is not a dictionary, or :obj:`redundancy` an estimator rather
+            than a callable that makes one.
+        ValueError: If a setting is unknown or missing, or a width is not positive.
     """
 
     def __init__(
@@ -370,8 +328,7 @@ class MRdIB(nn.Module):
         super().__init__()
         if not isinstance(channels, Mapping):
             raise TypeError(
-                f"'channels' must map the name of each modality to its width, e.g. {{'image': 64}} "
-                f'(got {channels!r})'
+                f"'channels' must map the name of each modality to its width (got {channels!r})"
             )
         if len(channels) == 0:
             raise ValueError("'channels' is empty; name at least one modality, e.g. {'image': 64}")
@@ -388,33 +345,31 @@ class MRdIB(nn.Module):
                 f"'redundancy' must be one of {sorted(ESTIMATORS)}, a callable or None "
                 f"(got '{redundancy}')"
             )
+        if isinstance(redundancy, nn.Module):
+            raise TypeError(
+                f"'redundancy' must be a callable that makes an estimator (got {redundancy!r})"
+            )
         for name, width in [*channels.items(), ('fused', fused_channels)]:
             if width is not None and width < 1:
                 raise ValueError(f"the width of '{name}' must be positive (got {width})")
             if '.' in name:
-                raise ValueError(
-                    f"the modality '{name}' has a dot in its name, which no submodule may have; "
-                    f'rename it'
-                )
+                raise ValueError(f"the name of a modality must have no dot (got '{name}')")
         if num_critic_rows is not None and num_critic_rows < 2:
             raise ValueError(
-                f"'num_critic_rows' must be at least 2 or None (got {num_critic_rows})"
+                f"'num_critic_rows' must be None or at least 2 (got {num_critic_rows})"
             )
         self.channels = dict(channels)
-        self.redundancy = redundancy
-        self.bottleneck = bottleneck
-        self.fused_channels = fused_channels
-        self.hidden_channels = hidden_channels
-        self.user_codes = user_codes
-        self.num_critic_rows = num_critic_rows
+        self.redundancy, self.bottleneck = redundancy, bottleneck
+        self.fused_channels, self.hidden_channels = fused_channels, hidden_channels
+        self.user_codes, self.num_critic_rows = user_codes, num_critic_rows
 
-        self.bottlenecks = nn.ModuleDict()
-        if bottleneck in ('late', 'complete'):
-            for name, width in self.channels.items():
-                self.bottlenecks[_key(name)] = VariationalBottleneck(width)
+        late = self.channels if bottleneck != 'early' else {}
+        self.bottlenecks = nn.ModuleDict(
+            {module_key(name): VariationalBottleneck(width) for name, width in late.items()}
+        )
         self.fused_bottleneck: VariationalBottleneck | None = None
         if bottleneck in ('early', 'complete'):
-            assert fused_channels is not None
+            assert fused_channels is not None  # checked above
             self.fused_bottleneck = VariationalBottleneck(fused_channels)
 
         self.critics = nn.ModuleDict()
@@ -423,20 +378,15 @@ class MRdIB(nn.Module):
             for side in ('user', 'item') if user_codes else ('item',):
                 for i, j in combinations(range(len(self.channels)), 2):
                     widths = list(self.channels.values())
-                    self.critics[f'{side}_{i}_{j}'] = make(widths[i], widths[j], hidden_channels)
+                    critic = make(widths[i], widths[j], hidden_channels)
+                    # One that is the layer's own, which the layer resets and trains.
+                    self.critics[f'{side}_{i}_{j}'] = copy.deepcopy(critic)
 
     @property
     def config(self) -> dict[str, Any]:
         r"""The settings as keyword arguments, so that ``MRdIB(**config)`` builds the layer anew."""
-        return {
-            'channels': dict(self.channels),
-            'redundancy': self.redundancy,
-            'bottleneck': self.bottleneck,
-            'fused_channels': self.fused_channels,
-            'hidden_channels': self.hidden_channels,
-            'user_codes': self.user_codes,
-            'num_critic_rows': self.num_critic_rows,
-        }
+        names = list(inspect.signature(MRdIB).parameters)
+        return {name: getattr(self, name) for name in names} | {'channels': dict(self.channels)}
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
@@ -444,7 +394,7 @@ class MRdIB(nn.Module):
             if module is not None:
                 module.reset_parameters()  # type: ignore[operator]
 
-    def forward(self, x: Mapping[str, Rows]) -> dict[str, Codes]:
+    def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
         r"""Encodes every modality.
 
         Args:
@@ -474,20 +424,19 @@ class MRdIB(nn.Module):
                     f"the rows of '{name}' must have the shape [N, {self.channels[name]}] (got "
                     f"{list(item.shape)}); set its width in 'channels'"
                 )
-        items = [rows if isinstance(rows, Tensor) else rows[1] for rows in x.values()]
-        users = [None if isinstance(rows, Tensor) else rows[0] for rows in x.values()]
-        for side in (users, items):
+        pairs = [(None, rows) if isinstance(rows, Tensor) else rows for rows in x.values()]
+        for side in zip(*pairs):
             sizes = [rows.size(0) for rows in side if rows is not None]
             if len(set(sizes)) > 1:
                 raise ValueError(
-                    f'the modalities {list(x)} have different numbers of rows: {sizes}'
+                    f'the modalities {list(x)} must have as many rows each (got {sizes})'
                 )
         return {name: encode(self._bottleneck(name), rows) for name, rows in x.items()}
 
-    def encode_fused(self, fused: Rows) -> Codes:
-        r"""Encodes the fused representation, for :obj:`bottleneck="early"` and
-        :obj:`"complete"`; a deterministic pass for :obj:`"late"`. Hand the result to :meth:`loss`
-        as :obj:`fused`.
+    def encode_fused(self, fused: ModalityRows) -> Codes:
+        r"""Encodes the fused representation, for :obj:`bottleneck="early"` and :obj:`"complete"`;
+        for :obj:`"late"` the code is the representation itself. Pass the result to :meth:`loss` as
+        :obj:`fused`.
         """
         return encode(self.fused_bottleneck, fused)
 
@@ -498,13 +447,12 @@ class MRdIB(nn.Module):
         dst_pos_index: Tensor,
         dst_neg_index: Tensor,
         user_embedding: Tensor | None = None,
-        fused: None | Codes | Rows = None,
+        fused: None | Codes | ModalityRows = None,
         *,
         unimodal: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         present: Mapping[str, Mask] | None = None,
     ) -> PIDTerms:
-        r"""Computes the loss terms over triplets of a user, an item the user has interacted with,
-        and an item drawn as a negative.
+        r"""Computes the loss terms over triplets of a user, a positive and a negative item.
 
         Args:
             codes (Dict[str, Posterior or Tuple[Posterior, Posterior]]): The output of
@@ -514,26 +462,26 @@ class MRdIB(nn.Module):
             dst_pos_index (torch.Tensor): The positive items as rows of the item codes, ``[B]``.
             dst_neg_index (torch.Tensor): The negative items as rows of the item codes, ``[B]``.
             user_embedding (torch.Tensor, optional): The model's own user embedding ``[U, C]``,
-                with which a unimodal decoder scores where users have no code. Without it, codes
-                of one tensor are those of users and items in one id space. (default: :obj:`None`)
+                which scores where users have no code. Without it, a code of one tensor covers
+                users and items in one id space. (default: :obj:`None`)
             fused (Tuple[torch.Tensor, torch.Tensor], optional): The fused users and items whose
                 inner product is the model's score, or the output of :meth:`encode_fused`; yields
                 :obj:`synergistic`. (default: :obj:`None`)
             unimodal (Dict[str, Tuple[torch.Tensor, torch.Tensor]], optional): Per modality the
-                users and items whose inner product is the unimodal score, in place of the codes
-                themselves; a modality that is not named keeps them. (default: :obj:`None`)
+                users and items whose inner product is the unimodal score. A modality not named
+                scores by its codes. (default: :obj:`None`)
             present (Dict[str, torch.Tensor], optional): Per modality a boolean mask of the rows
-                (or a pair of masks for users and items) that have it; terms are averaged over the
-                rows that do. What is left out must still be finite: give it rows of zeros.
-                (default: :obj:`None`, all of them)
+                (or a pair of masks for users and items) that have it. Terms are means over these
+                rows; the others must still be finite, such as zeros.
+                (default: :obj:`None`, all rows)
 
         Returns:
             PIDTerms: Scalars in nats; nothing is remembered between calls.
 
         Raises:
-            ValueError: If users have neither codes nor a :obj:`user_embedding`, :obj:`fused` has
-                passed no bottleneck though there is one for it, modalities are of different forms,
-                index tensors differ in shape, a mask has another length, or names are not those of
+            ValueError: If users have neither codes nor a :obj:`user_embedding`, :obj:`fused` did
+                not pass the bottleneck for it, the forms of the modalities, the shapes of the
+                indices or the length of a mask do not agree, or a name is not in
                 :obj:`channels`.
             TypeError: If a mask is not boolean.
             IndexError: If an index lies beyond the rows of the codes.
@@ -541,8 +489,8 @@ class MRdIB(nn.Module):
         self._check_names(codes)
         if self.fused_bottleneck is not None and not _is_encoded(fused):
             raise ValueError(
-                f"'fused' must be what encode_fused() returns where 'bottleneck' is "
-                f"'{self.bottleneck}': its rate is part of the loss"
+                f"'fused' must come from encode_fused() with bottleneck='{self.bottleneck}': its "
+                f'rate is part of the loss'
             )
         triplet = (src_index, dst_pos_index, dst_neg_index)
         sides = make_all_sides(codes, user_embedding, present, triplet)
@@ -553,13 +501,13 @@ class MRdIB(nn.Module):
         zero = next(iter(sides.values())).item.mu.new_zeros(())
         rate, pairs, masks = zero, {}, {}
         for name, side in sides.items():
-            rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
+            rate = rate + mean_over_batch(rate_of, side, triplet)
             pairs[name] = _scored(name, side, user_embedding, scored.get(name))
             masks[name] = (side.mask_user, side.mask_item)
         fused_pair = None
         if fused is not None:
             side = make_all_sides({'fused': fused}, user_embedding, None, triplet)['fused']
-            rate = rate + mean_over_batch(methodcaller('kl'), side, triplet)
+            rate = rate + mean_over_batch(rate_of, side, triplet)
             fused_pair = _scored('fused', side, user_embedding, None)
         decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
         redundant = self._redundant(sides, triplet, zero)
@@ -572,53 +520,51 @@ class MRdIB(nn.Module):
         is_shared = next(iter(sides.values())).is_shared
         items = torch.cat([src, pos, neg] if is_shared else [pos, neg])
         values: list[Tensor] = []
-        for (i, name_1), (j, name_2) in combinations(list(enumerate(self.channels)), 2):
-            side_1, side_2 = sides[name_1], sides[name_2]
-            pair = [self._estimate('item', i, j, side_1, side_2, items)]
-            has_users = side_1.user is not None and side_2.user is not None
-            if has_users and self.user_codes and not is_shared:
-                pair.append(self._estimate('user', i, j, side_1, side_2, src))
+        for i, j in combinations(range(len(self.channels)), 2):
+            first, second = (sides[list(self.channels)[k]] for k in (i, j))
+            codes, masks = (first.item, second.item), (first.mask_item, second.mask_item)
+            pair = [self._estimate(f'item_{i}_{j}', codes, masks, items)]
+            if first.user and second.user and self.user_codes and not is_shared:
+                codes, masks = (first.user, second.user), (first.mask_user, second.mask_user)
+                pair.append(self._estimate(f'user_{i}_{j}', codes, masks, src))
             values.append(torch.stack(pair).mean())
-        return torch.stack(values).mean()
+        # Each code stands in M - 1 pairs: its share of the term is the same for any M.
+        return torch.stack(values).sum() / (len(self.channels) - 1)
 
     def _estimate(
-        self, kind: str, i: int, j: int, side_1: Sides, side_2: Sides, index: Tensor
+        self,
+        name: str,
+        codes: tuple[Posterior, Posterior],
+        masks: Sequence[Tensor | None],
+        index: Tensor,
     ) -> Tensor:
-        codes, masks = [], []
-        for side in (side_1, side_2):
-            code, mask = side.item, side.mask_item
-            if kind == 'user':
-                assert side.user is not None
-                code, mask = side.user, side.mask_user
-            codes.append(code.z)
-            masks.append(mask)
-        critic = self.critics[f'{kind}_{i}_{j}']
+        critic = self.critics[name]
         samples = self.training and getattr(critic, 'subsample', True)
         limit = self.num_critic_rows if samples else None
-        rows = critic_rows(index, codes[0].size(0), masks, limit)
-        z1, z2 = (z.index_select(0, rows) for z in codes)
+        rows = critic_rows(index, codes[0].z.size(0), masks, limit)
+        z1, z2 = (code.z.index_select(0, rows) for code in codes)
         return critic.penalty(z1, z2)  # type: ignore[operator]
 
     def drop_user_critics(self) -> None:
-        r"""Removes the critics between user codes, for a model in which users have none."""
+        r"""Removes the critics between user codes, for a model whose users have none."""
         for name in [name for name in self.critics if name.startswith('user_')]:
             del self.critics[name]
         self.user_codes = False
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
+        names = sorted(self.channels)
         if not isinstance(given, Mapping):
             raise TypeError(
-                f'expected a dictionary with an entry for each of the modalities '
-                f'{sorted(self.channels)} (got {type(given).__name__})'
+                f'the input must be a dictionary over the modalities {names} (got '
+                f'{type(given).__name__})'
             )
-        if set(given) != set(self.channels):
+        if set(given) != set(names):
             raise ValueError(
-                f'expected the modalities {sorted(self.channels)} (got {sorted(given)}); name them '
-                f"in 'channels' as they are passed here"
+                f"the modalities must be those of 'channels', {names} (got {sorted(given)})"
             )
 
     def _bottleneck(self, name: str) -> nn.Module | None:
-        return self.bottlenecks[_key(name)] if self.bottleneck != 'early' else None
+        return self.bottlenecks[module_key(name)] if self.bottleneck != 'early' else None
 
     def __repr__(self) -> str:
         return (
@@ -627,11 +573,7 @@ class MRdIB(nn.Module):
         )
 
 
-def _key(name: str) -> str:
-    return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has
-
-
-def _is_encoded(fused: None | Codes | Rows) -> bool:
+def _is_encoded(fused: None | Codes | ModalityRows) -> bool:
     parts = [fused] if isinstance(fused, (Posterior, Tensor)) else list(fused or [])
     found = [part for part in parts if part is not None]
     return len(found) > 0 and all(

@@ -448,14 +448,12 @@ def load_model(
         )
     name = str(identity['model'])
     if cls is None:
-        # By the bare name of the class, too, which checkpoints used to hold.
-        of_package = {**{model.__name__: model for model in MODELS.values()}, **MODELS}
-        if name not in of_package:
+        if name not in MODELS:
             raise CheckpointError(
                 f"'{path}' holds the model {name}, which is not one of this package; pass its "
                 f"class as 'cls', on the command line by --model MODULE:CLASS"
             )
-        cls = of_package[name]
+        cls = MODELS[name]
     cls = find_model(cls)
     if not is_of_model(name, cls, may_have_moved=True):
         raise CheckpointError(

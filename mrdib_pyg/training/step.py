@@ -89,13 +89,7 @@ def make_loss_step(
     compiled = torch.compile(step, dynamic=False)
 
     def compiled_step(batch: Triplets) -> tuple[Tensor, Terms]:
-        if batch.src_index.numel() != compile_size:
-            return step(batch)
-        model.static_shapes = True
-        try:
-            return compiled(batch)
-        finally:
-            model.static_shapes = False
+        return (compiled if batch.src_index.numel() == compile_size else step)(batch)
 
     return compiled_step
 
@@ -200,12 +194,8 @@ class GraphedStep(TrainStep):
         return dict(zip(self.names, self.values.clone().unbind()))
 
     def _fixed_step(self, batch: Triplets) -> dict[str, Tensor]:
-        self.model.static_shapes = True
-        try:
-            with fixed_shapes():
-                return super().__call__(batch)
-        finally:
-            self.model.static_shapes = False
+        with fixed_shapes():
+            return super().__call__(batch)
 
     def _run(self, batch: Triplets) -> dict[str, Tensor]:
         # On the stream of the capture, where autograd then finds what it has made here.

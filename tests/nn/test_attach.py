@@ -296,7 +296,7 @@ def test_repeated_calls_give_their_rows_in_call_order():
     torch.testing.assert_close(codes['image'].mu, means['image'].mu)
     rows = torch.arange(16)
     mrdib.loss(codes, src, rows, rows + 16, user_embedding=model.user.weight)
-    with pytest.raises(IndexError, match="'dst_neg_index' reaches from 17 to 32 .* 32 rows"):
+    with pytest.raises(IndexError, match=r"'dst_neg_index' .*\[0, 32\) \(got 17 to 32\)"):
         mrdib.loss(codes, src, rows, rows + 17, user_embedding=model.user.weight)
 
 
@@ -349,11 +349,11 @@ def test_exception_inside_of_capture():
 
 def test_not_called():
     model, mrdib = make()
-    message = "target 'image_proj' of modality 'image' was not called inside of capture"
+    message = "target 'image_proj' of modality 'image' was not called inside capture"
     with pytest.raises(RuntimeError, match=message), capture(model):
         pass
     assert_clean(model)
-    with pytest.raises(RuntimeError, match="'text_proj'.*reads its weight"), capture(model):
+    with pytest.raises(RuntimeError, match="'text_proj' of modality 'text'"), capture(model):
         model.image_proj(model.image)
     with pytest.raises(RuntimeError, match=message), capture(model) as codes:
         mrdib.loss(codes, *make_triplet(), user_embedding=model.user.weight)
@@ -366,7 +366,7 @@ def test_different_numbers_of_rows():
     with capture(model) as codes:
         model(*make_triplet())
         model.text_proj(model.text)
-    with pytest.raises(ValueError, match=r"\('image_proj' 30, 'text_proj' 60\)"):
+    with pytest.raises(ValueError, match="'image_proj' 30, 'text_proj' 60"):
         mrdib.loss(codes, *make_triplet(), user_embedding=model.user.weight)
 
 
@@ -404,16 +404,16 @@ def test_called_without_gradients():
         ({'image': 'xyzzy'}, {}, ValueError, "does not exist in Model; its modules are .'user'"),
         ({'image': ''}, {}, ValueError, 'does not exist'),
         ({'image': 'text_proj.7'}, {}, ValueError, "did you mean .'text_proj"),
-        ({'image': 'image'}, {}, TypeError, "'image' .* is a Tensor, not a module"),
-        ({'image': 'user.weight'}, {}, TypeError, 'is a Parameter, not a module'),
-        ({'image': 'items'}, {}, TypeError, 'is a method, not a module'),
+        ({'image': 'image'}, {}, TypeError, "'image' .*got a Tensor"),
+        ({'image': 'user.weight'}, {}, TypeError, 'got a Parameter'),
+        ({'image': 'items'}, {}, TypeError, 'got a method'),
         ({'image': 'heads'}, {}, TypeError, "ModuleList, which is never called.*'heads.0'"),
         ({'a': 'user', 'b': 'user'}, {}, ValueError, "'user' is the target of both 'a' and 'b'"),
         ({}, {}, ValueError, "'targets' is empty"),
-        (TARGETS, {'channels': {'image': 8}}, ValueError, "'channels' names .*'image'"),
+        (TARGETS, {'channels': {'image': 8}}, ValueError, "'channels' must .*got .'image'"),
         (TARGETS, {'channels': 0}, ValueError, 'must be positive'),
-        (TARGETS, {'name': 'user'}, ValueError, "cannot hold the layer as 'user'.*name="),
-        (TARGETS, {'name': 'no name'}, ValueError, "cannot hold the layer as 'no name'"),
+        (TARGETS, {'name': 'user'}, ValueError, "'name' must .*got 'user'"),
+        (TARGETS, {'name': 'no name'}, ValueError, "'name' must .*got 'no name'"),
         (TARGETS, {'bottleneck': 'early'}, ValueError, "'bottleneck' cannot be set"),
         (TARGETS, {'user_codes': True}, ValueError, "'user_codes' cannot be set"),
         (TARGETS, {'redundancy': 'nope'}, ValueError, "'redundancy' must be one of"),
@@ -431,42 +431,40 @@ def test_attach_refuses(targets, kwargs, error, message):
 def test_output_that_does_not_fit():
     model = Holder(gru=nn.GRU(3, 4), lin=nn.Linear(3, 4), flat=nn.Flatten())
     attach(model, {'a': 'gru', 'b': 'lin', 'c': 'flat'}, channels=8)
-    with pytest.raises(TypeError, match="'gru' of modality 'a' returned a tuple, not"):
+    with pytest.raises(TypeError, match="'gru' of modality 'a' .*got a tuple"):
         model.gru(torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"'lin' .* \[2, 4\], .* given as 8; .*\{'b': 4, \.\.\.\}"):
         model.lin(torch.ones(2, 3))
-    with pytest.raises(TypeError, match="'flat' of modality 'c' returned a torch.int64 tensor"):
+    with pytest.raises(TypeError, match="'flat' of modality 'c' .*got a torch.int64"):
         model.flat(torch.ones(2, 8, dtype=torch.long))
 
 
 def test_attached_twice_wrapped_or_not_at_all():
     model, _ = make()
-    with pytest.raises(ValueError, match=r'attached already, as Model.mrdib; call detach'):
+    with pytest.raises(ValueError, match='already, as Model.mrdib'):
         attach(model, TARGETS, channels=8, name='other')
     both = nn.ModuleList([model, make()[0]])
-    with pytest.raises(ValueError, match='attached already'):
+    with pytest.raises(ValueError, match='already, as Model.mrdib'):
         attach(Holder(model=model), {'image': 'model.image_proj'}, channels=8)
-    with pytest.raises(ValueError, match=r'more than one attached MRdIB \(Model.mrdib, Model.m'):
+    with pytest.raises(ValueError, match=r'\(Model.mrdib, Model.m'):
         with capture(both):
             pass
     detach(model)
     with capture(both):  # only one is left, and it is found inside of the list
         both[1](*make_triplet())
-    with pytest.raises(ValueError, match='no MRdIB is attached to this Model; call attach'):
+    with pytest.raises(ValueError, match='this Model; call attach'):
         detach(model)
-    with pytest.raises(ValueError, match='no MRdIB is attached'), capture(model):
+    with pytest.raises(ValueError, match='this Model; call attach'), capture(model):
         pass
     for part, where in (('', "'model'"), ('image_proj', "its 'image_proj'")):
         compiled = Model()
         compiled.get_submodule(part).compile(backend='eager')
-        with pytest.raises(ValueError, match=f'{where} has been compiled .*then compile'):
+        with pytest.raises(ValueError, match=f'{where} has been compiled'):
             attach(compiled, TARGETS, channels=CHANNELS)
     for wrapped in [nn.DataParallel(model), torch.compile(model, backend='eager')]:
-        with pytest.raises(ValueError, match='is wrapped in .*attach and detach on the model'):
+        with pytest.raises(ValueError, match="'model' must not be wrapped .got"):
             attach(wrapped, TARGETS, channels=8)
-    with pytest.raises(
-        TypeError, match="'model' is a Sequential, .*attribute of a torch.nn.Module"
-    ):
+    with pytest.raises(TypeError, match="'model' must .*got Sequential"):
         attach(nn.Sequential(nn.Linear(3, 8)), {'image': '0'}, channels=8)
     with pytest.raises(TypeError, match="'model' must be a torch.nn.Module"):
         attach(lambda x: x, TARGETS)
@@ -475,7 +473,7 @@ def test_attached_twice_wrapped_or_not_at_all():
 def test_other_name():
     model = Model()
     model.mrdib = nn.Identity()
-    with pytest.raises(ValueError, match="'mrdib', which it has already"):
+    with pytest.raises(ValueError, match="'name' must .*got 'mrdib'"):
         attach(model, TARGETS, channels=8)
     mrdib = attach(model, TARGETS, channels=8, name='attached')
     assert model.attached is mrdib

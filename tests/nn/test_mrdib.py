@@ -114,7 +114,8 @@ def naive(mrdib, codes, triplet, user_embedding=None, fused=None, masks=None):
         synergistic = mean(
             [softplus(-float(user[u] @ item[i] - user[u] @ item[j])) for u, i, j in zip(*triplet)]
         )
-    return rate, mean(redundant), unique, synergistic
+    redundant = sum(redundant) / max(len(mrdib.channels) - 1, 1)
+    return rate, redundant, unique, synergistic
 
 
 def check(mrdib, codes, triplet, masks=None, **kwargs):
@@ -157,6 +158,32 @@ def test_values_of_three_modalities():
     x = make_pairs(mrdib.channels)
     assert len(mrdib.critics) == 6  # three pairs, for users and for items
     check(mrdib, mrdib(x), make_triplet())
+
+
+@pytest.mark.parametrize('num_modalities', [1, 2, 3, 5])
+def test_the_pressure_on_a_code_does_not_depend_on_the_number_of_modalities(num_modalities):
+    """Modalities that all hold the same: one code feels the same pull from one or four others."""
+    names = [f'm{i}' for i in range(num_modalities)]
+    mrdib = MRdIB(dict.fromkeys(names, 6), redundancy='gaussian').double().eval()
+    generator = torch.Generator().manual_seed(0)
+    draw = dict(dtype=torch.float64, generator=generator)
+    rows = 200
+    common, noise = torch.randn(rows, 6, **draw), torch.randn(2, rows, 6, **draw)
+    first = (common + noise[0]).requires_grad_()
+    x = dict.fromkeys(names, common + noise[1])
+    x['m0'] = first
+    index = torch.arange(rows)
+    out = mrdib.loss(
+        {name: Posterior(z, z) for name, z in x.items()}, *[index] * 3, user_embedding=common
+    ).redundant
+    if num_modalities == 1:
+        assert float(out) == 0.0 and not out.requires_grad
+        return
+    pair = MRdIB({'a': 6, 'b': 6}, redundancy='gaussian').double().eval()
+    codes = {'a': Posterior(first, first), 'b': Posterior(x['m1'], x['m1'])}
+    expected = pair.loss(codes, *[index] * 3, user_embedding=common).redundant
+    grads = [torch.autograd.grad(term, first)[0] for term in (out, expected)]
+    torch.testing.assert_close(*grads)
 
 
 def test_one_modality_has_no_redundancy():
@@ -261,7 +288,7 @@ def test_unimodal_scores_can_be_given():
     pairs = [given[name], *((u.z, i.z) for u, i in (codes[other] for other in others))]
     expected = sum(F.softplus(-(u[src] * (i[pos] - i[neg])).sum(-1)).mean() for u, i in pairs)
     torch.testing.assert_close(unique, expected)
-    with pytest.raises(ValueError, match=r"'unimodal' names \['taste'\], but 'codes' has"):
+    with pytest.raises(ValueError, match=r"'unimodal' .*\['taste'\]"):
         mrdib.loss(codes, *triplet, unimodal={**given, 'taste': given[name]})
 
 
@@ -459,7 +486,7 @@ def test_a_fusion_that_passed_no_bottleneck_is_refused(bottleneck):
     x, triplet = make_pairs(), make_triplet()
     codes, fused = mrdib(x), mrdib.encode_fused(x['image'])
     for given in (None, x['image'], (fused[0].z, fused[1])):
-        with pytest.raises(ValueError, match=r"'fused' must be what encode_fused\(\) returns"):
+        with pytest.raises(ValueError, match="'fused' must"):
             mrdib.loss(codes, *triplet, fused=given)
     mrdib.loss(codes, *triplet, fused=fused)
 
@@ -497,7 +524,7 @@ def test_total_weighs_the_named_terms():
     assert float(terms.total()) == 0.0  # the synergistic term is the task loss: never added
     assert float(terms.total(redundant=1.0)) == 3.0
     for name in ('bottleneck', 'redundant', 'unique'):
-        with pytest.raises(ValueError, match=f"the weight '{name}' must not be negative"):
+        with pytest.raises(ValueError, match=f"'{name}' must"):
             terms.total(**{name: -1.0})
     with pytest.raises(ValueError, match='got nan'):
         terms.total(unique=math.nan)
@@ -599,7 +626,7 @@ def test_drop_user_critics():
         (({'a': 0},), {}, "the width of 'a' must be positive"),
         (({'a': 0}, None, 'early', 4), {}, "the width of 'a' must be positive"),
         (({'a': 2}, None, 'early', -1), {}, "the width of 'fused' must be positive"),
-        (({'a.b': 2},), {}, "the modality 'a.b' has a dot in its name"),
+        (({'a.b': 2},), {}, "name of a modality .*got 'a.b'"),
     ],
 )
 def test_refused_settings(args, kwargs, message):
@@ -607,34 +634,46 @@ def test_refused_settings(args, kwargs, message):
         MRdIB(*args, **kwargs)
 
 
+def test_an_estimator_is_copied_or_refused():
+    shared = MINE(6, 6)
+    before = copy.deepcopy(shared.state_dict())
+    mrdib = MRdIB({'image': 6, 'text': 6}, redundancy=lambda *widths: shared)
+    mrdib.reset_parameters()
+    mrdib.loss(mrdib(make_pairs(mrdib.channels)), *make_triplet()).redundant.backward()
+    assert all(torch.equal(before[key], value) for key, value in shared.state_dict().items())
+    assert all(param.grad is None for param in shared.parameters())
+    with pytest.raises(TypeError, match="'redundancy' .*got MINE"):
+        MRdIB({'image': 6, 'text': 6}, redundancy=shared)
+
+
 def test_refused_inputs():
     mrdib = MRdIB(CHANNELS)
-    with pytest.raises(ValueError, match=r"expected the modalities \['image', 'text'\] \(got \["):
+    with pytest.raises(ValueError, match=r"'channels', \['image', 'text'\] \(got \["):
         mrdib({'image': torch.zeros(3, 6)})
-    with pytest.raises(ValueError, match=r'must have the shape \[N, 6\]'):
+    with pytest.raises(ValueError, match=r'\[N, 6\]'):
         mrdib({'image': torch.zeros(3, 5), 'text': torch.zeros(3, 6)})
     codes = mrdib(make_pairs())
     src, pos, neg = make_triplet()
-    with pytest.raises(ValueError, match=r"expected the modalities .* \(got \['text'\]\)"):
+    with pytest.raises(ValueError, match=r"'channels', .*\(got \['text'\]\)"):
         mrdib.loss({'text': codes['text']}, src, pos, neg)
-    with pytest.raises(ValueError, match=r'same shape \(got \[40\], \[40\] and \[39\]\)'):
+    with pytest.raises(ValueError, match=r"'src_index'.*\(got \[40\], \[40\] and \[39\]\)"):
         mrdib.loss(codes, src, pos, neg[1:])
     items = {name: (None, item) for name, (_, item) in codes.items()}
-    with pytest.raises(ValueError, match="users have no code in 'image': pass 'user_embedding'"):
+    with pytest.raises(ValueError, match="'image'.*'user_embedding'"):
         mrdib.loss(items, src, pos, neg)
-    with pytest.raises(TypeError, match="mask of 'text' must be boolean"):
+    with pytest.raises(TypeError, match="mask of 'text' .*float32"):
         mrdib.loss(codes, src, pos, neg, present={'text': torch.ones(NUM_ITEMS)})
-    with pytest.raises(ValueError, match=r"'present' names \['audio'\], but 'codes' has"):
+    with pytest.raises(ValueError, match=r"'present' .*\['audio'\]"):
         mrdib.loss(codes, src, pos, neg, present={'audio': None})
     present = torch.ones(NUM_ITEMS, dtype=torch.bool)
     for wrong in (present[1:], present.unsqueeze(1), (None, present[1:]), [present, None]):
-        with pytest.raises(ValueError, match="mask of 'text' must have one value for each of the"):
+        with pytest.raises(ValueError, match="mask of 'text' .*got the shape"):
             mrdib.loss(codes, src, pos, neg, present={'text': wrong})
-    with pytest.raises(ValueError, match=r'matrices of one width, .*\(got \[3, 5\] and \[4, 6\]\)'):
+    with pytest.raises(ValueError, match=r'\(got \[3, 5\] and \[4, 6\]\)'):
         rows = torch.zeros(3, 5), torch.zeros(4, 6)
         mrdib({'image': rows, 'text': rows})
     fused = torch.zeros(3, 6), torch.zeros(NUM_ITEMS, 6)
-    with pytest.raises(IndexError, match="'src_index' .* there are 3 rows"):
+    with pytest.raises(IndexError, match=r"'src_index' must lie in \[0, 3\)"):
         mrdib.loss(codes, src, pos, neg, fused=fused)
 
 
@@ -648,7 +687,7 @@ def test_what_is_no_dictionary_of_tensors_is_refused():
     with pytest.raises(TypeError, match=r"'channels' must map the name .* \(got \[6, 6\]\)"):
         MRdIB([6, 6])
     mrdib, x = MRdIB(CHANNELS), torch.randn(4, 6)
-    with pytest.raises(TypeError, match='expected a dictionary with an entry for each'):
+    with pytest.raises(TypeError, match=r'dictionary .*\(got'):
         mrdib([x, x])
     with pytest.raises(TypeError, match=r"rows of 'image' must be a tensor .* \(got ndarray\)"):
         mrdib({'image': (None, x.numpy()), 'text': (None, x)})
@@ -660,7 +699,7 @@ def test_modalities_with_different_numbers_of_rows_are_refused():
     mrdib = MRdIB(CHANNELS)
     a, b = torch.randn(5, 6), torch.randn(4, 6)
     for image, text in ((a, b), ((a, a), (a, b)), ((a, a), (b, a)), ((None, a), (None, b))):
-        with pytest.raises(ValueError, match=r"\['image', 'text'\] have different numbers of rows"):
+        with pytest.raises(ValueError, match=r"\['image', 'text'\] .*\(got \["):
             mrdib({'image': image, 'text': text})
     mrdib({'image': (a, b), 'text': (None, b)})
 
@@ -670,7 +709,7 @@ def test_modalities_of_different_forms_are_refused():
     image, text = make_pairs().values()
     codes = mrdib({'image': image[1], 'text': text})
     for names in (('image', 'text'), ('text', 'image')):
-        with pytest.raises(ValueError, match='pass one form for all'):
+        with pytest.raises(ValueError, match="'codes' must have one form"):
             mrdib.loss({name: codes[name] for name in names}, *triplet)
 
 
@@ -681,14 +720,14 @@ def test_index_beyond_the_rows(which, bound, beyond):
     triplet = [index.clone() for index in make_triplet()]
     triplet[which][3] = bound if beyond else -1
     name = ('src_index', 'dst_pos_index', 'dst_neg_index')[which]
-    with pytest.raises(IndexError, match=f"'{name}' reaches from .* there are {bound} rows"):
+    with pytest.raises(IndexError, match=rf"'{name}' must lie in \[0, {bound}\)"):
         mrdib.loss(mrdib(make_pairs()), *triplet)
 
 
 def test_index_beyond_the_user_embedding():
     mrdib = MRdIB(CHANNELS, user_codes=False)
     codes = mrdib({name: (None, item) for name, (_, item) in make_pairs().items()})
-    with pytest.raises(IndexError, match="'src_index' .* there are 3 rows"):
+    with pytest.raises(IndexError, match=r"'src_index' must lie in \[0, 3\)"):
         mrdib.loss(codes, *make_triplet(), user_embedding=torch.zeros(3, 6))
 
 

@@ -77,7 +77,6 @@ def test_no_step_waits_for_the_device(name, mrdib, missing, monkeypatch):
     monkeypatch.setattr(torch, 'is_autocast_enabled', lambda device: False)  # nor autocast
     monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: contextlib.nullcontext())
     model = make_model(make_data(missing), name, mrdib).to('meta')
-    model.static_shapes = True
     batch = Triplets(*torch.zeros(3, 16, dtype=torch.long, device='meta').unbind())
     with fixed_shapes(), NothingOnTheHost():
         terms = model.loss(batch)
@@ -222,4 +221,4 @@ def test_a_step_that_waits_is_named(data):
     step(batch)
     with pytest.raises(RuntimeError, match="leave out 'compile'"):
         step(batch)
-    assert not model.static_shapes and not has_fixed_shapes()
+    assert not has_fixed_shapes()

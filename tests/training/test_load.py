@@ -83,12 +83,6 @@ def test_a_class_of_ones_own_with_a_name_of_this_package(data, tmp_path):
         fit(VBPR(data, channels=8), data, out=tmp_path / 'own', resume=True, progress=False)
 
 
-def test_checkpoints_that_hold_the_bare_name_of_a_class(data, folder):
-    state = load_checkpoint(folder / 'best.pt')
-    change(folder / 'best.pt', identity={**state['identity'], 'model': 'VBPR'})
-    assert type(load_model(folder / 'best.pt', data)[0]) is VBPR
-
-
 def test_other_data(folder):
     other = Planted(num_users=40, num_items=50, num_interactions=10, noise=1.0)[0]
     with pytest.raises(CheckpointError, match='trained on other data'):

@@ -10,30 +10,29 @@ from mrdib_pyg.nn.models.recommender import Recommender
 
 @contextmanager
 def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
-    r"""Lets items lack modalities at random while it lasts, as in `"DropoutNet: Addressing Cold
-    Start in Recommender Systems"
-    <https://papers.nips.cc/paper/2017/hash/dbd22ba3bd0df8f385bdac3e9f8be207-Abstract.html>`_:
-    what a modality says must not be relied upon where it may be missing later.
+    r"""Drops modalities of items at random inside a :obj:`with` block, as in `"DropoutNet:
+    Addressing Cold Start in Recommender Systems"
+    <https://papers.nips.cc/paper/2017/hash/dbd22ba3bd0df8f385bdac3e9f8be207-Abstract.html>`_, so
+    that a model learns not to rely on a modality that may be missing later.
 
     .. code-block:: python
 
         with drop_modalities(model, 0.3):
             terms = model.loss(batch)
 
-    Each item lacks each modality it has with probability :obj:`ratio`, but never the last one: an
-    item that would lose all keeps one of them, each with the same probability. A user lacks a
-    modality if all of the user's items do. What is dropped is treated as what is missing in the
-    data: it is in no sum, mean, softmax or product over modalities, its features reach no
-    neighbor, and no term of MRdIB is taken there. Item graphs that are made of features stay as
-    they are. In evaluation mode nothing is dropped.
+    Each item loses each of its modalities with probability :obj:`ratio`, but never the last one: an
+    item that would lose all keeps one, each with the same probability. A user lacks a modality if
+    all of the user's items do. A dropped modality counts as missing: no sum, mean, softmax or
+    product over modalities contains it, its features reach no neighbor, and no term of MRdIB covers
+    it. Item graphs made of features do not change. Nothing is dropped in evaluation mode.
 
-    The masks are drawn once, when the context is entered, by the global seed. Of two contexts
-    that are nested, the inner one counts while it lasts.
-    :func:`~mrdib_pyg.training.fit` enters it anew in every step, by ``modality_dropout``.
+    The global random number generator draws the masks once, on entry. Of nested blocks, the inner
+    one counts. :func:`~mrdib_pyg.training.fit` enters a block in every step, by
+    ``modality_dropout``.
 
     Args:
         model (Recommender): A model that reads item features.
-        ratio (float): The probability; with :obj:`0` nothing is drawn and nothing changes.
+        ratio (float): The probability. At :obj:`0` nothing is drawn or changed.
 
     Raises:
         ValueError: If :obj:`ratio` is not in ``[0, 1)``, or the model reads no modality.
@@ -48,7 +47,7 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
     user, item = model.train_edge_index
     masks: dict[str, Pair] = {}
     for name, mask in zip(features.names, kept.unbind(1)):
-        # As many as the user's items that have it.
+        # The number of the user's items that have it.
         count = torch.zeros(model.num_users, device=user.device)
         count.index_add_(0, user, mask.index_select(0, item).to(count.dtype))
         masks[name] = (count > 0, mask)
@@ -60,21 +59,19 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
 
 
 def check_ratio(model: Recommender, ratio: float, name: str) -> None:
-    r"""Raises an error unless modalities of a model can be dropped at a ratio, the argument
-    :obj:`name`.
-    """
+    r"""Checks the argument :obj:`name`, a ratio at which to drop modalities of a model."""
     if not 0 <= ratio < 1:
         raise ValueError(f"'{name}' must lie in [0, 1) (got {ratio})")
     if ratio > 0 and not model.multimodal:
         raise ValueError(
-            f"'{name}' is {ratio}, but {type(model).__name__} reads no modality, so there is none "
-            f'to drop; leave it out, or choose a model that reads item features'
+            f"'{name}' must be 0 (got {ratio}), as {type(model).__name__} reads no modality; leave "
+            f'it out, or choose a model that reads item features'
         )
 
 
 def _keep(has: Tensor, ratio: float) -> Tensor:
-    # One number for each item and modality: the largest of an item's is the one that stays where
-    # none exceeds the ratio, and each is the largest with the same probability.
+    # One number for each item and modality. Where none exceeds the ratio, the largest stays, which
+    # is each with the same probability.
     draw = torch.rand(has.shape, device=has.device).masked_fill(~has, -1.0)
     last = torch.zeros_like(has).scatter_(1, draw.argmax(dim=1, keepdim=True), True)
     return has & ((draw >= ratio) | last)

@@ -1,4 +1,4 @@
-"""What models take and return: batches, rows, embeddings; and the loss they share."""
+"""The words of all models, batches, rows and embeddings, and what their losses share."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrdib_pyg.ops import NormalizedAdjacency, propagate_mean
+from mrdib_pyg.ops._propagate import mean_of_rows
+
 #: The users (if they have any) and items of one modality.
 Pair = tuple[Tensor | None, Tensor]
 
 
 class Triplets(NamedTuple):
-    r"""A batch of users, items they have interacted with, and items drawn as negatives, ``[B]``
-    each.
-    """
+    r"""A batch of users, positive and negative items, ``[B]`` each."""
 
     src_index: Tensor
     dst_pos_index: Tensor
@@ -35,7 +36,7 @@ class Embeddings(NamedTuple):
     views: dict[str, tuple[Tensor, Tensor]] = {}
 
     def embed(self) -> 'Embeddings':
-        r"""Returns itself: :func:`~mrdib_pyg.evaluation.evaluate` takes embeddings as a model."""
+        r"""Returns itself, so that :func:`~mrdib_pyg.evaluation.evaluate` takes it as a model."""
         return self
 
 
@@ -45,7 +46,7 @@ def bpr_loss(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
     over triplets, in nats.
     """
     src, pos, neg = batch
-    # Not `item[neg]`: on CPU, indexing takes many times as long as `index_select`.
+    # On CPU, `item[neg]` takes many times as long.
     difference = item.index_select(0, neg) - item.index_select(0, pos)
     return F.softplus((user.index_select(0, src) * difference).sum(dim=-1)).mean()
 
@@ -55,7 +56,7 @@ def batch_squares(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
     batch, ``[3]``, repeats counted.
     """
     src, pos, neg = batch
-    # The squared norm of each row, and then those of the batch: no row is gathered.
+    # First of each row, then of the batch: no row is gathered.
     dtype = torch.promote_types(user.dtype, torch.float32)
     user, item = (x.square().sum(dim=-1, dtype=dtype) for x in (user, item))
     rows = ((user, src), (item, pos), (item, neg))
@@ -63,22 +64,37 @@ def batch_squares(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
 
 
 def batch_norms(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
-    r"""Returns the sum of the Euclidean norms of three matrices, the rows of the users, the
-    positive and the negative items of a batch; the gradient of a norm of zero is zero.
+    r"""Returns the sum of three Frobenius norms: of the rows of the users, of the positive and of
+    the negative items of a batch. The gradient of a norm of zero is zero.
     """
     squares = batch_squares(user, item, batch)
     return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt().sum()
 
 
 def take_rows(user: Tensor, item: Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
-    r"""Returns the rows of users and of items that are asked for, all of them for :obj:`None`."""
+    r"""Returns the given rows of users and items, all of them for :obj:`None`."""
     if rows is None:
         return user, item
     return user.index_select(0, rows.user), item.index_select(0, rows.item)
 
 
+# Tables of fewer entries stay near a core's cache, where whole layers are as fast as rows.
+_MIN_ENTRIES = 2**22
+
+
+def propagate_rows(
+    x: tuple[Tensor, Tensor], adj: NormalizedAdjacency, num_layers: int, rows: Rows | None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    r"""Returns the given rows of :func:`~mrdib_pyg.ops.propagate_mean`, and the same rows of
+    :obj:`x`. Large tables are summed over layers for these rows alone.
+    """
+    if rows is not None and sum(table.numel() for table in x) > _MIN_ENTRIES:
+        return mean_of_rows(x, adj, num_layers, rows)
+    return take_rows(*propagate_mean(x, adj, num_layers), rows), take_rows(*x, rows)
+
+
 def to_local(batch: Triplets) -> tuple[Rows, Triplets]:
-    r"""Returns the rows that a batch reads, and the batch as indices into these rows."""
+    r"""Returns the rows that a batch reads, and the batch in terms of these rows."""
     user, src = torch.unique(batch.src_index, return_inverse=True)
     both = torch.cat([batch.dst_pos_index, batch.dst_neg_index])
     item, dst = torch.unique(both, return_inverse=True)

@@ -6,18 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from mrdib_pyg.nn.bottleneck import module_key
 from mrdib_pyg.nn.models.batch import take_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
-from mrdib_pyg.nn.models.features import ModalityDict, unit_rows
+from mrdib_pyg.nn.models.features import ModalityDict, reset_tables, trained_tables, unit_rows
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import propagate_mean
+from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
 
 class BM3(Recommender):
     r"""The model of `"Bootstrap Latent Representations for Multi-modal Recommendation"
     <https://arxiv.org/abs/2207.05969>`_, which learns from positive pairs alone: a predictor maps
-    one view of a user or an item towards another, perturbed one.
+    one view of a user or an item to another, perturbed one.
 
     .. math::
         [\mathbf{P}_0; \tilde{\mathbf{Q}}] &= \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
@@ -33,35 +35,35 @@ class BM3(Recommender):
     the gradient and drops entries.
 
     MRdIB encodes :math:`\mathbf{t}_m`, of items alone. **Its codes never reach the ranking score**:
-    they shape the ID tables through the loss. Therefore :obj:`synergistic` is a term of its own
-    here, the loss of a joint predictor
-    :math:`\langle \mathcal{P}(\mathbf{p}_u), \mathcal{P}(\mathbf{q}_i + \frac{1}{M} \sum_m
-    \mathbf{z}_{m,i}) \rangle`, with a weight of zero unless one is given. The negatives of a batch
-    are read by MRdIB's terms only.
+    they shape the ID tables through the loss. Here :obj:`synergistic` is therefore a term of its
+    own, the loss of a joint predictor :math:`\langle \mathcal{P}(\mathbf{p}_u),
+    \mathcal{P}(\mathbf{q}_i + \frac{1}{M} \sum_m \mathbf{z}_{m,i}) \rangle`, of weight zero by
+    default. Only MRdIB's terms read the negatives of a batch.
 
-    Where this differs from public code: features are frozen (there, trained) and only the rows of
-    a batch are mapped and dropped from, which is the same in distribution. As there, the
-    regularizer takes the norms of the whole propagated tables over the number of items.
+    Differences to public code: features are frozen unless :obj:`trainable_features` is set, and
+    only the rows of a batch are mapped and dropped from, which is the same in distribution. As
+    there, the regularizer takes the norms of the whole propagated tables over the number of items.
 
-    Where a modality is missing, the terms of :math:`\mathbf{t}_m` are means over the items that
-    have it.
+    Where modalities are missing, the terms of :math:`\mathbf{t}_m` are means over the items that
+    have them.
 
-    An item unseen in training has no :math:`\mathbf{q}_i`, the only thing that the score reads.
-    :obj:`content` draws :math:`\mathcal{P}(\mathbf{t}_{m,i})` towards its direction, so the mean of
-    their directions stands in, of the mean norm of the items of the data. This is an addition of
-    this package.
+    The score reads :math:`\mathbf{q}_i` alone, which an item unseen in training lacks. As
+    :obj:`content` draws :math:`\mathcal{P}(\mathbf{t}_{m,i})` to its direction, the mean of these
+    directions takes its place, with the mean norm of the known items: an addition of this package.
 
     Args:
         data (HeteroData): The training graph with item features.
         channels (int, optional): The width of the embeddings. (default: :obj:`64`)
         num_layers (int, optional): The number of propagation layers :math:`L`.
             (default: :obj:`1`)
-        dropout (float, optional): The share of entries that the targets lose.
+        dropout (float, optional): The ratio of entries dropped from the targets.
             (default: :obj:`0.5`)
         reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
-            propagated tables over the number of items. (default: :obj:`0.1`)
+            propagated tables, divided by the number of items. (default: :obj:`0.1`)
         content_weight (float, optional): The default weight :math:`\lambda_c` of :obj:`content`.
             (default: :obj:`2.0`)
+        trainable_features (bool, optional): If set to :obj:`True`, features are parameters, as in
+            published results. (default: :obj:`False`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
 
@@ -85,6 +87,7 @@ class BM3(Recommender):
         dropout: float = 0.5,
         reg_weight: float = 0.1,
         content_weight: float = 2.0,
+        trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
     ) -> None:
@@ -97,16 +100,17 @@ class BM3(Recommender):
         self.dropout = dropout
         self.reg_weight = reg_weight
         self.content_weight = content_weight
+        self.trainable_features = trainable_features
         self.user_emb = nn.Embedding(self.num_users, channels)
         self.item_emb = nn.Embedding(self.num_items, channels)
         self.lins = ModalityDict(
             {m: nn.Linear(self.features(m).size(1), channels) for m in self.modalities}
         )
+        self.tables = trained_tables(self.item_features) if trainable_features else None
         self.predictor = nn.Linear(channels, channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_uniform_(self.item_emb.weight)
@@ -114,10 +118,11 @@ class BM3(Recommender):
             assert isinstance(lin, nn.Linear)
             lin.reset_parameters()
             nn.init.xavier_normal_(lin.weight)
+        if self.tables is not None:
+            reset_tables(self.tables, self.item_features)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         weights = {'task': 1.0, 'content': self.content_weight, 'reg': self.reg_weight}
         if isinstance(self.mrdib, MRdIB):
             weights['synergistic'] = 0.0
@@ -125,7 +130,11 @@ class BM3(Recommender):
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
         item = None if rows is None else rows.item
-        return {m: (None, self.map_features(m, self.lins[m], item)) for m in self.modalities}
+        out: dict[str, Pair] = {}
+        for m in self.modalities:
+            table = None if self.tables is None else self.tables[module_key(m)]
+            out[m] = None, self.map_features(m, self.lins[m], item, table)
+        return out
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
@@ -134,7 +143,7 @@ class BM3(Recommender):
         views = {'tables': (user, item)}
         user, item = take_rows(user, item, rows)
         views['propagated'] = (user, item)
-        if rows is not None or self.static_shapes or torch.is_grad_enabled():  # a loss may follow
+        if rows is not None or has_fixed_shapes() or torch.is_grad_enabled():  # a loss may follow
             views['targets'] = (self._perturb(user), self._perturb(item))
             present = self.present(rows)
             for m, (_, z) in codes.items():
@@ -193,7 +202,7 @@ class BM3(Recommender):
         # Of the items, each positive once; without MRdIB, these are all.
         num_items, dtype = embeddings.item.size(0), embeddings.item.dtype
         rows: Tensor | None
-        if self.static_shapes:  # or all of them, most with a weight of zero
+        if has_fixed_shapes():  # or all of them, most with a weight of zero
             one = torch.ones_like(batch.dst_pos_index, dtype=dtype)
             count = one.new_zeros(num_items).index_add(0, batch.dst_pos_index, one)
             rows = None
@@ -213,15 +222,13 @@ class BM3(Recommender):
         return {'content': torch.stack(content).sum(), 'reg': reg}
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
-        r"""As :meth:`Recommender.loss`; without MRdIB or a control, negatives are not even
-        mapped.
-        """
+        r"""As :meth:`Recommender.loss`; negatives are read only with MRdIB or a control."""
         if self.mrdib is None:
             batch = batch._replace(dst_neg_index=batch.dst_pos_index)
         return super().loss(batch)
 
     def _perturb(self, x: Tensor) -> Tensor:
-        # A target: a constant that lacks some entries, of unit norm.
+        # A target: without a gradient, with entries dropped, of unit norm.
         return unit_rows(F.dropout(x.detach(), self.dropout, self.training))
 
 

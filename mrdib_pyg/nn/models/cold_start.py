@@ -12,21 +12,20 @@ from mrdib_pyg.ops.rows import normalize_rows
 
 
 class NewItems:
-    r"""Items that a model has not seen in training: their features, scaled as those of the data,
-    and their neighbors among the items of the data.
+    r"""Items unseen in training: their features, scaled as those of the data, and their neighbors
+    among the items of the data.
 
     Args:
         items (ModalityFeatures): The items of the data.
-        features (Dict[str, torch.Tensor]): Per modality the features of the new items, ``[n, F]``,
-            as they would stand in the data. A modality that is not named is one that none has.
-        present (Dict[str, torch.Tensor], optional): Per modality a boolean ``[n]`` that tells which
-            of them have it. (default: :obj:`None`, all that are named)
+        features (Dict[str, torch.Tensor]): Per modality the raw features of the new items,
+            ``[n, F]``. No item has a modality that is left out.
+        present (Dict[str, torch.Tensor], optional): Per modality a boolean mask ``[n]`` of the
+            items that have it. (default: :obj:`None`, all items)
 
     Attributes:
         x (Dict[str, torch.Tensor]): Per modality the scaled features; zeros where one is missing.
         present (Dict[str, torch.Tensor]): Per modality which of the items have it, ``[n]``.
-        masks (List[torch.Tensor], optional): The same as a list, or :obj:`None` if nothing is
-            missing.
+        masks (List[torch.Tensor], optional): The same as a list; :obj:`None` if nothing is missing.
 
     Raises:
         ValueError: If there is no modality, one is unknown, a shape does not fit, or a row in use
@@ -95,11 +94,11 @@ class NewItems:
         return torch.stack(self.masked(codes)).sum(dim=0)
 
     def neighbors(self, name: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Returns the items of the data whose features are closest by cosine: up to :obj:`k` for
-        each new item that has the modality, as rows of the new items, ids, and cosines.
+        r"""Returns the nearest items of the data by cosine, up to :obj:`k` for each new item that
+        has the modality: rows of new items, ids of their neighbors, and cosines.
         """
         x = normalize_rows(self._items.unscaled(name))
-        # A row of zeros has no direction, and so no neighbors.
+        # A row of zeros has no direction, hence no neighbors.
         candidates = getattr(self._items, f'nonzero_{name}').nonzero().view(-1)
         rows = (self.present[name] & (self._raw[name] != 0).any(dim=1)).nonzero().view(-1)
         k = min(k, candidates.numel())
@@ -120,30 +119,28 @@ def _check_names(
 ) -> None:
     if len(features) == 0:
         raise ValueError(
-            f"'features' is empty; name at least one of {items.names}, with zeros where 'present' "
-            f'says that an item lacks it'
+            f"'features' must name at least one of {items.names} (got none); use zeros where "
+            f"'present' says that an item lacks it"
         )
     for name in features:
         if name not in items.names:
             raise ValueError(
-                f"'features' names '{name}', but the model was trained on {items.names}"
+                f"'features' must name modalities of the model, {items.names} (got '{name}')"
             )
     for name in present:
         if name not in features:
             raise ValueError(
-                f"'present' names '{name}', of which there are no 'features'; leave it out"
+                f"'present' must name modalities of 'features' (got '{name}'); leave it out"
             )
 
 
 class ColdStart(Ranker):
-    r"""The part of a recommender that represents items and users unseen in training, without
-    training again.
+    r"""The part of a recommender that represents unseen items and users without further training.
 
-    A new item is treated as an item of the catalogue that nobody has interacted with and whose ID
-    embedding is zero, where the penalty on IDs would leave it. A model says what that is by
-    :meth:`new_item_codes` and :meth:`fuse_new_items`, the counterparts of
-    :meth:`Recommender.modality_embeddings` and :meth:`Recommender.fuse` on the side of items. The
-    bottlenecks of MRdIB lie between the two, as in training.
+    A new item is treated as an item that nobody has interacted with and whose ID embedding is zero,
+    where the penalty on IDs would leave it. A model implements :meth:`new_item_codes` and
+    :meth:`fuse_new_items`, the counterparts of :meth:`Recommender.modality_embeddings` and
+    :meth:`Recommender.fuse` for items. MRdIB sits between the two, as in training.
     """
 
     mrdib: Any
@@ -157,8 +154,8 @@ class ColdStart(Ranker):
         raise NotImplementedError(self._why_not('new_item_codes'))
 
     def fuse_new_items(self, codes: Mapping[str, Any], new: NewItems) -> Tensor:
-        r"""Makes of the codes, plain tensors or posteriors as :meth:`Recommender.fuse` takes them,
-        the new items whose inner product with the users is the score.
+        r"""Turns the codes, in the form of :meth:`Recommender.fuse`, into the new items whose inner
+        product with the users is the score.
         """
         raise NotImplementedError(self._why_not('fuse_new_items'))
 
@@ -166,23 +163,22 @@ class ColdStart(Ranker):
     def encode_items(
         self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        r"""Returns the embeddings of items unseen in training from their features: rows to be
-        ranked with, or next to, those of ``embed().item``.
+        r"""Returns the embeddings of items unseen in training from their features, to be ranked
+        alone or next to those of ``embed().item``.
 
         .. code-block:: python
 
             new = model.encode_items({'image': image, 'text': text})
             score, index = masked_topk(model.embed().user, new, k=10)
 
-        What an item gets depends on the model, whose docstring says so; an item without any
-        modality gets what is left: the same for all, and nothing that tells items apart.
+        The docstring of each model says how. All items without any modality get one and the same
+        embedding.
 
         Args:
-            features (Dict[str, torch.Tensor]): Per modality the features of the items, ``[n, F]``,
-                of the same kind as in the data; they are scaled as those were. A modality that is
-                not named is one that none of them has.
-            present (Dict[str, torch.Tensor], optional): Per modality a boolean ``[n]`` that tells
-                which of the items have it. (default: :obj:`None`, all)
+            features (Dict[str, torch.Tensor]): Per modality the raw features of the items,
+                ``[n, F]``. No item has a modality that is left out.
+            present (Dict[str, torch.Tensor], optional): Per modality a boolean mask ``[n]`` of the
+                items that have it. (default: :obj:`None`, all items)
 
         Returns:
             torch.Tensor: The embeddings ``[n, out_channels]``.
@@ -190,11 +186,11 @@ class ColdStart(Ranker):
         Raises:
             ValueError: If the model reads no modality, one is unknown, there is none, or shapes do
                 not fit.
-            NotImplementedError: If the model does not say what a new item gets.
+            NotImplementedError: If the model does not represent new items.
         """
         if not self.multimodal:
             raise ValueError(
-                f'{type(self).__name__} scores by IDs alone and knows nothing of an item without '
+                f'{type(self).__name__} scores by IDs alone and cannot represent an item without '
                 f'interactions; use a model that reads item features, or train again'
             )
         new = NewItems(self.item_features, features, present)
@@ -217,30 +213,29 @@ class ColdStart(Ranker):
     def encode_users(
         self, edge_index: Tensor, num_users: int | None = None, shrinkage: float = 10.0
     ) -> Tensor:
-        r"""Returns the embeddings of users unseen in training from their interactions alone.
+        r"""Returns the embeddings of users unseen in training from their interactions.
 
-        Given the embeddings :math:`\mathbf{q}_i` of the :math:`n` items, which stay as they are, a
-        user who has interacted with the items :math:`\mathcal{N}_u` gets the vector whose scores
-        come closest to one there and to zero on average, as in `"Collaborative Filtering for
-        Implicit Feedback Datasets" <https://doi.org/10.1109/ICDM.2008.22>`_,
+        The embeddings :math:`\mathbf{q}_i` of the :math:`n` items stay fixed. A user of the items
+        :math:`\mathcal{N}_u` gets the vector whose scores come closest to one there and to zero on
+        average, as in `"Collaborative Filtering for Implicit Feedback Datasets"
+        <https://doi.org/10.1109/ICDM.2008.22>`_,
 
         .. math::
             \mathbf{p}_u = \left( \frac{1}{n} \sum_i \mathbf{q}_i \mathbf{q}_i^{\top} + \lambda
             \, \bar{q}^2 \mathbf{I} \right)^{-1} \frac{1}{|\mathcal{N}_u|} \sum_{i \in
             \mathcal{N}_u} \mathbf{q}_i
 
-        where :math:`\bar{q}^2` is the mean square of the entries of :math:`\mathbf{q}`. Only the
-        direction of the vector matters to a ranking: it is scaled to the mean norm of the users of
-        the data. A user without any interaction gets the mean of these users. It is the same for
-        all models, as all score by an inner product.
+        where :math:`\bar{q}^2` is the mean square of the entries of :math:`\mathbf{q}`. The vector
+        is scaled to the mean norm of the known users, which changes no ranking. A user without any
+        interaction gets the mean of the known users.
 
         Args:
             edge_index (torch.Tensor): The interactions of the new users, ``[2, m]``: users, counted
-                from zero, and items of the data. A repeated one counts once.
+                from zero, and items of the data. Repeats count once.
             num_users (int, optional): The number of the new users. (default: :obj:`None`, the
                 largest id plus one)
-            shrinkage (float, optional): The weight :math:`\lambda`; the larger, the closer to the
-                mean of the items. (default: :obj:`10.0`)
+            shrinkage (float, optional): The weight :math:`\lambda`. A large one draws users to the
+                mean of their items. (default: :obj:`10.0`)
 
         Returns:
             torch.Tensor: The embeddings ``[num_users, out_channels]``.
@@ -271,7 +266,7 @@ class ColdStart(Ranker):
     def _check_edges(self, edge_index: Tensor, num_users: int | None) -> tuple[Tensor, Tensor, int]:
         if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
             raise ValueError(
-                f"'edge_index' must hold pairs of a new user and an item, [2, m] (got "
+                f"'edge_index' must hold integer pairs of a new user and an item, [2, m] (got "
                 f'{edge_index.dtype} of the shape {list(edge_index.shape)})'
             )
         edge_index = edge_index.long().to(self.train_edge_index.device)
@@ -289,6 +284,6 @@ class ColdStart(Ranker):
 
     def _why_not(self, method: str) -> str:
         return (
-            f'{type(self).__name__} does not say what an item unseen in training gets; implement '
-            f"'{method}' as the documentation of ColdStart tells"
+            f'{type(self).__name__} does not represent items unseen in training; implement '
+            f"'{method}' (see ColdStart)"
         )

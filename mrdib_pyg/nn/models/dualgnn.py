@@ -27,8 +27,8 @@ USER_EDGE = ('user', 'cooccurrence', 'user')
 
 class DualGNN(Recommender):
     r"""The model of `"DualGNN: Dual Graph Neural Network for Multimedia Recommendation"
-    <https://doi.org/10.1109/TMM.2021.3138298>`_: one graph convolution per modality, users who
-    weigh the modalities, and a second graph between users who have items in common.
+    <https://doi.org/10.1109/TMM.2021.3138298>`_: one graph convolution per modality, weights of the
+    modalities per user, and a second graph between users with common items.
 
     .. math::
         \mathbf{X}_m &= \sum_{l=0}^{L} \hat{\mathbf{A}}^l \, [\bar{\mathbf{Q}}_m;
@@ -39,29 +39,28 @@ class DualGNN(Recommender):
         s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
 
     where the bar is a row of unit norm and :math:`w` are the weights of
-    :class:`~mrdib_pyg.transforms.UserCooccurrence`. There is no ID table: items are their content
-    and their users' preferences :math:`\mathbf{Q}_m`.
+    :class:`~mrdib_pyg.transforms.UserCooccurrence`. There is no ID table: an item consists of its
+    content and its users' preferences :math:`\mathbf{Q}_m`.
 
     MRdIB encodes users and items of :math:`\mathbf{X}_m`, before :math:`\omega` and the user graph.
-    Given the user, the score is a sum over the item's modalities: it cannot carry synergy.
+    Given the user, the score is a sum over the item's modalities and cannot carry synergy.
 
-    Where this differs from public code: :math:`\omega` is a softmax of free logits that start at
-    zero, our reading of the paper's attention (there, a softmax is taken once, of the initial
-    weights, which are unconstrained from then on); users with few neighbors are not padded with
-    repeats of them, drawn anew in every epoch; an item weight table that no score reads is left
-    out. As there, the hops are summed rather than averaged, and the task loss is scaled by
-    :math:`1 / \ln 2`, here as its default weight.
+    Differences to public code: :math:`\omega` is a softmax of free logits that start at zero, our
+    reading of the paper's attention (there, a softmax of the initial weights alone, which are
+    unconstrained afterwards); users with few neighbors are not padded with repeats, redrawn in
+    every epoch; there is no item weight table, which no score reads. As there, the hops are summed
+    rather than averaged, and the task loss is scaled by :math:`1 / \ln 2`, here as its default
+    weight.
 
-    Where a modality is missing, an item's sum is over those it has, and a user's softmax over those
-    that any of the user's items has. A node without any modality keeps what its neighbors say of
-    each.
+    Where modalities are missing, an item's sum covers those it has, and a user's softmax those that
+    any of the user's items has. A node without any modality keeps the messages of its neighbors.
 
     An item unseen in training gets its features alone, :math:`\sum_m
-    \overline{\mathrm{MLP}_m(\mathbf{F}_m)}`: no user has told of it.
+    \overline{\mathrm{MLP}_m(\mathbf{F}_m)}`.
 
     Args:
         data (HeteroData): The training graph with item features. Edges ``('user', 'cooccurrence',
-            'user')`` with an ``edge_weight``, if it has some, are taken for the user graph.
+            'user')`` with an ``edge_weight``, if present, form the user graph.
         channels (int, optional): The width of the embeddings; the maps of the features have a
             hidden layer of four times this. (default: :obj:`64`)
         num_layers (int, optional): The number of hops :math:`L`. (default: :obj:`2`)
@@ -70,8 +69,8 @@ class DualGNN(Recommender):
         neighbor_weighting (str, optional): :obj:`"softmax"` over the numbers of common items, or
             :obj:`"mean"`. (default: :obj:`"softmax"`)
         reg_weight (float, optional): The default weight of :obj:`reg`, the mean squares of the
-            batch's preferences and of :math:`\omega`. No best value is published for Baby, Sports
-            or Clothing; this is the authors' for micro-videos. (default: :obj:`0.1`)
+            batch's preferences and of :math:`\omega`. The default is the authors' for micro-videos;
+            none is published for Baby, Sports or Clothing. (default: :obj:`0.1`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
 
@@ -108,7 +107,7 @@ class DualGNN(Recommender):
         self.reg_weight = reg_weight
         if USER_EDGE in data.edge_types:
             if 'edge_weight' not in data[USER_EDGE]:
-                raise ValueError(f'the edges {USER_EDGE} of the data have no edge_weight')
+                raise ValueError(f"the edges {USER_EDGE} of 'data' must have an edge_weight")
             edge_index, edge_weight = data[USER_EDGE].edge_index, data[USER_EDGE].edge_weight
         else:
             edge_index, edge_weight = cooccurrence_graph(
@@ -129,7 +128,6 @@ class DualGNN(Recommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         for m in self.modalities:
             nn.init.xavier_normal_(self.preferences[m].weight)  # type: ignore[arg-type]
@@ -140,7 +138,6 @@ class DualGNN(Recommender):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {'task': LOSS_SCALE, 'reg': self.reg_weight}
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
@@ -160,7 +157,7 @@ class DualGNN(Recommender):
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         if rows is not None:
-            raise ValueError("the user graph needs the codes of all users: leave out 'rows'")
+            raise ValueError("'rows' must be None: the user graph needs the codes of all users")
         users: list[Any] = [pair[0] for pair in codes.values()]
         items = [pair[1] for pair in codes.values()]
         user = _weighted(users, self._omega())

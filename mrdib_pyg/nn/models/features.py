@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch_geometric.data import HeteroData
 
+from mrdib_pyg.nn.bottleneck import module_key
 from mrdib_pyg.nn.models.batch import Pair, Rows
 from mrdib_pyg.ops import linear_rows
 
@@ -13,9 +14,8 @@ _ATTRIBUTES = nn.ModuleDict()
 
 
 class ModalityDict(nn.ModuleDict):
-    r"""A :class:`~torch.nn.ModuleDict` with a module per modality, by its name: one that a
-    :class:`~torch.nn.ModuleDict` refuses, since it has an attribute of that name, as it has a
-    ``type`` and ``items``, included.
+    r"""A :class:`~torch.nn.ModuleDict` over modalities that also takes the names of its own
+    attributes, such as ``'type'`` and ``'items'``.
     """
 
     def __getitem__(self, key: str) -> nn.Module:
@@ -29,14 +29,14 @@ class ModalityDict(nn.ModuleDict):
 
 
 def _to_key(name: str) -> str:
-    # Other names stay as they are: those of parameters in checkpoints hold them.
-    return f'modality_{name}' if hasattr(_ATTRIBUTES, name) else name
+    # Other names stay as they are: checkpoints hold them.
+    return module_key(name) if hasattr(_ATTRIBUTES, name) else name
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    r"""Scales each row to unit Euclidean norm; a row of zeros stays, and passes no gradient on.
+    r"""Scales each row to unit Euclidean norm; a row of zeros stays, with a gradient of zero.
 
-    As :func:`torch.nn.functional.normalize`, with fewer passes over the table in the backward pass.
+    As :func:`torch.nn.functional.normalize`, with a backward pass that reads the table less often.
     """
     return _UnitRows.apply(x)
 
@@ -62,8 +62,9 @@ SCALINGS = ('standard', 'row', None)
 
 
 class ModalityFeatures(nn.Module):
-    r"""The item features of a :class:`~torch_geometric.data.HeteroData`, scaled once, and the masks
-    of what is missing, as buffers that stay out of the state dict.
+    r"""The item features of a :class:`~torch_geometric.data.HeteroData`, scaled once, and masks of
+    what is missing, as buffers outside of the state dict. Where nothing is scaled or missing, the
+    buffers share the memory of the data.
 
     Args:
         data (HeteroData): The graph; features are ``data['item'].x_<modality>`` and, where some
@@ -86,8 +87,7 @@ class ModalityFeatures(nn.Module):
                 f"'feature_scaling' must be 'standard', 'row' or None (got {scaling!r})"
             )
         store, num_items = data['item'], int(data['item'].num_nodes)
-        # In an order that the data, which a folder may hold in another one, have no say in: layers
-        # and critics are told apart by it.
+        # Sorted, because layers and critics are numbered in this order, whatever that of the data.
         self.names: list[str] = sorted(key[2:] for key in store.keys() if key.startswith('x_'))
         self.scaling = scaling
         self._masks: dict[str, Pair] | None = None
@@ -123,7 +123,7 @@ class ModalityFeatures(nn.Module):
                 mean, std = _statistics(x, masks[name])
                 self.register_buffer(f'mean_{name}', mean, persistent=False)
                 self.register_buffer(f'std_{name}', std, persistent=False)
-            # Rows of zeros are not told from others once they are standardized.
+            # Once standardized, rows of zeros look like others.
             nonzero = masks[name] & (x != 0).any(dim=1)
             self.register_buffer(f'nonzero_{name}', nonzero, persistent=False)
             x = self.scale(name, x, masks[name])
@@ -140,25 +140,23 @@ class ModalityFeatures(nn.Module):
                 self.register_buffer(f'user_has_{name}', user_has, persistent=False)
 
     def forward(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, or the rows asked for, also those of items
-        that lack it for a step only.
-        """
+        r"""Returns the scaled features of a modality, or the given rows, whether or not dropped."""
         x = getattr(self, f'x_{name}')
         return x if rows is None else x.index_select(0, rows)
 
     def scale(self, name: str, x: Tensor, has: Tensor) -> Tensor:
-        r"""Scales rows of a modality, which need not be those of the data, as those of the data
-        are; rows without it become zero.
-        """
+        r"""Scales rows of a modality as those of the data are; rows without it become zero."""
         if self.scaling == 'standard':
             x = (x - getattr(self, f'mean_{name}')) / getattr(self, f'std_{name}')
         elif self.scaling == 'row':
             x = F.normalize(x, dim=-1)
+        if bool(has.all()):
+            return x
         return torch.where(has.unsqueeze(-1), x, torch.zeros_like(x))
 
     def unscaled(self, name: str) -> Tensor:
-        r"""Returns the features of a modality as they were (those scaled by row keep their
-        direction), with zeros where it is missing.
+        r"""Returns the features of a modality before scaling (up to the norm, if scaled by row),
+        with zeros where it is missing.
         """
         x = getattr(self, f'x_{name}')
         if self.scaling != 'standard':
@@ -175,15 +173,15 @@ class ModalityFeatures(nn.Module):
         return torch.ones(x.size(0), dtype=torch.bool, device=x.device)
 
     def set_masks(self, masks: Mapping[str, Pair] | None) -> dict[str, Pair] | None:
-        r"""Sets the masks that stand in for those of the data in training mode, and returns those
-        that did before; :obj:`None` takes them away.
+        r"""Sets the masks that replace those of the data in training mode (:obj:`None` for none),
+        and returns the previous ones.
         """
         before, self._masks = self._masks, None if masks is None else dict(masks)
         return before
 
     @property
     def is_dropping(self) -> bool:
-        r"""Whether masks stand in for those of the data."""
+        r"""Whether other masks replace those of the data."""
         return self._masks is not None and self.training
 
     def present(self, rows: Rows | None = None, user_codes: bool = True) -> dict[str, Pair] | None:
@@ -210,9 +208,8 @@ class ModalityFeatures(nn.Module):
 
 
 def available(masks: Sequence[Tensor]) -> Tensor:
-    r"""Returns which modalities are to represent each row, a boolean ``[N, M]``: those that are
-    there, as the masks over modalities say, or, for a row without any, all: their codes then hold
-    what its neighbors say.
+    r"""Returns which modalities represent each row, a boolean ``[N, M]``: those present by the
+    masks or, for a row without any, all of them, whose codes then hold what its neighbors say.
     """
     mask = torch.stack(list(masks), dim=1)
     return mask | ~mask.any(dim=1, keepdim=True)
@@ -223,9 +220,28 @@ def _statistics(x: Tensor, has: Tensor) -> tuple[Tensor, Tensor]:
     if rows.size(0) == 0:
         return x.new_zeros(x.size(1)), x.new_ones(x.size(1))
     std = rows.std(dim=0, unbiased=False)
-    # A constant column carries nothing: it becomes zero rather than rounding blown up.
+    # A constant column becomes zero rather than scaled rounding errors.
     std = torch.where(std > 1e-6 * rows.abs().amax(dim=0), std, torch.inf)
     return rows.mean(dim=0), std
+
+
+def trained_tables(features: ModalityFeatures) -> nn.ParameterDict:
+    r"""Returns a parameter per modality, as large as its features, to be set by
+    :func:`reset_tables`.
+    """
+    return nn.ParameterDict(
+        {
+            module_key(name): nn.Parameter(torch.empty_like(features(name)))
+            for name in features.names
+        }
+    )
+
+
+@torch.no_grad()
+def reset_tables(tables: nn.ParameterDict, features: ModalityFeatures) -> None:
+    r"""Sets trained features to those of the data."""
+    for name in features.names:
+        tables[module_key(name)].copy_(features(name))
 
 
 class FeatureMaps(nn.Module):
@@ -237,9 +253,9 @@ class FeatureMaps(nn.Module):
         channels (int): The width of the outputs.
         bias (bool, optional): If set to :obj:`False`, the maps have no bias.
             (default: :obj:`True`)
-        trainable (bool, optional): If set to :obj:`True`, the features are parameters that start
-            as what the data says, as in public code of FREEDOM and MGCN: many times the other
-            parameters of the model. (default: :obj:`False`)
+        trainable (bool, optional): If set to :obj:`True`, the features are parameters initialized
+            from the data, as in public code of FREEDOM and MGCN: many times more than all others.
+            (default: :obj:`False`)
     """
 
     def __init__(
@@ -252,31 +268,28 @@ class FeatureMaps(nn.Module):
         super().__init__()
         self.trainable = trainable
         self.lins = nn.ModuleDict()
-        self.tables = nn.ParameterDict()
         for name in features.names:
-            x = features(name)
-            self.lins[_key(name)] = nn.Linear(x.size(1), channels, bias=bias)
-            if trainable:
-                self.tables[_key(name)] = nn.Parameter(torch.empty_like(x))
+            width = features(name).size(1)
+            self.lins[module_key(name)] = nn.Linear(width, channels, bias=bias)
+        self.tables = trained_tables(features) if trainable else nn.ParameterDict()
         self.reset_parameters(features)
 
     def reset_parameters(self, features: ModalityFeatures) -> None:
         r"""Resets all learnable parameters of the module."""
         for lin in self.lins.values():
             lin.reset_parameters()  # type: ignore[operator]
-        for name in features.names if self.trainable else []:
-            with torch.no_grad():
-                self.tables[_key(name)].copy_(features(name))
+        if self.trainable:
+            reset_tables(self.tables, features)
 
     def lin(self, name: str) -> nn.Linear:
         r"""Returns the map of a modality."""
-        lin = self.lins[_key(name)]
+        lin = self.lins[module_key(name)]
         assert isinstance(lin, nn.Linear)
         return lin
 
     def table(self, name: str, features: ModalityFeatures) -> Tensor:
         r"""Returns the features of a modality that are mapped."""
-        return self.tables[_key(name)] if self.trainable else features(name)
+        return self.tables[module_key(name)] if self.trainable else features(name)
 
     def forward(self, name: str, features: ModalityFeatures, rows: Tensor | None = None) -> Tensor:
         r"""Maps the features of a modality, or the rows asked for."""
@@ -285,7 +298,3 @@ class FeatureMaps(nn.Module):
             return lin(x)
         out = linear_rows(x, rows, lin.weight)
         return out if lin.bias is None else out + lin.bias
-
-
-def _key(name: str) -> str:
-    return f'modality_{name}'  # ModuleDict refuses names such as 'type' that nn.Module has

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import bpr_loss, take_rows, to_local
+from mrdib_pyg.nn.models.batch import bpr_loss, propagate_rows, to_local
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.multi_view import weighted_graph
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean, prune_edges
+from mrdib_pyg.ops import NormalizedAdjacency, propagate, prune_edges
+from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
 from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights
 
@@ -20,16 +21,16 @@ SLOTS = ('graph', 'projection')
 
 class FREEDOM(Recommender):
     r"""FREEDOM from `"A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
-    Recommendation" <https://arxiv.org/abs/2211.06924>`_: an ID channel, propagated in training over
-    the user-item graph without a part of its edges that is drawn anew in each epoch, and a frozen
-    item graph made of the features,
+    Recommendation" <https://arxiv.org/abs/2211.06924>`_: an ID channel, propagated over the
+    user-item graph (in training a sample of its edges, redrawn in each epoch), and a frozen item
+    graph built from the features,
 
     .. math::
         s(u, i) = \langle \tilde{\mathbf{u}}_u, \tilde{\mathbf{i}}_i + \mathbf{h}_i \rangle,
         \quad \mathbf{h} = \sum_m w_m \mathbf{S}_m \mathbf{E}_I
 
-    with :math:`\mathbf{S}_m` of :class:`~mrdib_pyg.transforms.ItemKNN` in the binary form, taken
-    from ``('item', '<modality>_knn', 'item')`` where the data has it. The term :obj:`content` is
+    with :math:`\mathbf{S}_m` of :class:`~mrdib_pyg.transforms.ItemKNN` in the binary form, or the
+    edges ``('item', '<modality>_knn', 'item')`` of the data. The term :obj:`content` is
     the Bayesian personalized ranking loss of :math:`\langle \tilde{\mathbf{u}}_u, \mathbf{W}_m
     \mathbf{f}_{m,i} \rangle`, summed over modalities, over the triplets whose items both have the
     modality.
@@ -39,15 +40,15 @@ class FREEDOM(Recommender):
     encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`, **which never reaches the ranking score**: the
     codes act through :obj:`content` alone and, with a weight, through a further term :obj:`joint`,
     the ranking loss of :math:`\langle \tilde{\mathbf{u}}_u, \tilde{\mathbf{i}}_i + \sum_m w_m
-    \mathbf{z}_{m,i} \rangle`. In both users have no representation per modality.
+    \mathbf{z}_{m,i} \rangle`. Users have no representation per modality in either slot.
 
-    Differences to public code: features are frozen; edges between users and items are drawn as
-    documented in :func:`~mrdib_pyg.ops.prune_edges`; the projections have no bias, which would
-    cancel in each difference of two scores; an item that lacks a modality shares its weight among
-    those it has.
+    Differences to public code: features are frozen unless :obj:`trainable_features` is set; edges
+    are drawn by :func:`~mrdib_pyg.ops.prune_edges`; the projections have no bias, which would
+    cancel in the difference of two scores; the weight of a missing modality is shared among those
+    that an item has.
 
-    An item unseen in training gets :math:`\mathbf{h}_i` of its own row of the item graph, in which
-    the :math:`k - 1` items of most similar features are its neighbors, and zero for the ID channel.
+    An item unseen in training gets the :math:`\mathbf{h}_i` of its own row in the item graph, with
+    its :math:`k - 1` nearest items by features as neighbors, and zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -56,8 +57,8 @@ class FREEDOM(Recommender):
             (default: :obj:`2`)
         k (int, optional): The number of neighbors in the item graph, the item included.
             (default: :obj:`10`)
-        edge_dropout (float, optional): The ratio of edges left out in an epoch; published are
-            0.8 and 0.9. (default: :obj:`0.8`)
+        edge_dropout (float, optional): The ratio of edges dropped in an epoch; published are 0.8
+            and 0.9. (default: :obj:`0.8`)
         content_weight (float, optional): The default weight of :obj:`content`; published are 0,
             1e-5, 1e-4 and 1e-3. (default: :obj:`1e-3`)
         modality_weights (dict[str, float], optional): The weight of each modality in the item
@@ -76,8 +77,8 @@ class FREEDOM(Recommender):
     """
 
     user_codes = False
-    #: The best ratio of edges and weight per data set are not published: they are to be chosen
-    #: on the validation edges. These are the settings common to all published results.
+    #: The best edge ratio and weight per data set are not published: choose them on the validation
+    #: edges. These settings are common to all published results.
     presets = {
         name: {'k': 10, 'num_layers': 2, 'modality_weights': {'image': 0.1, 'text': 0.9}}
         for name in ('baby', 'sports', 'clothing')
@@ -121,8 +122,7 @@ class FREEDOM(Recommender):
                 knn = ItemKNN(k, m, form='binary')
                 graph = weighted_graph(data, f'{m}_knn', knn, is_mean=True)
                 setattr(self, f'item_adj_{m}', graph)
-        else:
-            # Always by the weights of this model, as in the other slot.
+        else:  # by the weights of this model, as in the other slot
             union = ItemGraphUnion(self.modality_weights, k)(data)
             self.item_adj = weighted_graph(union, 'union', is_mean=True)
         self.pruned_adj: NormalizedAdjacency | None = None
@@ -133,7 +133,6 @@ class FREEDOM(Recommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_uniform_(self.item_emb.weight)
@@ -141,7 +140,6 @@ class FREEDOM(Recommender):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         weights = {'task': 1.0, 'content': self.content_weight}
         if self.slot == 'projection' and self.mrdib is not None:
             weights['joint'] = 0.0  # as the other terms of MRdIB
@@ -173,9 +171,8 @@ class FREEDOM(Recommender):
         if self.training and self.pruned_adj is not None:
             adj = self.pruned_adj
         ego = (self.user_emb.weight, self.item_emb.weight)
-        user, item = propagate_mean(ego, adj, self.num_layers)
+        (user, item), _ = propagate_rows(ego, adj, self.num_layers, rows)
         views: dict[str, tuple[Tensor, Tensor]] = {}
-        user, item = take_rows(user, item, rows)
         if rows is not None:
             views['rows'] = (rows.user, rows.item)
         if self.slot == 'graph':
@@ -198,7 +195,7 @@ class FREEDOM(Recommender):
     ) -> tuple[Tensor, Tensor]:
         if self.slot == 'graph':
             return super().joint(codes, embeddings, rows)
-        # The codes do not reach the ranking score: as in the term `joint`.
+        # The codes do not reach the ranking score, but that of the term `joint`.
         if 'joint' in embeddings.views:
             return embeddings.views['joint']
         user, item = embeddings.views['propagated']
@@ -236,10 +233,10 @@ class FREEDOM(Recommender):
         if 'rows' in views:
             ids = views['rows'][1]
             local = batch
-        elif self.static_shapes:  # each item as often as the batch has it
+        elif has_fixed_shapes():  # each item as often as the batch has it
             ids, place = torch.cat([pos, neg]), torch.arange(2 * pos.numel(), device=pos.device)
             local = Triplets(src, *place.chunk(2))
-        else:  # all items are there; of their features, only what the batch reads is projected
+        else:  # all items are given, but only the features that the batch reads are projected
             rows, local = to_local(batch)
             ids = rows.item
         present = self.present()
@@ -267,9 +264,9 @@ class FREEDOM(Recommender):
     def _weigh(self, codes: Mapping[str, Pair], rows: Rows | None) -> Tensor:
         weight = self.item_weight if rows is None else self.item_weight[rows.item]
         present = self.present(rows)
-        if present is None:  # then all rows are alike
+        if present is None:  # all rows are alike
             weight = weight[:1]
-        elif self.item_features.is_dropping:  # its weight is shared among those that are left
+        elif self.item_features.is_dropping:  # shared among those left
             mask = torch.stack([present[m][1] for m in codes], dim=1)
             weight = weight * mask
             total = weight.sum(dim=1, keepdim=True)

@@ -18,11 +18,11 @@ class LightGCN(Recommender):
         [\mathbf{P}; \mathbf{Q}] = \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
         [\mathbf{E}_U; \mathbf{E}_I], \quad s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
 
-    It reads no item features, so there is nothing for MRdIB to encode, and items unseen in training
-    cannot be encoded.
+    It reads no item features: there is nothing for MRdIB to encode, and no way to encode items
+    unseen in training.
 
     The regularizer takes the *unsquared* norms of a batch's rows of the two tables, as toolboxes of
-    multimodal recommendation do; the paper squares them, which needs other weights.
+    multimodal recommendation do. The paper squares them, which needs other weights.
 
     Args:
         data (HeteroData): The training graph.
@@ -30,7 +30,7 @@ class LightGCN(Recommender):
         num_layers (int, optional): The number of propagation layers :math:`L`; 0 is matrix
             factorization. (default: :obj:`3`)
         reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
-            embeddings of a batch before propagation, over its size. (default: :obj:`1e-4`)
+            embeddings of a batch before propagation, divided by its size. (default: :obj:`1e-4`)
         mrdib (optional): Refused: the model has no modality. (default: :obj:`None`)
 
     Raises:
@@ -63,14 +63,12 @@ class LightGCN(Recommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_uniform_(self.item_emb.weight)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {'task': 1.0, 'reg': self.reg_weight}
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:

@@ -13,9 +13,9 @@ from mrdib_pyg.transforms import ItemKNN
 
 class MGCN(MultiView):
     r"""MGCN from `"Multi-View Graph Convolutional Network for Multimedia Recommendation"
-    <https://arxiv.org/abs/2308.03588>`_: ID embeddings purified by the features of each modality,
-    spread over its item graph and from there to users, and fused under the guidance of the
-    behavior view of the user-item graph,
+    <https://arxiv.org/abs/2308.03588>`_: the features of each modality purify the ID embeddings,
+    which spread over its item graph and on to users, and are fused under the guidance of the
+    behavior view, that of the user-item graph,
 
     .. math::
         \mathbf{X}_m &= [\hat{\mathbf{R}} \mathbf{H}_m; \mathbf{H}_m], \quad \mathbf{H}_m =
@@ -25,22 +25,22 @@ class MGCN(MultiView):
         \mathbf{B})) \odot (\mathbf{X}_m - \mathbf{C}) \right), \quad \mathbf{C} = \sum_m \alpha_m
         \mathbf{X}_m
 
-    with the LightGCN embeddings :math:`\mathbf{B}` of the user-item graph, the behavior view, an
-    attention :math:`\alpha` over modalities per node, and :math:`\mathbf{S}_m` of
-    :class:`~mrdib_pyg.transforms.ItemKNN` in the similarity form, taken from ``('item',
-    '<modality>_knn', 'item')`` where the data has it. The terms are :obj:`contrastive`, between
-    the fusion and :math:`\mathbf{B}` for the users and the positive items of a batch, and
-    :obj:`reg`, half the squared norms of the final embeddings over the size of the batch.
+    with the LightGCN embeddings :math:`\mathbf{B}` as the behavior view, an attention
+    :math:`\alpha` over modalities per node, and :math:`\mathbf{S}_m` of
+    :class:`~mrdib_pyg.transforms.ItemKNN` in the similarity form, or the edges ``('item',
+    '<modality>_knn', 'item')`` of the data. The terms are :obj:`contrastive`, between the fusion
+    and :math:`\mathbf{B}` for the users and positive items of a batch, and :obj:`reg`, half the
+    squared norms of the final embeddings over the size of the batch.
 
-    MRdIB encodes users and items of :math:`\mathbf{X}_m`, which score alone as they are, without
-    :math:`\mathbf{B}`. Where modalities are missing, attention and sums run over those that a node
-    has and :math:`M` is their number; features that are missing spread nothing.
+    MRdIB encodes users and items of :math:`\mathbf{X}_m`, which score alone without
+    :math:`\mathbf{B}`. Where modalities are missing, attention and sums cover the :math:`M` that a
+    node has. Missing features spread nothing.
 
-    An item unseen in training gets the row of :math:`\mathbf{H}_m` of its :math:`k - 1` nearest
-    items by features, and :math:`\mathbf{B}` of zero.
+    An item unseen in training gets the row of :math:`\mathbf{H}_m` that its :math:`k - 1` nearest
+    items by features make, and zero for :math:`\mathbf{B}`.
 
-    Differences to public code: features are frozen; negative similarities count as zero; a
-    last, short batch divides :obj:`reg` by its own size.
+    Differences to public code: features are frozen unless :obj:`trainable_features` is set,
+    negative similarities count as zero, and a last, short batch divides :obj:`reg` by its own size.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -61,8 +61,8 @@ class MGCN(MultiView):
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
     """
 
-    #: The best weight of :obj:`contrastive` per data set is not published; 1e-2 is what later
-    #: papers mostly use.
+    #: The best weight of :obj:`contrastive` per data set is not published. Most later papers use
+    #: 1e-2.
     presets = {
         name: {'k': 10, 'num_layers': 2, 'contrastive_weight': 1e-2, 'reg_weight': 1e-4}
         for name in ('baby', 'sports', 'clothing')
@@ -95,14 +95,12 @@ class MGCN(MultiView):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         for gate in self.gates:
             gate.reset_parameters()  # type: ignore[operator]
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {'task': 1.0, 'reg': self.reg_weight, 'contrastive': self.contrastive_weight}
 
     def side(self, x: list[Tensor], behavior: Tensor, masks: list[Tensor] | None) -> Tensor:
@@ -117,8 +115,8 @@ class MGCN(MultiView):
     def item_degree(self, name: str) -> Tensor | None:
         edge_index, weight = getattr(self, f'item_adj_{name}').to_edge_index()
         is_loop = edge_index[0] == edge_index[1]
-        # An item's similarity to itself is one, so that its loop weighs one over its degree. Of a
-        # graph without loops, that a user has made, its weights do not tell.
+        # An item's similarity to itself is one: the weight of its loop is one over its degree. The
+        # graph of a user may have no loops.
         has_edge = torch.zeros(self.num_items, dtype=torch.bool, device=weight.device)
         has_edge[edge_index[0]] = True
         if int(is_loop.sum()) < int(has_edge.sum()):

@@ -23,8 +23,8 @@ from mrdib_pyg.ops import NormalizedAdjacency, propagate
 
 class MMGCN(Recommender):
     r"""The model of `"MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation
-    of Micro-video" <https://doi.org/10.1145/3343031.3351034>`_: one graph convolution per
-    modality, which all read one table of IDs, and their mean.
+    of Micro-video" <https://doi.org/10.1145/3343031.3351034>`_: the mean of one graph convolution
+    per modality, all of which read one table of IDs.
 
     .. math::
         \mathbf{H} &= \sigma(\mathbf{D}^{-1} \mathbf{A} \mathbf{X}_m^{(l-1)} \mathbf{W}_1), \quad
@@ -38,29 +38,27 @@ class MMGCN(Recommender):
     each row of unit norm.
 
     MRdIB encodes users and items of :math:`\mathbf{X}_m^{(L)}`, before the mean. Given the user,
-    the score is a sum over the item's modalities: it cannot carry synergy.
+    the score is a sum over the item's modalities and cannot carry synergy.
 
-    Where this differs from public code, which its published results come from: the ID and
-    preference tables are trained (there they stay as they were drawn); the layers are combined
-    element-wise and their number is the one asked for (there, always concatenated, always three);
-    weights start by Xavier's normal initialization and biases at zero throughout; all features
-    wider than :obj:`hidden_channels` are mapped to that width (there, images to 256 and texts not
-    at all); the regularizer takes all preference tables alike (there, that of the images). As in
-    public code, modalities are averaged (the paper sums them), and in the regularizer a user counts
-    with both of his items.
+    Differences to public code, the source of the published results: the ID and preference tables
+    are trained (there, they keep their initial values); layers are combined element-wise, in the
+    given number (there, always concatenated, always three); all weights have Xavier's normal
+    initialization and biases start at zero; all features wider than :obj:`hidden_channels` are
+    mapped to that width (there, images to 256 and texts not at all); the regularizer covers all
+    preference tables (there, that of the images). As in public code, modalities are averaged (the
+    paper sums them), and in the regularizer a user counts with both items.
 
-    Where a modality is missing, a node's mean is over those it has; its features are zero but it
-    hears from its neighbors. A node without any modality keeps the mean of all: its ID and what
-    its neighbors say.
+    Where modalities are missing, a node's mean covers those it has. Missing features are zero, but
+    the node hears from its neighbors. A node without any modality keeps the mean of all: its ID and
+    the messages of its neighbors.
 
     An item unseen in training passes the layers without neighbors and with an ID of zero.
 
     Args:
         data (HeteroData): The training graph with item features.
         channels (int, optional): The width of the embeddings. (default: :obj:`64`)
-        hidden_channels (int, optional): The largest width of a modality before the first layer:
-            features that are wider are mapped to it, others enter as they are. The cost of a step
-            grows with it. (default: :obj:`256`)
+        hidden_channels (int, optional): The largest width of a modality before the first layer, to
+            which wider features are mapped. The cost of a step grows with it. (default: :obj:`256`)
         num_layers (int, optional): The number of layers :math:`L`. (default: :obj:`2`)
         reg_weight (float, optional): The default weight of :obj:`reg`, the mean squares of the
             batch's rows of the ID table and of the preferences. (default: :obj:`1e-3`)
@@ -113,7 +111,6 @@ class MMGCN(Recommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         for block in (self.user_emb, self.item_emb, self.preferences, self.lins, self.layers):
             for module in block.modules():
@@ -124,7 +121,6 @@ class MMGCN(Recommender):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {'task': 1.0, 'reg': self.reg_weight}
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
@@ -135,12 +131,12 @@ class MMGCN(Recommender):
             item = self.item_features(m)
             if m in self.lins:
                 item = self.lins[m](item)
-            if present is not None:  # what the map makes of nothing
+            if present is not None:  # the bias of the map
                 item = item * present[m][1].unsqueeze(-1)
             user, item = unit_rows(user), unit_rows(item)
             layers = list(self.layers[m].children())
             for i, layer in enumerate(layers):
-                # No layer reads what the last one gives: only the rows that the loss reads.
+                # Of the last layer, only the rows that the loss reads.
                 last = rows if i == len(layers) - 1 else None
                 pair = (None, None) if last is None else (last.user, last.item)
                 user, item = (
@@ -177,7 +173,7 @@ class MMGCN(Recommender):
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         src, pos, neg = batch
-        # The mean square of each row, and then over the batch: no row is gathered.
+        # First of each row, then of the batch: no row is gathered.
         user, item = (x.square().mean(dim=-1) for x in embeddings.views['ego'])
         reg = user[src].mean() + 0.5 * (item[pos].mean() + item[neg].mean())
         tables = [_mean_square(table) for table in self.preferences.children()]
@@ -185,7 +181,7 @@ class MMGCN(Recommender):
 
 
 def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-    # Over the modalities that are there.
+    # Over the modalities of each row.
     if masks is None:
         return _sum(codes) / len(codes)
     weight = available(masks).to(codes[0].dtype)
@@ -194,7 +190,7 @@ def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
 
 
 def _mean_square(table: Any) -> Tensor:
-    # By way of the norm, whose gradient is a single pass over the table.
+    # From the norm, whose gradient is a single pass over the table.
     return table.weight.norm().square() / table.weight.numel()
 
 
@@ -229,8 +225,7 @@ class _Layer(nn.Module):
     def aggregate(
         self, neighbors: Tensor, adj: NormalizedAdjacency, rows: Tensor | None = None
     ) -> Tensor:
-        # (D^-1 A X) W = D^-1 A (X W), of one width: the product with W is taken where there are
-        # fewer rows.
+        # (D^-1 A X) W = D^-1 A (X W), both as wide: multiply by W where there are fewer rows.
         num_rows = adj.rowptr.numel() - 1 if rows is None else rows.numel()
         before = neighbors.size(0) <= num_rows
         out = propagate(self.lin_neighbors(neighbors) if before else neighbors, adj)

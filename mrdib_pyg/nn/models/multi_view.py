@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
@@ -22,11 +22,11 @@ def weighted_graph(
     src: str = 'item',
     is_mean: bool = False,
 ) -> NormalizedAdjacency:
-    r"""Returns the edges ``(src, relation, 'item')`` of the data as a matrix, with their weights
-    as they are; where the data has none, those that a transform makes.
+    r"""Returns the edges ``(src, relation, 'item')`` of the data, or else those of a transform, as
+    a matrix with their own weights.
 
-    With :obj:`is_mean` a row is meant to be a mean, as of the ``'binary'`` form of
-    :class:`~mrdib_pyg.transforms.ItemKNN`: a warning tells if the weights of one do not sum to one.
+    If :obj:`is_mean`, it warns where the weights of a row do not sum to one, as those of the
+    ``'binary'`` form of :class:`~mrdib_pyg.transforms.ItemKNN` do.
 
     Raises:
         ValueError: If the edges of the data have no weights.
@@ -36,16 +36,15 @@ def weighted_graph(
         data = transform(data)
     store = data[edge]
     if 'edge_weight' not in store:
-        raise ValueError(f'the edges {edge} of the data have no edge_weight')
+        raise ValueError(f"the edges {edge} of 'data' must have an edge_weight (got none)")
     if is_mean:
         total = torch.zeros(int(data[src].num_nodes), dtype=torch.double)
         row, weight = store.edge_index[0].cpu().long(), store.edge_weight.detach().cpu().double()
         total.index_add_(0, row, weight)
         if bool(((total - 1).abs() > 1e-3)[total != 0].any()):
             warnings.warn(
-                f'the weights of {edge} do not sum to one for each item, as those of the form '
-                f"'binary' do: they are taken as they are; without these edges the model makes its "
-                f'own',
+                f'the weights of {edge} do not sum to one per item, unlike those of the form '
+                f"'binary'; remove these edges from the data to let the model build its own",
                 stacklevel=3,
             )
     num_nodes = (int(data[src].num_nodes), int(data['item'].num_nodes))
@@ -58,8 +57,8 @@ def weighted_graph(
 
 
 class MultiView(Recommender):
-    r"""What :class:`MGCN` and :class:`SOIL` share: a behavior view of the user-item graph, a view
-    of an item graph per modality, and the contrast of their fusion with the behavior view.
+    r"""The common part of :class:`MGCN` and :class:`SOIL`: a behavior view of the user-item graph,
+    a view of an item graph per modality, and the contrast of their fusion with the behavior view.
 
     A subclass calls :meth:`set_graphs` and implements :meth:`side`.
 
@@ -107,19 +106,18 @@ class MultiView(Recommender):
     def set_graphs(
         self, user_item: NormalizedAdjacency, items: Mapping[str, NormalizedAdjacency]
     ) -> None:
-        r"""Sets the graph between users and items, and that of the items of each modality."""
+        r"""Sets the user-item graph and the item graph of each modality."""
         self.user_item_adj = user_item
         for name, adj in items.items():
             setattr(self, f'item_adj_{name}', adj)
 
     def side(self, x: list[Tensor], behavior: Tensor, masks: list[Tensor] | None) -> Tensor:
-        r"""Fuses the codes of some rows, one tensor per modality; the masks tell which rows have
+        r"""Fuses the codes of some rows, one tensor per modality, with masks of the rows that have
         it.
         """
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_uniform_(self.item_emb.weight)
@@ -132,8 +130,7 @@ class MultiView(Recommender):
         to_user = self.user_item_adj if rows is None else self.user_item_adj.select(rows.user)
         out: dict[str, Pair] = {}
         for m, purifier in zip(self.modalities, self.purifiers):
-            # Nothing lies between projection and gate: they are one map, and an item's
-            # projection need not exist.
+            # Nothing lies between projection and gate: as one map, they need no projected table.
             lin = self.maps.lin(m)
             assert isinstance(purifier, nn.Linear)
             weight, bias = purifier.weight @ lin.weight, purifier.weight @ lin.bias + purifier.bias
@@ -147,13 +144,13 @@ class MultiView(Recommender):
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
-        user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
-        return self._fuse(codes, take_rows(user, item, rows), rows)
+        behavior, _ = propagate_rows(ego, self.user_item_adj, self.num_layers, rows)
+        return self._fuse(codes, behavior, rows)
 
     def fuse_content(
         self, codes: Mapping[str, Any], held: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        # The behavior view is the ID path. It may gate the codes, so it is held before the fusion.
+        # The behavior view is the ID path. It may gate the codes: hold it before the fusion.
         ego = (self.user_emb.weight, self.item_emb.weight)
         user, item = propagate_mean(ego, self.user_item_adj, self.num_layers)
         mean = (user.mean(dim=0).expand_as(user), item.mean(dim=0).expand_as(item))
@@ -195,14 +192,14 @@ class MultiView(Recommender):
         return self.side(list(codes.values()), behavior, new.masks)
 
     def item_degree(self, name: str) -> Tensor | None:
-        r"""Returns the sum of the similarities of each item to its neighbors in the item graph of a
-        modality, ``[I]``, or :obj:`None` where that is not known.
+        r"""Returns the sum of similarities of each item to its neighbors in the item graph of a
+        modality, ``[I]``, or :obj:`None` if unknown.
         """
         return None
 
     def attend(self, x: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-        r"""Returns the attention over the modalities that each row has, ``[M, N, 1]``; zeros where
-        there is none.
+        r"""Returns the attention over the modalities of each row, ``[M, N, 1]``, with zeros for
+        missing ones.
         """
         logit = self.attention(torch.stack(x))
         if masks is None:
@@ -213,7 +210,7 @@ class MultiView(Recommender):
         return logit.softmax(dim=0) * mask
 
     def divisor(self, x: list[Tensor], masks: list[Tensor] | None) -> float | Tensor:
-        r"""Returns one more than the number of modalities that each row has."""
+        r"""Returns one plus the number of modalities of each row."""
         if masks is None:
             return len(x) + 1.0
         return 1.0 + torch.stack(masks).sum(dim=0).unsqueeze(-1)

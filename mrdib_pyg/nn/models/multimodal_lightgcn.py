@@ -7,7 +7,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import Posterior, product_of_experts
 from mrdib_pyg.nn.modality_conv import ModalityConv
-from mrdib_pyg.nn.models.batch import batch_squares, take_rows
+from mrdib_pyg.nn.models.batch import batch_squares, propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict
 from mrdib_pyg.nn.models.recommender import (
@@ -19,7 +19,6 @@ from mrdib_pyg.nn.models.recommender import (
     Triplets,
     _sum,
 )
-from mrdib_pyg.ops import propagate_mean
 
 FUSIONS = ('sum', 'attention', 'mlp', 'product_of_experts')
 
@@ -35,13 +34,13 @@ class MultimodalLightGCN(Recommender):
         s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
 
     MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
-    Beside an ID channel, what is encoded of the features, :math:`\mathbf{x}`, is divided by its
-    width, so that codes start as small as IDs and learn no faster.
+    Next to an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so
+    that codes start as small as IDs and learn no faster.
 
-    A modality that is missing is in no sum, softmax or product; its features reach no neighbor, and
-    an item without any is scored by its ID. An item unseen in training gets what the convolutions
-    give an item without edges, :math:`(\mathbf{x} \mathbf{W} + \mathbf{b}) / (L + 1)` for each
-    modality, and zero for the ID channel.
+    No sum, softmax or product contains a missing modality, and its features reach no neighbor. An
+    item without any is scored by its ID. An item unseen in training gets the output of the
+    convolutions for an item without edges, :math:`(\mathbf{x} \mathbf{W} + \mathbf{b}) / (L + 1)`
+    per modality, and zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -50,15 +49,15 @@ class MultimodalLightGCN(Recommender):
             (default: :obj:`2`)
         fusion (str, optional): How codes become one embedding: :obj:`"sum"`; :obj:`"attention"`,
             a softmax over modalities per node; :obj:`"mlp"`, a two-layer perceptron on the item's
-            concatenated codes, the only one that can express synergy (users are summed);
-            :obj:`"product_of_experts"`, the product of the posteriors with a standard normal
-            prior. (default: :obj:`"sum"`)
+            concatenated codes (users are summed), the only one that can express synergy;
+            :obj:`"product_of_experts"`, the product of the posteriors and a standard normal prior.
+            (default: :obj:`"sum"`)
         id_channel (bool, optional): If set to :obj:`False`, the model scores by content alone.
             (default: :obj:`True`)
         num_encoder_layers (int, optional): 1 for a linear map of the features, 2 for a hidden
             layer of :obj:`2 * channels` before it. (default: :obj:`1`)
         l2_weight (float, optional): The default weight of :obj:`l2`, half the squared norms of the
-            embedding rows of a batch over its size. (default: :obj:`1e-4`)
+            embedding rows of a batch, divided by its size. (default: :obj:`1e-4`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`"standard"`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
 
@@ -115,7 +114,6 @@ class MultimodalLightGCN(Recommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.Embedding):
@@ -132,7 +130,6 @@ class MultimodalLightGCN(Recommender):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {'task': 1.0, 'l2': self.l2_weight}
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:
@@ -142,19 +139,16 @@ class MultimodalLightGCN(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             user: Any = self.preferences[m].weight
-            x = self.item_features(m, None if local is None else local.item)
-            x = self._encode(m, x)
             conv = self.convs[m]
             assert isinstance(conv, ModalityConv)
+            x = self.item_features(m, None if local is None else local.item)
+            x = conv.lin(self._encode(m, x))
             if local is not None:
-                out[m] = (user.index_select(0, local.user), conv.lin(x))
+                out[m] = (user.index_select(0, local.user), x)
                 continue
-            if present is None:
-                user, item = conv((user, x), self.adj)
-            else:  # what the maps make of nothing is not to reach the neighbors
-                x = conv.lin(x) * present[m][1].unsqueeze(-1)
-                user, item = propagate_mean((user, x), self.adj, self.num_layers)
-            out[m] = take_rows(user, item, rows)
+            if present is not None:  # what the maps make of nothing must not reach the neighbors
+                x = x * present[m][1].unsqueeze(-1)
+            out[m], _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
         return out
 
     def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
@@ -163,7 +157,7 @@ class MultimodalLightGCN(Recommender):
             conv = self.convs[m]
             assert isinstance(conv, ModalityConv)
             x = conv.lin(self._encode(m, x)) * new.present[m].unsqueeze(-1)
-            out[m] = x / (self.num_layers + 1)  # a mean over layers, of which no other has a part
+            out[m] = x / (self.num_layers + 1)  # the mean over layers, all others being zero
         return out
 
     def fuse_new_items(self, codes: Mapping[str, Any], new: NewItems) -> Tensor:
@@ -182,11 +176,8 @@ class MultimodalLightGCN(Recommender):
         views = {}
         if self.id_channel:
             ego = (self.user_emb.weight, self.item_emb.weight)
-            id_user, id_item = take_rows(*propagate_mean(ego, self.adj, self.num_layers), rows)
-            ego = take_rows(*ego, rows)
-            user, item = id_user + user, id_item + item
-            views['id'] = (id_user, id_item)
-            views['ego'] = ego
+            views['id'], views['ego'] = propagate_rows(ego, self.adj, self.num_layers, rows)
+            user, item = views['id'][0] + user, views['id'][1] + item
         return Embeddings(user, item, views)
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
@@ -200,9 +191,9 @@ class MultimodalLightGCN(Recommender):
     def _encode(self, name: str, x: Tensor) -> Tensor:
         if name in self.encoders:
             x = self.encoders[name](x)
-        # Adam moves each weight by the learning rate, whatever the input: over its width, a code
-        # moves in a step as far as a row of the ID table, and starts as small. Without this,
-        # features drown the ID channel.
+        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, a
+        # code starts as small and moves as far as a row of the ID table. Otherwise features drown
+        # the ID channel.
         return x / x.size(-1) if self.id_channel else x
 
     def _fuse(self, codes: list[Any], masks: list[Tensor] | None, side: int) -> Tensor:
@@ -217,7 +208,7 @@ class MultimodalLightGCN(Recommender):
         if self.fusion == 'sum' or side == 0:
             return _sum(codes)
         item = self.mlp(torch.cat(codes, dim=-1))
-        if masks is not None:  # what the perceptron makes of nothing is no content
+        if masks is not None:  # the output of the perceptron for zeros is not content
             item = item * torch.stack(masks).any(dim=0).unsqueeze(-1)
         return item
 

@@ -9,11 +9,11 @@ from mrdib_pyg.ops import NormalizedAdjacency, masked_topk
 
 
 class Ranker(nn.Module):
-    r"""The part of a recommender that scores and ranks: users and items whose inner product is the
-    score, computed by :meth:`forward` and kept while nothing changes.
+    r"""The part of a recommender that scores and ranks by the inner products of users and items,
+    which :meth:`forward` computes and which are kept while nothing changes.
 
-    A subclass sets :attr:`num_users`, :attr:`num_items` and :attr:`adj`, the training edges as a
-    matrix of users and items.
+    A subclass sets :attr:`num_users`, :attr:`num_items` and :attr:`adj`, the matrix of training
+    edges between users and items.
     """
 
     num_users: int
@@ -31,18 +31,18 @@ class Ranker(nn.Module):
 
     @torch.no_grad()
     def embed(self) -> Embeddings:
-        r"""Returns the embeddings of all users and items in evaluation mode. A model in evaluation
-        mode keeps them until a parameter changes or ``train()`` or ``eval()`` is called: they are
-        not to be written to. A change in place by way of ``param.data`` leaves no trace: call
-        :meth:`forget` after one.
+        r"""Returns the embeddings of all users and items in evaluation mode, not to be written to.
+        A model in evaluation mode keeps them until a parameter changes or ``train()`` or ``eval()``
+        is called. An in-place change of ``param.data`` leaves no trace: call :meth:`forget` after
+        it.
         """
         if self.training:
             with self.evaluation_mode():
                 return _freeze(self())
         if self._may_change:
             return _freeze(self())
-        # Versions tell of changes in place, such as those of a loaded state, and addresses of
-        # tensors that were put in the place of others (`param.data = ...`).
+        # Versions tell of in-place changes, such as a loaded state; addresses tell of replaced
+        # tensors (`param.data = ...`).
         key = tuple(
             n
             for t in (*self.parameters(), *self.buffers())
@@ -55,8 +55,8 @@ class Ranker(nn.Module):
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        r"""Puts a model in training mode into evaluation mode while it lasts; afterwards each of
-        its modules is in the mode that it had.
+        r"""Switches to evaluation mode inside a :obj:`with` block; afterwards each module is back
+        in its own mode.
         """
         if not self.training:
             yield
@@ -77,13 +77,12 @@ class Ranker(nn.Module):
         return super().train(mode)
 
     def forget(self, until_mode_is_set: bool = False) -> None:
-        r"""Forgets the embeddings that are kept; they are computed when they are asked for.
+        r"""Forgets the embeddings that :meth:`embed` keeps.
 
         Args:
             until_mode_is_set (bool, optional): If set to :obj:`True`, none are kept until
-                ``train()`` or ``eval()`` is called. The step of a fused optimizer leaves no trace
-                in the versions of parameters, so this is for whoever may be training.
-                (default: :obj:`False`)
+                ``train()`` or ``eval()`` is called. Needed while training: the step of a fused
+                optimizer does not change the versions of parameters. (default: :obj:`False`)
         """
         self._cache = None
         self._may_change = self._may_change or until_mode_is_set
@@ -112,14 +111,14 @@ class Ranker(nn.Module):
 
         Args:
             user (torch.Tensor, optional): The ids of the users. (default: :obj:`None`, all)
-            k (int, optional): The number of items; where fewer remain, the row ends in ids of
-                :obj:`-1`. (default: :obj:`20`)
+            k (int, optional): The number of items. Where fewer remain, the row is filled up with
+                ids of :obj:`-1`. (default: :obj:`20`)
             exclude_seen (bool, optional): If set to :obj:`False`, items of the training edges are
                 candidates too. (default: :obj:`True`)
 
         Raises:
             ValueError: If :obj:`k` exceeds the number of items.
-            TypeError: If ids are no integers.
+            TypeError: If ids are not integers.
             IndexError: If a user does not exist.
         """
         emb = self.embed()
@@ -127,11 +126,11 @@ class Ranker(nn.Module):
         if user is None:
             user = torch.arange(self.num_users, device=device)
         user = torch.as_tensor(user, device=device).reshape(-1)
-        if user.numel() == 0:  # of an empty list, which is one of floats
+        if user.numel() == 0:  # an empty list makes a tensor of floats
             user = user.long()
         elif user.is_floating_point() or user.dtype == torch.bool:
             raise TypeError(f"'user' must hold integer ids (got {user.dtype})")
-        user = user.long()  # ids of 8 bits would be taken for a mask
+        user = user.long()  # 8-bit ids would index as a mask
         if user.numel() > 0 and not 0 <= int(user.min()) <= int(user.max()) < self.num_users:
             raise IndexError(
                 f"'user' must lie in [0, {self.num_users}) (got {int(user.min())} to "
@@ -145,7 +144,7 @@ class Ranker(nn.Module):
         :func:`~mrdib_pyg.ops.masked_topk`.
 
         Args:
-            user (torch.Tensor): The ids of the users, ``[B]``; one may come more than once.
+            user (torch.Tensor): The ids of the users, ``[B]``, with or without repeats.
 
         Returns:
             torch.Tensor: Pairs of a row of :obj:`user` and an item, ``[2, n]``.
@@ -159,7 +158,7 @@ class Ranker(nn.Module):
 
 
 def _freeze(embeddings: Embeddings) -> Embeddings:
-    # A table that is an embedding as it is would go on to change with the model.
+    # A table that is returned as an embedding would change with the model.
     def copy(x: Tensor) -> Tensor:
         is_table = isinstance(x, nn.Parameter) or x.requires_grad or x._is_view()
         return x.detach().clone() if is_table else x

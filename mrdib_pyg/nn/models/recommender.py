@@ -1,3 +1,4 @@
+import copy
 import inspect
 import types
 import typing
@@ -16,8 +17,9 @@ from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.features import ModalityFeatures
 from mrdib_pyg.nn.mrdib import MRdIB
 from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
+from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
-#: What may sit between the two functions of a recommender.
+#: The layers that fit between the two functions of a recommender.
 Layer = MRdIB | CodeNoise | CodePenalty
 
 CONTROLS: dict[str, type[CodeNoise] | type[CodePenalty]] = {'noise': CodeNoise, 'l2': CodePenalty}
@@ -29,20 +31,20 @@ def make_layer(
     user_codes: bool,
     fused_channels: int,
 ) -> Layer:
-    r"""Builds MRdIB or a control from its settings, or checks that one fits a model.
+    r"""Builds MRdIB or a control from its settings, or copies one after checking that it fits.
 
     Args:
-        mrdib (MRdIB or Dict[str, Any]): A layer, or its settings: those of
+        mrdib (MRdIB or Dict[str, Any]): A layer, which is left as it is, or settings: those of
             :class:`~mrdib_pyg.nn.MRdIB` or, with a key :obj:`"control"` of :obj:`"noise"` or
             :obj:`"l2"`, of that control.
         channels (Dict[str, int]): The width of each modality's representation in the model.
-        user_codes (bool): Whether users have a representation per modality. Where they have none,
-            the critics between user codes are taken out of the layer: no loss would reach them.
+        user_codes (bool): Whether users have a representation per modality. If not, the copy has
+            no critics between user codes: no loss would reach them.
         fused_channels (int): The width of the model's fused embeddings.
 
     Raises:
         TypeError: If it is neither a layer nor settings.
-        ValueError: If the layer was made for other modalities or widths, or a setting is unknown.
+        ValueError: If the layer has other modalities or widths, or a setting is unknown.
     """
     if isinstance(mrdib, Mapping):
         settings = dict(mrdib)
@@ -61,7 +63,7 @@ def make_layer(
         if control is None:
             settings['user_codes'] = user_codes and settings.get('user_codes', True)
             settings['fused_channels'] = fused_channels
-        if settings.get('channels') != channels:  # else in the order of a layer that had one
+        if settings.get('channels') != channels:  # else keep their order, which numbers the critics
             settings['channels'] = channels
         return make(**settings)
 
@@ -72,17 +74,18 @@ def make_layer(
         )
     if mrdib.channels != channels:
         raise ValueError(
-            f"'mrdib' was made for {mrdib.channels} but the model has {channels}; pass "
+            f"'mrdib' must be for the channels {channels} (got {mrdib.channels}); pass "
             f'MRdIB({channels})'
         )
     if isinstance(mrdib, MRdIB):
         if mrdib.bottleneck != 'late' and mrdib.fused_channels != fused_channels:
             raise ValueError(
-                f"'fused_channels' of 'mrdib' is {mrdib.fused_channels} but the fusion of the "
-                f'model is {fused_channels} wide'
+                f"'fused_channels' of 'mrdib' must be {fused_channels}, the width of the model's "
+                f'fusion (got {mrdib.fused_channels})'
             )
-        if not user_codes:
-            mrdib.drop_user_critics()
+    mrdib = copy.deepcopy(mrdib)
+    if isinstance(mrdib, MRdIB) and not user_codes:
+        mrdib.drop_user_critics()
     return mrdib
 
 
@@ -91,9 +94,8 @@ _NAMES = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a w
 
 
 def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
-    r"""Returns the arguments of a model's constructor by name, but for :obj:`self` and
-    :obj:`data`. Where it takes ``**kwargs``, those of the constructor that they are handed on to,
-    the next one in the order of its base classes, come with them.
+    r"""Returns the arguments of a model's constructor by name, without :obj:`self` and
+    :obj:`data`. ``**kwargs`` stand for those of the next constructor in the order of bases.
     """
     out: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
@@ -110,18 +112,18 @@ def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def check_values(cls: type, settings: Mapping[str, Any]) -> None:
-    r"""Refuses values of another type than the constructor of a model says, as far as that is one
-    of plain values. A default is always taken; what is not annotated takes everything, except in
-    the place of a truth value.
+    r"""Checks settings against the annotations of a model's constructor, as far as these are plain
+    types. A default always fits. Without an annotation everything fits, except where the default is
+    a truth value.
 
     Raises:
-        ValueError: If there is one; the message names it and what it must be.
+        ValueError: If a value has another type.
     """
     arguments = constructor_arguments(cls)
     for name, value in settings.items():
         parameter = arguments[name]
         hint = parameter.annotation
-        if value is parameter.default:  # None, say, of what is annotated as an integer
+        if value is parameter.default:  # e.g. None where the annotation is an integer
             continue
         is_unknown = hint is inspect.Parameter.empty or isinstance(hint, str)
         if is_unknown and isinstance(parameter.default, bool):
@@ -148,21 +150,20 @@ def _fits(value: Any, hint: Any) -> bool:
         return value is None
     if hint in (list, tuple, Sequence):
         return isinstance(value, (list, tuple))
-    return True  # nothing is known of it
+    return True
 
 
 class Recommender(ColdStart):
     r"""The base class of all multimodal recommenders: two functions between which
     :class:`~mrdib_pyg.nn.MRdIB` sits.
 
-    A subclass implements :meth:`modality_embeddings`, the representations that belong to one
-    modality each, and :meth:`fuse`, which makes of them the users and items whose inner product is
-    the score. It may override :meth:`unimodal`, :meth:`task_loss`, :meth:`extra_losses`,
-    :meth:`on_epoch_start` and the weights of its own terms in :attr:`loss_weights`, and must store
-    each argument of its constructor under its name. What it draws in training it draws by PyTorch,
-    which :func:`~mrdib_pyg.training.fit` seeds for each epoch, so that a training that is resumed
-    draws the same. For items unseen in training it says what they
-    get: see :class:`ColdStart`.
+    A subclass implements :meth:`modality_embeddings`, the representations of each modality, and
+    :meth:`fuse`, which turns them into the users and items whose inner product is the score. It may
+    override :meth:`unimodal`, :meth:`task_loss`, :meth:`extra_losses`, :meth:`on_epoch_start` and
+    the weights of its own terms in :attr:`loss_weights`. It must store each argument of its
+    constructor under its name. It draws random numbers from PyTorch, which
+    :func:`~mrdib_pyg.training.fit` seeds in each epoch, so that a resumed training draws the same.
+    For items unseen in training see :class:`ColdStart`.
 
     Args:
         data (HeteroData): The training graph: edges ``('user', 'rates', 'item')``, item features
@@ -171,9 +172,8 @@ class Recommender(ColdStart):
         channels (int): The width of every representation.
         mrdib (MRdIB or Dict[str, Any], optional): The layer between the two functions, or its
             settings without :obj:`channels`; :obj:`None` is the plain model. A control
-            (:class:`~mrdib_pyg.nn.CodePenalty`, :class:`~mrdib_pyg.nn.CodeNoise`) may stand in its
-            place. As the parameters of the model, those of the layer are reset.
-            (default: :obj:`None`)
+            (:class:`~mrdib_pyg.nn.CodePenalty`, :class:`~mrdib_pyg.nn.CodeNoise`) may take its
+            place. The model holds a copy of a layer, with fresh parameters. (default: :obj:`None`)
         feature_scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column
             over the items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
             :obj:`None`. (default: :obj:`None`)
@@ -184,20 +184,16 @@ class Recommender(ColdStart):
 
     #: Whether users have a representation per modality.
     user_codes: bool = True
-    #: Whether an embedding depends on the codes of its own row only, so that a loss needs no other:
-    #: the two functions of the model are then asked for the ``rows`` of a batch, and return no
-    #: others. Otherwise ``rows`` is always :obj:`None`.
+    #: Whether an embedding depends on the codes of its own row only. The two functions of the model
+    #: are then asked for the ``rows`` of a batch alone. Otherwise ``rows`` is always :obj:`None`.
     row_wise: bool = True
-    #: Whether a loss computes all rows rather than those its batch reads, so that no shape depends
-    #: on the batch: for a compiled graph. Set by ``fit(compile=True)``.
-    static_shapes: bool = False
     #: Whether :meth:`fuse` takes posteriors in place of plain codes.
     fuse_posteriors: bool = False
     #: Whether the model reads item features at all.
     multimodal: bool = True
-    #: What the learning rate is multiplied by after each epoch of :func:`~mrdib_pyg.training.fit`.
+    #: The factor of the learning rate after each epoch of :func:`~mrdib_pyg.training.fit`.
     lr_decay: float = 1.0
-    #: The best published settings, by data set; what they leave out stays at its default.
+    #: The best published settings by data set, where they differ from the defaults.
     presets: dict[str, dict[str, Any]] = {}
 
     train_edge_index: Tensor
@@ -252,7 +248,7 @@ class Recommender(ColdStart):
         raise NotImplementedError(f'{type(self).__name__} has no modality_embeddings()')
 
     def fuse(self, codes: Mapping[str, Any], rows: Rows | None = None) -> Embeddings:
-        r"""Makes of the codes, in the form of :meth:`modality_embeddings`, the users and items
+        r"""Turns the codes, in the form of :meth:`modality_embeddings`, into the users and items
         whose inner product is the score.
         """
         raise NotImplementedError(f'{type(self).__name__} has no fuse()')
@@ -260,8 +256,8 @@ class Recommender(ColdStart):
     def unimodal(
         self, codes: Mapping[str, Pair], embeddings: Embeddings
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        r"""Returns per modality the users and items whose inner product scores with this modality
-        alone: by default the user's code or, without one, the model's own user embedding.
+        r"""Returns per modality the users and items whose inner product scores by this modality
+        alone: by default its codes, with the model's user embedding where users have none.
         """
         return {
             name: (embeddings.user if user is None else user, item)
@@ -271,28 +267,24 @@ class Recommender(ColdStart):
     def joint(
         self, codes: Mapping[str, Pair], embeddings: Embeddings, rows: Rows | None = None
     ) -> tuple[Tensor, Tensor]:
-        r"""Returns the users and items whose inner product scores with all modalities together, for
+        r"""Returns the users and items whose inner product scores by all modalities together, for
         the synergistic term: by default those of the ranking score.
         """
         return embeddings.user, embeddings.item
 
     @property
     def joint_is_score(self) -> bool:
-        r"""Whether :meth:`joint` returns the users and items of the ranking score: by default where
-        it is not overridden.
-        """
+        r"""Whether :meth:`joint` returns the users and items of the ranking score."""
         return type(self).joint is Recommender.joint
 
     def fuse_content(
         self, codes: Mapping[str, Any], held: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        r"""Returns the users and items whose inner product scores by the codes alone: as
-        :meth:`joint`, with what else enters the score, the ID path, held at its mean. For a
-        measurement, not for training.
+        r"""Returns the users and items whose inner product scores by the codes alone: those of
+        :meth:`joint`, with the ID path held at its mean. For measurements, not for training.
 
-        The default is exact where :meth:`fuse` adds the ID path to what it makes of the codes: it
-        takes away what the same fusion makes of :obj:`held`, and adds the mean of that. Users
-        without codes keep their embedding, without which there is no score.
+        The default is exact where :meth:`fuse` adds the ID path to the fused codes: it subtracts
+        the fusion of :obj:`held` and adds its mean. Users without codes keep their embedding.
 
         Args:
             codes (Dict[str, Tuple[Any, Any]]): The codes of all rows, as :meth:`fuse` takes them.
@@ -315,8 +307,8 @@ class Recommender(ColdStart):
         return {}
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
-        r"""Called before each epoch, e.g. to redraw a graph by the :obj:`generator`, which is
-        seeded by the seed of the run and the epoch.
+        r"""Called before each epoch, e.g. to redraw a graph, with a :obj:`generator` seeded by the
+        run and the epoch.
         """
 
     @property
@@ -338,19 +330,19 @@ class Recommender(ColdStart):
 
     @property
     def config(self) -> dict[str, Any]:
-        r"""The arguments of the constructor but for :obj:`data`: ``type(model)(data, **config)``
-        builds the model anew.
+        r"""The arguments of the constructor except :obj:`data`: ``type(model)(data, **config)``
+        rebuilds the model.
 
         Raises:
             ValueError: If an argument is not stored under its name.
         """
         out: dict[str, Any] = {}
         for name in constructor_arguments(type(self)):
-            # Not an AttributeError, of which nn.Module would say that there is no `config`.
+            # For an AttributeError, nn.Module would say that there is no `config`.
             if not hasattr(self, name):
                 raise ValueError(
                     f"{type(self).__name__} must store the argument '{name}' of its constructor "
-                    f'(self.{name} = {name}): a checkpoint builds the model anew from it'
+                    f'(self.{name} = {name}): a checkpoint rebuilds the model from it'
                 )
             out[name] = getattr(self, name)
         if 'mrdib' in out:
@@ -358,16 +350,20 @@ class Recommender(ColdStart):
         return out
 
     def features(self, name: str, rows: Tensor | None = None) -> Tensor:
-        r"""Returns the scaled features of a modality, ``[I, F]``, or the rows asked for, with zeros
+        r"""Returns the scaled features of a modality, ``[I, F]``, or the given rows, with zeros
         where an item lacks it.
         """
         x = self.item_features(name, rows)
         return self._drop(name, x, rows) if self.item_features.is_dropping else x
 
-    def map_features(self, name: str, lin: nn.Module, rows: Tensor | None = None) -> Tensor:
-        r"""Maps the scaled features of a modality, or the rows asked for, by a linear layer."""
+    def map_features(
+        self, name: str, lin: nn.Module, rows: Tensor | None = None, table: Tensor | None = None
+    ) -> Tensor:
+        r"""Maps the scaled features of a modality, or the given rows, by a linear layer. A
+        :obj:`table` of trained features takes their place.
+        """
         assert isinstance(lin, nn.Linear)
-        x = self.item_features(name)
+        x = self.item_features(name) if table is None else table
         if rows is None and not self.item_features.is_dropping:
             return lin(x)
         out = F.linear(x, lin.weight) if rows is None else linear_rows(x, rows, lin.weight)
@@ -383,7 +379,7 @@ class Recommender(ColdStart):
 
     def present(self, rows: Rows | None = None) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
-        item has every modality. A user has it if any of his items does.
+        item has every modality. Users have it if any of their items does.
         """
         if not self.multimodal:
             return None
@@ -393,7 +389,7 @@ class Recommender(ColdStart):
         self, codes: Mapping[str, Pair], rows: Rows | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         r"""Returns the codes of users and of items as lists over modalities, with zeros where a row
-        lacks the modality: in a sum, its term is dropped.
+        lacks the modality.
         """
         present = self.present(rows)
         out: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -404,10 +400,6 @@ class Recommender(ColdStart):
                 mask = None if present is None else present[name][side]
                 out[side].append(code if mask is None else code * mask.unsqueeze(-1))
         return out
-
-    def sum_users(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Tensor:
-        r"""Returns the sum of the user codes over the modalities each user has."""
-        return _sum(self.masked_codes(codes, rows)[0])
 
     def sum_items(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Tensor:
         r"""Returns the sum of the item codes over the modalities each item has."""
@@ -425,13 +417,13 @@ class Recommender(ColdStart):
             batch (Triplets): Ids of users, positive and negative items.
         """
         rows, local = None, batch
-        if self.row_wise and not self.static_shapes:
+        if self.row_wise and not has_fixed_shapes():
             rows, local = to_local(batch)
         embeddings, posteriors, codes, fused, plain = self._embed(rows)
         terms = {'task': self.task_loss(embeddings, local)}
         terms.update(self.extra_losses(embeddings, local))
         if self.mrdib is not None:
-            # Where the task is BPR on the joint score, that is the synergistic term: not twice.
+            # BPR on the joint score is the synergistic term: do not compute it twice.
             is_bpr = type(self).task_loss is Recommender.task_loss and self.joint_is_score
             is_bpr = is_bpr and fused is None
             has_rate = fused is not None
@@ -446,7 +438,7 @@ class Recommender(ColdStart):
                 present=self.present(rows),
             )
             synergistic = terms['task'].detach() if is_bpr else pid.synergistic
-            if has_rate and not self.joint_is_score:  # the rate is that of the ranking score
+            if has_rate and not self.joint_is_score:  # the rate belongs to the ranking score
                 joint = self._encode_fused(*self.joint(codes, plain, rows))
                 synergistic = bpr_loss(*joint, local)
             pid = pid._replace(synergistic=synergistic)
@@ -458,7 +450,7 @@ class Recommender(ColdStart):
     ) -> tuple[Embeddings, dict[str, Any], dict[str, Pair], Any, Embeddings]:
         # The last are the embeddings before a bottleneck of the fusion.
         if torch.is_grad_enabled():
-            self.forget(until_mode_is_set=True)  # someone may go on to train
+            self.forget(until_mode_is_set=True)  # training may follow
         x = self.modality_embeddings(rows)
         self._check_rows('modality_embeddings', rows, *x.values())
         if self.mrdib is None:
@@ -487,16 +479,16 @@ class Recommender(ColdStart):
         return embeddings
 
     def _check_rows(self, method: str, rows: Rows | None, *pairs: Pair) -> None:
-        # A batch is renumbered by its rows: of other rows it would read wrong ones in silence.
+        # A batch is numbered by its rows: with other rows it would silently read wrong ones.
         if rows is None:
             return
         for pair in pairs:
             for side, x, index in zip(('users', 'items'), pair, rows):
                 if x is not None and x.size(0) != index.numel():
                     raise ValueError(
-                        f'{type(self).__name__}.{method}() was asked for {index.numel()} {side} '
-                        f"by 'rows' and returned {x.size(0)}; return those of 'rows', in their "
-                        f'order, or set row_wise = False in the class'
+                        f'{type(self).__name__}.{method}() must return the {index.numel()} {side} '
+                        f"of 'rows', in their order (got {x.size(0)}); or set row_wise = False in "
+                        f'the class'
                     )
 
     def _fuse_all(self, codes: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

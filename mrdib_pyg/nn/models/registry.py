@@ -30,12 +30,11 @@ def find_model(model: str | type[Recommender]) -> type[Recommender]:
     r"""Returns the class of a model.
 
     Args:
-        model (str or Type[Recommender]): A name in :obj:`MODELS`; or, for a subclass of
-            :class:`Recommender` of your own, ``'module:Class'``, whose module is imported, or the
-            class itself.
+        model (str or Type[Recommender]): A name in :obj:`MODELS`, or a subclass of
+            :class:`Recommender` of your own: the class or ``'module:Class'``, which is imported.
 
     Raises:
-        ValueError: If there is no such model, its module cannot be imported, or it is no
+        ValueError: If there is no such model, its module cannot be imported, or it is not a
             :class:`Recommender`.
     """
     if not isinstance(model, str):
@@ -79,27 +78,26 @@ def model_name(cls: type[Recommender]) -> str:
 
 
 def is_of_model(name: str, cls: type[Recommender], may_have_moved: bool = False) -> bool:
-    r"""Whether a name that was recorded is that of a class. A class of one's own has another module
-    where it was trained by its own script, ``__main__``, or, if :obj:`may_have_moved`, anyhow.
+    r"""Whether a recorded name is that of a class. The module of a user's own class may be
+    ``__main__`` on either side or, if :obj:`may_have_moved`, any other.
     """
     module, _, class_name = name.rpartition(':')
     own_module, _, own_name = model_name(cls).rpartition(':')
     if module and own_module and (may_have_moved or '__main__' in (module, own_module)):
         return class_name == own_name
-    # The bare name of a class is what checkpoints used to hold.
-    return name in (model_name(cls), cls.__name__)
+    return name == model_name(cls)
 
 
 def model_settings(cls: type[Recommender]) -> dict[str, Any]:
-    r"""Returns the settings of a model with their defaults: the arguments of its constructor but
-    for the data and :obj:`mrdib`. One without a default has :obj:`inspect.Parameter.empty`.
+    r"""Returns the settings of a model with their defaults (:obj:`inspect.Parameter.empty` for
+    none): the arguments of its constructor without the data and :obj:`mrdib`.
     """
     arguments = constructor_arguments(cls)
     return {name: p.default for name, p in arguments.items() if name != 'mrdib'}
 
 
 def takes_mrdib(cls: type[Recommender]) -> bool:
-    r"""Whether a model has codes, and an argument for the layer that makes them."""
+    r"""Whether a model takes MRdIB."""
     return cls.multimodal and 'mrdib' in constructor_arguments(cls)
 
 

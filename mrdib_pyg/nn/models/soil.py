@@ -33,23 +33,23 @@ class SOIL(MultiView):
     'item')`` and ``('user', 'second_order', 'item')`` where the data has them.
 
     The terms are :obj:`contrastive`, between the fusion and :math:`\mathbf{B}` for the users and
-    the positive items of a batch, and :obj:`interest`, between users :math:`\mathbf{Y}` and both
-    views of their positive items; all in-batch, by cosines. There is no penalty on norms.
+    positive items of a batch, and :obj:`interest`, between users :math:`\mathbf{Y}` and both views
+    of their positive items, all in-batch and by cosines. There is no penalty on norms.
 
-    MRdIB encodes users and items of :math:`\mathbf{X}_m`, which score alone as they are, without
-    :math:`\mathbf{B}`. Where modalities are missing, attention and sums run over those that a node
-    has and :math:`M` is their number; features that are missing spread nothing.
+    MRdIB encodes users and items of :math:`\mathbf{X}_m`, which score alone without
+    :math:`\mathbf{B}`. Where modalities are missing, attention and sums cover the :math:`M` that a
+    node has. Missing features spread nothing.
 
-    An item unseen in training, in whom nobody has an interest yet, gets the mean of the purified ID
-    embeddings of its :math:`k - 1` nearest items by features, weighted by their similarity, as
-    :math:`\mathbf{H}_m`, and :math:`\mathbf{B}` of zero.
+    Nobody has shown interest in an item unseen in training. As :math:`\mathbf{H}_m` it gets the
+    mean of the purified ID embeddings of its :math:`k - 1` nearest items by features, weighted by
+    similarity, and zero for :math:`\mathbf{B}`.
 
     Differences to public code: :math:`\mathbf{R}^+` is normalized by the degrees of users and
-    items (public code takes those of users for both); negative similarities count as zero (public
-    code raises negative weights to 1e-7, and two negative similarities attract). Differences to
-    the paper, as in public code: the interest graph counts users (the paper reads as zero or one),
-    the factor :math:`\frac{1}{M+1}`, and second-order edges by :obj:`second_order="public"`. Public
-    results stop after 10 epochs without improvement rather than 20.
+    items (there, those of users for both), and negative similarities count as zero (there, negative
+    weights are raised to 1e-7, and two negative similarities attract). Differences to the paper, as
+    in public code: the interest graph counts users (the paper reads as zero or one), the factor
+    :math:`\frac{1}{M+1}`, and second-order edges by :obj:`second_order="public"`. Public results
+    stop after 10 epochs without improvement rather than 20.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -62,8 +62,8 @@ class SOIL(MultiView):
             (default: :obj:`10`)
         num_second_order (int, optional): The number of second-order edges of a user.
             (default: :obj:`2`)
-        second_order (str, optional): :obj:`"public"`, the rule of public code, whose edges include
-            those of the training graph, or :obj:`"unrecorded"`, that of the paper. See
+        second_order (str, optional): :obj:`"public"`, the rule of public code, which keeps edges of
+            the training graph, or :obj:`"unrecorded"`, that of the paper. See
             :func:`~mrdib_pyg.ops.second_order_edges`. (default: :obj:`"public"`)
         contrastive_weight (float, optional): The default weight of :obj:`contrastive`.
             (default: :obj:`1e-2`)
@@ -126,7 +126,7 @@ class SOIL(MultiView):
         self.interest_weight = interest_weight
 
         given = {m: ('item', f'{m}_interest', 'item') in data.edge_types for m in self.modalities}
-        # One transform makes all of them, also those that the data have.
+        # One transform makes all of them.
         made = data if all(given.values()) else InterestGraph(num_interests, k)(data)
         graphs = {
             m: weighted_graph(data if given[m] else made, f'{m}_interest', lambda data: data)
@@ -140,7 +140,6 @@ class SOIL(MultiView):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {
             'task': 1.0,
             'contrastive': self.contrastive_weight,
@@ -171,7 +170,7 @@ class SOIL(MultiView):
 
 
 def _add(adj: NormalizedAdjacency, second_order: NormalizedAdjacency) -> NormalizedAdjacency:
-    # R + 1/2 R^a, the latter normalized by its own, weighted degrees.
+    # R + 1/2 R^a, with R^a normalized by its own weighted degrees.
     size = (int(adj.size(0)), int(adj.size(1)))  # type: ignore[arg-type]
     edge_index, edge_weight = second_order.to_edge_index()
     second_order = NormalizedAdjacency(edge_index, edge_weight, num_nodes=size)

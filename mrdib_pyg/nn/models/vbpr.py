@@ -13,16 +13,15 @@ from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender
 
 class VBPR(Recommender):
     r"""The multimodal form of `"VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback"
-    <https://arxiv.org/abs/1510.01784>`_ that is the usual baseline of multimodal recommendation:
-    no biases per item, one content map per modality,
+    <https://arxiv.org/abs/1510.01784>`_, the usual baseline of multimodal recommendation, without
+    item biases and with one content map per modality,
 
     .. math::
         s(u, i) = \langle \mathbf{p}_u, \mathbf{e}_i \rangle + \langle \theta_u, \mathbf{c}_i
         \rangle, \quad \mathbf{c}_i = \sum_m \mathbf{W}_m \mathbf{f}_{m,i} + \mathbf{b}
 
-    MRdIB encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`; users have no representation per modality
-    and score it by :math:`\theta_u`. Given the user, the score is a sum over modalities: it cannot
-    carry synergy.
+    MRdIB encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`. Users have no code per modality and score
+    by :math:`\theta_u`. Given the user, the score is a sum over modalities: it has no synergy.
 
     An item unseen in training gets its content :math:`\mathbf{c}_i`, and zero for
     :math:`\mathbf{e}_i`.
@@ -32,7 +31,7 @@ class VBPR(Recommender):
         channels (int, optional): The width of the ID factors and of the content factors.
             (default: :obj:`64`)
         reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
-            embeddings of a batch over its size. (default: :obj:`1e-3`)
+            embeddings of a batch, divided by its size. (default: :obj:`1e-3`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
     """
@@ -63,7 +62,6 @@ class VBPR(Recommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
         nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_uniform_(self.item_emb.weight)
@@ -81,7 +79,6 @@ class VBPR(Recommender):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        r"""The default weight of every term of the loss."""
         return {'task': 1.0, 'reg': self.reg_weight}
 
     def modality_embeddings(self, rows: Rows | None = None) -> dict[str, Pair]:

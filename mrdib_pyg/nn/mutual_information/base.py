@@ -13,11 +13,10 @@ def _(x: Tensor) -> Tensor:
 
 
 def materialize(x: Tensor) -> Tensor:
-    r"""Returns :obj:`x`, and under :func:`torch.compile` keeps its value for the backward pass.
+    r"""Returns :obj:`x`, and under :func:`torch.compile` saves its value for the backward pass.
 
-    What is computed from a running statistic may otherwise be computed once more in the backward
-    pass, when the statistic has been updated in place, and silently give a wrong gradient: the
-    partitioner of PyTorch (at least up to 2.13) does not know of the update.
+    The partitioner of PyTorch (at least up to 2.13) may otherwise recompute values of a running
+    statistic there, after the statistic was updated in place: a silently wrong gradient.
 
     Args:
         x (torch.Tensor): A tensor that needs no gradient.
@@ -25,17 +24,17 @@ def materialize(x: Tensor) -> Tensor:
     return _materialize(x) if torch.compiler.is_compiling() else x
 
 
-# The variance of what is constant but for rounding, over the square of its mean.
+# The variance of a constant but for rounding, over the square of its mean.
 _RELATIVE_VARIANCE = 1e-10
 
 
 class RunningStandardization(nn.Module):
     r"""Standardizes each column by running statistics, which are constants to the gradient.
 
-    Mutual information does not change under such a map, but a network reads it only from inputs of
-    a common scale, and embeddings start near :math:`\pm 0.02`. Unlike batch normalization, the
-    output of a row depends on no other row of the batch, also in training. A column that does not
-    vary, within rounding, becomes zero. A batch that is not finite leaves the statistics alone.
+    Mutual information does not change under such a map, but a network needs inputs of a common
+    scale, and embeddings start near :math:`\pm 0.02`. Unlike in batch normalization, a row's output
+    depends on no other row of the batch, even in training. A column that is constant but for
+    rounding becomes zero. A batch that is not finite leaves the statistics alone.
 
     Args:
         channels (int): Size of each row.
@@ -72,7 +71,7 @@ class RunningStandardization(nn.Module):
         """
         if self.training and x.size(0) > 1:
             self._update(x)
-        # The squares of small codes are no numbers of half precision.
+        # Squares of small codes leave the range of half precision.
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, var = self.mean.to(dtype), self.var.to(dtype)
         scale = (var + 1e-12).rsqrt().masked_fill(var <= _RELATIVE_VARIANCE * mean.square(), 0.0)
@@ -82,10 +81,10 @@ class RunningStandardization(nn.Module):
     def _update(self, x: Tensor) -> None:
         weight = (1 / (self.num_batches + 1)).clamp(min=self.momentum).to(self.mean.dtype)
         mean = self.mean.lerp(x.mean(dim=0).to(self.mean.dtype), weight)
-        # The spread around the running mean: a batch that moved is not cut down.
+        # The spread around the running mean, which keeps the shift of a batch.
         var = self.var.lerp((x - mean).square().mean(dim=0).to(self.var.dtype), weight)
-        # A batch that overflowed, whose step a training skips, must not stay here for good.
-        is_finite = var.sum() * 0 == 0  # of NaN and infinity it is NaN
+        # Training skips the step of a batch that overflowed: it must leave no trace here either.
+        is_finite = var.sum() * 0 == 0  # NaN for NaN and infinity
         self.num_batches += is_finite
         self.mean.copy_(mean.where(is_finite, self.mean))
         self.var.copy_(var.where(is_finite, self.var))
@@ -98,28 +97,28 @@ class MutualInformation(nn.Module):
     r"""The interface of all estimators of the mutual information :math:`I(Z_1; Z_2)` between two
     codes, from :math:`N` paired rows.
 
-    An estimator subclasses it and implements :meth:`forward`. The defaults of
-    :meth:`learning_loss` and :meth:`penalty` are those of a lower bound that a critic maximizes.
+    A subclass implements :meth:`forward`. The defaults of :meth:`learning_loss` and :meth:`penalty`
+    fit a lower bound that a critic maximizes.
 
     Args:
         in_channels_1 (int): Size of each row of the first code.
         in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Size of the hidden layers of the critic. It is unused by
-            an estimator without one. (default: :obj:`64`)
+        hidden_channels (int, optional): Size of the hidden layers of the critic, if there is one.
+            (default: :obj:`64`)
 
     Shapes:
         - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
         - **output:** a scalar in nats, at least :obj:`torch.float32`
 
-    Rows are cast to the type of the parameters. With fewer than two rows nothing can be said, and
-    every method returns a zero that is connected to the inputs and the parameters.
+    Rows are cast to the type of the parameters. With fewer than two rows every method returns a
+    zero that is connected to the inputs and the parameters.
 
     Raises:
         ValueError: If a size is not positive, or if the codes have the wrong rank or width, or
             differ in their number of rows.
     """
 
-    #: Whether the estimate of some of the rows is as good a sample of it as that of all.
+    #: Whether the estimate from some of the rows has the expectation of that from all.
     subsample: bool = True
 
     def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int = 64) -> None:
@@ -139,7 +138,7 @@ class MutualInformation(nn.Module):
         r"""Resets all learnable parameters and running statistics of the module."""
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        r"""Returns the estimate in nats. It is deterministic in evaluation mode; in training mode
+        r"""Returns the estimate in nats. In evaluation mode it is deterministic. In training mode
         it may draw from the global random number generator and update running statistics.
 
         Args:
@@ -150,8 +149,8 @@ class MutualInformation(nn.Module):
         raise NotImplementedError
 
     def learning_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        r"""Returns the scalar, in nats, that the parameters of the estimator minimize: for a lower
-        bound its negative.
+        r"""Returns the scalar that the parameters of the estimator minimize, in nats: the negative
+        of a lower bound.
 
         Args:
             z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
@@ -160,17 +159,17 @@ class MutualInformation(nn.Module):
         return -self(z1, z2)
 
     def penalty(self, z1: Tensor, z2: Tensor) -> Tensor:
-        r"""Returns the estimate as a loss for whoever produced the codes. Its value is that of
-        :meth:`forward`; its derivative with respect to the codes is that of :meth:`forward`, with
-        respect to the parameters of the estimator that of :meth:`learning_loss`. So one backward
-        pass and one optimizer train both sides, which is what gradient reversal does.
+        r"""Returns the estimate as a loss for the encoders of the codes. Its value and its gradient
+        to the codes are those of :meth:`forward`. Its gradient to the parameters of the estimator
+        is that of :meth:`learning_loss`. By this gradient reversal, one backward pass and one
+        optimizer train both sides.
 
         Args:
             z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
             z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
         """
-        # `2 z - z` is `z` bit for bit, with the derivative -1: the sign is turned at the inputs,
-        # and turned once more, for codes and critic alike, by the loss itself.
+        # `2 z - z` is `z` bit for bit, with the derivative -1: it flips the sign for the codes. The
+        # loss flips it once more, for codes and critic alike.
         loss = self.learning_loss(2 * z1.detach() - z1, 2 * z2.detach() - z2)
         return loss - 2 * loss.detach()
 
@@ -187,7 +186,7 @@ class MutualInformation(nn.Module):
             )
 
     def _zero(self, z1: Tensor, z2: Tensor) -> Tensor:
-        # Connected to everything, so that a backward pass of a tiny batch finds a graph.
+        # Connected to everything, so that the backward pass of a tiny batch finds a graph.
         out = (z1.sum() + z2.sum()) * 0
         for param in self.parameters():
             out = out + param.sum() * 0

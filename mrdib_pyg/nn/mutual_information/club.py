@@ -42,26 +42,18 @@ class CLUB(MutualInformation):
         \mathbf{z}_1) - \mathbb{E}_{p(\mathbf{z}_1) p(\mathbf{z}_2)} \log q(\mathbf{z}_2 |
         \mathbf{z}_1)
 
-    where :math:`q` is a diagonal Gaussian that is learned by maximum likelihood. It is an upper
-    bound once :math:`q` is close to the conditional, and not a tight one: Gaussian pairs of
-    correlation :math:`\rho` read :math:`\rho^2 / (1 - \rho^2)` a coordinate.
+    where :math:`q` is a diagonal Gaussian, learned by maximum likelihood. It is an upper bound once
+    :math:`q` is close to the conditional, but not a tight one: Gaussian pairs of correlation
+    :math:`\rho` read :math:`\rho^2 / (1 - \rho^2)` per coordinate.
 
-    The second term is the mean over all :math:`N^2` pairs of the batch. For each row of
-    :math:`\mathbf{z}_1` the mean over :math:`\mathbf{z}_2` needs only the first two moments of
-    :math:`\mathbf{z}_2`, so the cost is :math:`O(N C_2)`.
+    The second term is the mean over all :math:`N^2` pairs of the batch. It needs only the first two
+    moments of :math:`\mathbf{z}_2`, at a cost of :math:`O(N C_2)`.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Size of the hidden layer of :math:`q`.
-            (default: :obj:`64`)
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
 
-    Both codes are standardized by running statistics, which leaves the estimate as it is. The log
-    standard deviation of :math:`q` is clamped to ``[-5, 3]`` on that scale.
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
+    Running statistics standardize both codes, which does not change the estimate. On that scale the
+    log standard deviation of :math:`q` is clamped to ``[-5, 3]``.
     """
 
     def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int = 64) -> None:
@@ -77,7 +69,7 @@ class CLUB(MutualInformation):
         self.norm_2.reset_parameters()
         self.q.reset_parameters()
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         self._check(z1, z2)
         if z1.size(0) < 2:
             return self._zero(z1, z2)
@@ -87,11 +79,7 @@ class CLUB(MutualInformation):
 
     def learning_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
         r"""Returns the negative log-likelihood of :obj:`z2` given :obj:`z1` under :math:`q`, in
-        nats a row, on the standardized scale.
-
-        Args:
-            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
-            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
+        nats per row, on the standardized scale.
         """
         self._check(z1, z2)
         if z1.size(0) < 2:
@@ -100,12 +88,12 @@ class CLUB(MutualInformation):
         mu, logstd = self.q(z1)
         return self._nll(mu, logstd, z2)
 
-    def penalty(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def penalty(self, z1: Tensor, z2: Tensor) -> Tensor:
         self._check(z1, z2)
         if z1.size(0) < 2:
             return self._zero(z1, z2)
         z1, z2 = self._standardize(z1, z2)
-        # The codes see q as it stands, and q sees the codes as they stand.
+        # For the codes q is constant, and for q the codes are.
         frozen = {name: param.detach() for name, param in self.q.named_parameters()}
         mu, logstd = functional_call(self.q, frozen, (z1,))
         estimate = self._estimate(mu, logstd, z2)
@@ -119,8 +107,7 @@ class CLUB(MutualInformation):
 
     @staticmethod
     def _estimate(mu: Tensor, logstd: Tensor, z2: Tensor) -> Tensor:
-        # mean_j (z2_j - mu)^2 = (mean z2 - mu)^2 + var z2; what q's scale adds to both terms
-        # cancels.
+        # mean_j (z2_j - mu)^2 = (mean z2 - mu)^2 + var z2. The normalizers of q cancel.
         z2 = z2.to(mu.dtype)
         mean = z2.mean(dim=0)
         product = (mean - mu).square() + (z2 - mean).square().mean(dim=0)

@@ -11,36 +11,29 @@ class Gaussian(MutualInformation):
         I(Z_1; Z_2) = \frac{1}{2} \left( \log |\Sigma_{11}| + \log |\Sigma_{22}| - \log |\Sigma|
         \right),
 
-    without a critic: there is nothing to learn, and :meth:`learning_loss` is zero. Only linear
-    dependence is seen, and the estimate is that of the Gaussian of the same covariance.
+    without a critic: there is nothing to learn, and :meth:`learning_loss` is zero. It sees linear
+    dependence only: the estimate is that of a Gaussian of the same covariance.
 
     The log-determinant of the sample covariance of :math:`C` coordinates is biased by
     :math:`\sum_{i=1}^{C} \psi(\frac{N - i}{2}) - C \log \frac{N - 1}{2}` (`"Entropy Expressions
     and Their Estimators for Multivariate Distributions"
-    <https://doi.org/10.1109/18.30996>`_), and what remains of the three is subtracted. For Gaussian
-    codes the estimate is then unbiased, hence it may be slightly negative.
+    <https://doi.org/10.1109/18.30996>`_). The remainder of the three is subtracted: for Gaussian
+    codes the estimate is unbiased, and may therefore be slightly negative.
 
     With :math:`N - 1 < 2 (C_1 + C_2)` the covariance is nearly singular, and the gradient contains
-    its inverse. Then all correlations are shrunk towards zero, by the share of their mean square
-    that independent coordinates would show (:math:`1 / (N - 1)`, a constant to the gradient), and
-    no bias is subtracted. Such an estimate is near zero for independent codes and far too low for
-    dependent ones.
+    its inverse. All correlations are then shrunk by the share of their mean square that independent
+    coordinates would show (:math:`1 / (N - 1)`, a constant to the gradient), and no bias is
+    subtracted. Such an estimate is near zero for independent codes and far too low for dependent
+    ones.
 
     Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int, optional): Unused, here for the interface of the other estimators.
-            (default: :obj:`64`)
+        in_channels_1, in_channels_2, hidden_channels: See :class:`MutualInformation`.
         ridge (float, optional): Added to the diagonal of the correlation matrix, so that linearly
-            dependent coordinates, such as those of two equal codes, give a large but finite value:
-            at most :math:`-\frac{1}{2} \ln (2 \cdot \mathrm{ridge})` a coordinate.
+            dependent coordinates, such as those of equal codes, give a finite value: at most
+            :math:`-\frac{1}{2} \ln (2 \cdot \mathrm{ridge})` per coordinate.
             (default: :obj:`1e-5`)
 
     Constant coordinates carry no information and are left out. Computed in :obj:`torch.float64`.
-
-    Shapes:
-        - **input:** first code :math:`(N, C_1)`, second code :math:`(N, C_2)`
-        - **output:** a scalar in nats
     """
 
     subsample = False  # the bias of a covariance falls with the rows, and rows are cheap here
@@ -57,7 +50,7 @@ class Gaussian(MutualInformation):
             raise ValueError(f"'ridge' must be positive (got {ridge})")
         self.ridge = ridge
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         self._check(z1, z2)
         if z1.size(0) < 2:
             return self._zero(z1, z2)
@@ -74,7 +67,7 @@ class Gaussian(MutualInformation):
         is_small = df < 2 * z.size(1)
         if is_small:
             corr = corr * (1 - self._shrinkage(corr.detach(), df))
-        # A column that was left out has zeros here, and its determinant is one.
+        # A column left out has zeros here, and a determinant of one.
         eye = torch.eye(len(corr), dtype=corr.dtype, device=corr.device)
         corr = corr - corr.diagonal().diag() + (1 + self.ridge) * eye
 
@@ -87,16 +80,11 @@ class Gaussian(MutualInformation):
         return 0.5 * out.to(dtype)
 
     def learning_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        r"""Returns zero: there is nothing to learn.
-
-        Args:
-            z1 (torch.Tensor): The first code, ``[N, in_channels_1]``.
-            z2 (torch.Tensor): The second code, ``[N, in_channels_2]``.
-        """
+        r"""Returns zero: there is nothing to learn."""
         self._check(z1, z2)
         return self._zero(z1, z2)
 
-    def penalty(self, z1: Tensor, z2: Tensor) -> Tensor:  # noqa: D102
+    def penalty(self, z1: Tensor, z2: Tensor) -> Tensor:
         return self(z1, z2)
 
     @staticmethod

@@ -256,12 +256,17 @@ class RecommenderContract:
     def test_mrdib_may_be_a_module(self, data):
         if not MODELS[self.name].multimodal:
             pytest.skip('has no modality for MRdIB to encode')
-        mrdib = MRdIB({'image': CHANNELS, 'text': CHANNELS})
+        mrdib = moved(MRdIB({'image': CHANNELS, 'text': CHANNELS}))
+        before = copy.deepcopy(mrdib.state_dict())
         model = self.make(data, mrdib)
-        assert model.mrdib is mrdib
         total(model, model.loss(make_batch(data))).backward()
-        assert all(param.grad is not None for param in mrdib.parameters())
-        with pytest.raises(ValueError, match="'mrdib' was made for .* pass MRdIB"):
+        assert all(param.grad is not None for param in model.mrdib.parameters())
+        # The caller's own is left as it was: not reset, trained, or robbed of its critics.
+        after = mrdib.state_dict()
+        assert mrdib.user_codes and list(after) == list(before)
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+        assert all(param.grad is None for param in mrdib.parameters())
+        with pytest.raises(ValueError, match="'mrdib' must be for .*got {'image': 8}"):
             self.make(data, MRdIB({'image': CHANNELS}))
 
     @pytest.mark.parametrize('position', ['early', 'complete'])
@@ -558,7 +563,7 @@ class RecommenderContract:
             self.make(data, {'control': 'l1'})
         with pytest.raises(ValueError, match=r"'feature_scaling' must be .* \(got 'max'\)"):
             self.make(data, feature_scaling='max')
-        with pytest.raises(ValueError, match=r"'fused_channels' of 'mrdib' is 5 but the fusion"):
+        with pytest.raises(ValueError, match=r"'fused_channels' of 'mrdib' .*got 5"):
             channels = {'image': CHANNELS, 'text': CHANNELS}
             self.make(data, MRdIB(channels, bottleneck='early', fused_channels=5))
 

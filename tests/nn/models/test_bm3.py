@@ -23,8 +23,31 @@ class TestBM3(RecommenderContract):
 
 class TestBM3WithoutDropout(RecommenderContract):
     name = 'bm3'
-    settings = {'dropout': 0.0, 'num_layers': 2, 'feature_scaling': 'standard'}
+    settings = {
+        'dropout': 0.0,
+        'num_layers': 2,
+        'feature_scaling': 'standard',
+        'trainable_features': True,
+    }
     task_is_bpr = False
+
+
+def test_trainable_features():
+    data = make_data(missing=0.3)
+    model = BM3(data, channels=8, dropout=0.0, trainable_features=True)
+    frozen = BM3(data, channels=8, dropout=0.0)
+    frozen.load_state_dict(model.state_dict(), strict=False)
+    batch = make_batch(data)
+    for name, value in model.eval().loss(batch).items():
+        torch.testing.assert_close(value, frozen.eval().loss(batch)[name])
+    model.loss(batch)['content'].backward()
+    for m in ('image', 'text'):
+        grad = model.tables[f'modality_{m}'].grad
+        assert (grad != 0).any() and (grad[~data['item'][f'has_{m}']] == 0).all()
+    with torch.no_grad():
+        model.tables['modality_text'].zero_()
+    model.reset_parameters()
+    assert torch.equal(model.tables['modality_text'], model.features('text'))
 
 
 @torch.no_grad()

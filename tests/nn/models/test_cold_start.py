@@ -269,12 +269,12 @@ def test_refuses_items():
     model = make('vbpr', make_data())
     x = new_features()
     cases = [
-        ({}, None, ValueError, r"'features' is empty; name at least one of \['image', 'text'\]"),
-        ({'audio': x['text']}, None, ValueError, "'features' names 'audio', but the model was tra"),
+        ({}, None, ValueError, r"'features' must .*\['image', 'text'\]"),
+        ({'audio': x['text']}, None, ValueError, "'features' .*got 'audio'"),
         ({'text': x['text'][:, :3]}, None, ValueError, r'the shape \[6, 7\].*got \[6, 3\]'),
         ({**x, 'text': x['text'][:2]}, None, ValueError, r'the shape \[6, 7\].*got \[2, 7\]'),
         ({'text': x['text'][0]}, None, ValueError, r'shape \[7, 7\].*got \[7\]'),
-        (x, {'audio': SUBSETS[:, 0]}, ValueError, "'present' names 'audio', of which there are no"),
+        (x, {'audio': SUBSETS[:, 0]}, ValueError, "'present' .*got 'audio'"),
         (x, {'text': SUBSETS[:, 0].int()}, TypeError, "'present' of 'text' must be boolean"),
         (x, {'text': SUBSETS[:2, 0]}, ValueError, 'one entry for each of the 6 items'),
         ({'text': x['text'] / 0}, None, ValueError, "row 0 of 'features' of 'text' holds NaN or"),
@@ -286,10 +286,10 @@ def test_refuses_items():
 
 def test_models_that_cannot():
     model = make('lightgcn', make_data())
-    with pytest.raises(ValueError, match='LightGCN scores by IDs alone .* train again'):
+    with pytest.raises(ValueError, match='LightGCN scores by IDs'):
         model.encode_items(new_features())
     model = Recommender(make_data(), channels=4)
-    with pytest.raises(NotImplementedError, match="Recommender does not say .* 'new_item_codes'"):
+    with pytest.raises(NotImplementedError, match="Recommender .*'new_item_codes'"):
         model.encode_items(new_features())
 
 
@@ -342,7 +342,7 @@ def test_refuses_users():
     model = make('lightgcn', make_data())
     edges = torch.tensor([[0, 1], [3, 22]])
     for wrong, error, message in (
-        (edges.float(), ValueError, r"'edge_index' must hold pairs .* \(got torch.float32"),
+        (edges.float(), ValueError, r"'edge_index' must .*\(got torch.float32"),
         (edges[0], ValueError, r'of the shape \[2\]'),
         (edges + torch.tensor([[0], [1]]), IndexError, r'items .* \[0, 23\) \(got 4 to 23\)'),
         (edges - torch.tensor([[1], [0]]), IndexError, r'users .* \(got -1 to 0\)'),

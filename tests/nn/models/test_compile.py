@@ -1,4 +1,4 @@
-"""A step in static shapes compiles without a graph break, to the same loss and gradients."""
+"""A step in fixed shapes compiles without a graph break, to the same loss and gradients."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch._dynamo.utils import counters
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, Triplets
+from mrdib_pyg.ops._fixed_shapes import fixed_shapes
 
 # By torch's own tracing.
 pytestmark = pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
@@ -51,13 +52,13 @@ def step(loss, model, batch):
 def test_compile_without_graph_breaks(data, name, mrdib):
     torch.compiler.reset()
     model, other = make_model(data, name, mrdib), make_model(data, name, mrdib)
-    model.static_shapes = other.static_shapes = True
     count = CompileCounterWithBackend('aot_eager')
     # As `fit` does it: a full graph would also let operators of dynamic shapes in.
     compiled = torch.compile(other.loss, backend=count, dynamic=False)
     counters.clear()
     for batch in batches(data):
-        expected, grads = step(model.loss, model, batch)
+        with fixed_shapes():
+            expected, grads = step(model.loss, model, batch)
         terms, other_grads = step(compiled, other, batch)
         assert terms.keys() == expected.keys()
         for key in terms:
@@ -73,13 +74,12 @@ def test_compile_without_graph_breaks(data, name, mrdib):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_static_shapes_change_no_loss(data, name):
+def test_fixed_shapes_change_no_loss(data, name):
     model = make_model(data, name, False)
     model.eval()  # without dropout, whose masks have the shape of what is computed
     for batch in batches(data):
         expected = model.loss(batch)
-        model.static_shapes = True
-        terms = model.loss(batch)
-        model.static_shapes = False
+        with fixed_shapes():
+            terms = model.loss(batch)
         for key, value in expected.items():
             torch.testing.assert_close(terms[key], value, rtol=1e-5, atol=1e-6, msg=key)

@@ -1,7 +1,12 @@
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+# So that the tests of all estimators can import the contract they share.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Correlations that give so many nats in 20 coordinates.
 RHO = {0: 0.0, 2: 0.425757, 4: 0.574178, 6: 0.671706, 8: 0.742072, 10: 0.795060}

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from estimator_contract import EstimatorContract
 
 from mrdib_pyg.nn.mutual_information import CLUB
 
@@ -63,3 +64,7 @@ def test_logstd_is_clamped(club):
         torch.nn.init.constant_(club.q.lin_2.bias, bias)
         _, logstd = club.q(torch.randn(8, 3).double())
         assert (logstd == value).all()
+
+
+class TestCLUB(EstimatorContract):
+    cls = CLUB

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from estimator_contract import EstimatorContract
 
 from mrdib_pyg.nn.mutual_information import Gaussian
 
@@ -127,3 +128,7 @@ def test_no_parameters():
     assert gaussian.learning_loss(torch.randn(8, 3), torch.randn(8, 4)) == 0
     with pytest.raises(ValueError, match=r"'ridge' must be positive \(got 0.0\)"):
         Gaussian(3, 4, ridge=0.0)
+
+
+class TestGaussian(EstimatorContract):
+    cls = Gaussian

@@ -1,10 +1,15 @@
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
 import pytest
 import torch
 from contract import make_batch, make_data, moved, same
 from torch_geometric.transforms import ToSparseTensor
 
+from mrdib_pyg.nn import CodeNoise, CodePenalty, MRdIB
 from mrdib_pyg.nn.models import BM3, FREEDOM, MGCN, MODELS, VBPR, Recommender, Triplets
 from mrdib_pyg.nn.models.batch import bpr_loss
+from mrdib_pyg.nn.models.recommender import check_values
 
 
 def test_data_that_lacks_what_a_model_reads():
@@ -40,7 +45,7 @@ def test_rows_that_were_not_asked_for_are_refused(method, mrdib):
 
     model = AllRows(make_data(), mrdib=mrdib)
     batch = Triplets(*torch.tensor([[3, 5], [0, 2], [4, 1]]))
-    with pytest.raises(ValueError, match=f'AllRows.{method}.. was asked for .* set row_wise = F'):
+    with pytest.raises(ValueError, match=f'AllRows.{method}.. must return .*row_wise'):
         model.loss(batch)
     assert model().user.size(0) == model.num_users
 
@@ -124,3 +129,111 @@ def test_what_a_model_of_ones_own_forgot():
         Pairs(make_data()).loss(make_batch(make_data()))
     with pytest.raises(NotImplementedError, match=r'Without has no modality_embeddings\(\)'):
         Without(make_data())()
+
+
+def test_settings_of_a_layer():
+    data = make_data()
+    model = MGCN(data, mrdib={'user_codes': False})
+    assert not model.mrdib.user_codes and 'user_0_1' not in model.mrdib.critics
+    for settings, message in (
+        ({'redundency': 'mine'}, "unknown setting 'redundency'; MRdIB has \\['redundancy'"),
+        ({'control': 'l2', 'noise_scale': 0.1}, "'noise_scale'; the control 'l2' has \\[\\]"),
+        ({'control': 'noise', 'redundancy': None}, "control 'noise' has \\['noise_scale'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MGCN(data, mrdib=settings)
+
+
+def test_a_layer_in_another_order_of_modalities():
+    """Critics are told apart by the order: it is kept where a checkpoint builds the layer anew."""
+    data = make_data()
+    layer = MRdIB({'text': 8, 'image': 8}, user_codes=False)
+    model = moved(VBPR(data, channels=8, mrdib=layer)).eval()
+    again = VBPR(data, **model.config).eval()
+    again.load_state_dict(model.state_dict())
+    assert list(again.mrdib.channels) == ['text', 'image']
+    redundant = [m.loss(make_batch(data))['redundant'] for m in (model, again)]
+    assert torch.equal(*redundant)
+
+
+@pytest.mark.parametrize('cls', [VBPR, MGCN])
+@pytest.mark.parametrize('kind', [MRdIB, CodeNoise, CodePenalty])
+def test_a_layer_of_the_caller_is_copied(kind, cls):
+    """Two models of one layer share nothing, and a model without user codes takes no critics."""
+    layer = kind({'image': 8, 'text': 8})
+    with torch.no_grad():
+        for param in layer.parameters():
+            param.fill_(0.5)
+    before = {name: x.clone() for name, x in layer.state_dict().items()}
+    models = [cls(make_data(), channels=8, mrdib=layer) for _ in range(2)]
+    assert len({id(layer), *(id(model.mrdib) for model in models)}) == 3
+    assert layer.state_dict().keys() == before.keys()
+    assert all(torch.equal(layer.state_dict()[key], value) for key, value in before.items())
+    if kind is MRdIB:
+        assert 'user_0_1' in layer.critics and layer.user_codes
+        assert ('user_0_1' in models[0].mrdib.critics) == cls.user_codes
+
+
+@pytest.mark.parametrize('mrdib', [True, 'mine', torch.nn.Identity(), MRdIB])
+def test_what_is_no_layer(mrdib):
+    with pytest.raises(TypeError, match="'mrdib' must be an MRdIB, a control, a dictionary"):
+        VBPR(make_data(), mrdib=mrdib)
+
+
+class Model:
+    def __init__(
+        self,
+        data,
+        layers: int = 2,
+        ratio: float | None = 0.1,
+        name: Optional[str] = None,  # noqa: UP045
+        sizes: Sequence[int] | str = (),
+        weights: Mapping[str, float] | None = None,
+        flag=False,
+        anything=3,
+        quoted: 'NotDefined' = None,  # noqa: F821
+        quoted_flag: 'bool' = True,
+        implicit: int = None,
+    ):
+        pass
+
+
+GOOD = {
+    'layers': [1], 'ratio': [1, 0.5, None], 'name': ['a', None], 'sizes': [[1], (1, 2), 'all'],
+    'weights': [{'a': 1.0}, None], 'flag': [True], 'anything': ['x', None, 1, []],
+    'quoted': [1, 'x'], 'quoted_flag': [False], 'implicit': [1, None],
+}  # fmt: skip
+
+
+def test_values_that_fit():
+    for name, values in GOOD.items():
+        for value in values:
+            check_values(Model, {name: value})
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('layers', 2.0, r"'layers' must be an integer \(got 2.0\)"),
+        ('layers', True, "'layers' must be an integer"),
+        ('layers', None, "'layers' must be an integer"),
+        ('ratio', False, "'ratio' must be a number or none"),
+        ('ratio', '0.5', "'ratio' must be a number or none"),
+        ('name', 1, "'name' must be a word or none"),
+        ('sizes', 1, "'sizes' must be a list or a word"),
+        ('flag', 'no', r"'flag' must be true or false \(got 'no'\)"),
+        ('flag', 1, "'flag' must be true or false"),
+        ('quoted_flag', 'no', "'quoted_flag' must be true or false"),
+        ('implicit', 'a', "'implicit' must be an integer"),
+    ],
+)
+def test_values_that_do_not(name, value, message):
+    with pytest.raises(ValueError, match=f'the setting {message}'):
+        check_values(Model, {name: value})
+
+
+def test_base_class_needs_its_two_functions():
+    model = Recommender(make_data(), channels=4)
+    for method in (model.modality_embeddings, lambda: model.fuse({})):
+        with pytest.raises(NotImplementedError):
+            method()
