@@ -3,6 +3,7 @@ r"""Pure functions on tensors: sparse propagation, PID loss, top-k, sampling, gr
 from mrdib_pyg.ops._contrastive_loss import contrastive_loss
 from mrdib_pyg.ops._pid_loss import PIDLoss, pid_loss
 from mrdib_pyg.ops._propagate import propagate, propagate_mean
+from mrdib_pyg.ops._sampled_softmax_loss import sampled_softmax_loss
 from mrdib_pyg.ops._topk import masked_topk
 from mrdib_pyg.ops.adjacency import NormalizedAdjacency
 from mrdib_pyg.ops.interest_graphs import interest_counts, second_order_edges
@@ -31,5 +32,6 @@ __all__ = [
     'propagate_mean',
     'prune_edges',
     'sample_negatives',
+    'sampled_softmax_loss',
     'second_order_edges',
 ]
