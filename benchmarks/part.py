@@ -16,7 +16,8 @@ from benchmarks import schema
 from benchmarks.machine import describe_machine
 from benchmarks.roofline import roofline
 from benchmarks.timer import Timing, describe, make_clock, time_rivals
-from mrdib_pyg.training import keep_freed_memory, write_atomic
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.training._freed_memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / 'results'
 #: Wall seconds that one case may take: on CPU in full, in the short form, and on CUDA.

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from mrdib_pyg.datasets import load_dataset
-from mrdib_pyg.training import CheckpointError, run
+from mrdib_pyg.training import CheckpointError, train_model
 
 DATASET = 'planted'
 MODEL = 'multimodal_lightgcn'
@@ -44,10 +44,10 @@ def demo(out: Path, seed: int = 0, progress: bool = True) -> str:
             'dataset': DATASET, 'progress': progress, **FIT,
         }  # fmt: skip
         try:
-            results[name] = run(data, MODEL, resume=True, **kwargs)
+            results[name] = train_model(data, MODEL, resume=True, **kwargs)
         except CheckpointError:  # made with another seed, or by another version of this demo
             shutil.rmtree(folder)
-            results[name] = run(data, MODEL, **kwargs)
+            results[name] = train_model(data, MODEL, **kwargs)
     torch.set_num_threads(num_threads)
     return (
         'multimodal_lightgcn by content alone (no graph, no item IDs) on planted data\n\n'

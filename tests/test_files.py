@@ -308,7 +308,7 @@ def test_the_lock_of_a_killed_process_is_free_and_a_link_is_replaced(tmp_path):
 
 def write_often(folder, own, start):
     start.wait()
-    for i in range(30):
+    for _ in range(30):
         write_atomic(folder / 'file', bytes([own]) * 100_000)
         with replacing_folder(folder / 'data', ['x.inter']) as part:
             (part / 'x.inter').write_bytes(bytes([own]) * 1000)

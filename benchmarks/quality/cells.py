@@ -8,7 +8,8 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash, load_dataset
-from mrdib_pyg.training import provenance, write_atomic
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.training._run import provenance
 
 Spec = dict[str, Any]
 

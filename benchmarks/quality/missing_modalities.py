@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 from benchmarks.markdown import insert, make_table
 from benchmarks.quality.cells import run_cells
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 from mrdib_pyg.transforms import FillMissing, MaskModality
 
 WEIGHTS = {'bottleneck': 1e-4, 'redundant': 1e-4, 'unique': 5e-3}

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric import seed_everything
 
 from benchmarks.markdown import insert, make_table
 from mrdib_pyg.datasets import load_dataset
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.pid import Explainer, measure
-from mrdib_pyg.training import provenance, seed_everything, write_atomic
+from mrdib_pyg.training._run import provenance
 
 
 def peak_bytes() -> int:

@@ -19,15 +19,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import seed_everything
 
 from benchmarks.markdown import insert, make_table
 from benchmarks.quality.planted import CONTENT
 from mrdib_pyg.datasets import Planted, load_dataset
 from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.mrdib import ESTIMATORS
 from mrdib_pyg.pid import measure
-from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import fit
+from mrdib_pyg.training._run import provenance
 
 RESULTS = Path('benchmarks/results/pid_training.json')
 #: Of the planted data the model without graph and IDs, whose only signal is in the codes; else the

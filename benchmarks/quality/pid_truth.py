@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric import seed_everything
 
 from benchmarks.markdown import insert, make_table
 from benchmarks.quality.planted import CONTENT
 from mrdib_pyg.datasets import Planted
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.pid import measure
 from mrdib_pyg.pid._measure import measure_sources
 from mrdib_pyg.pid.planted_truth import PlantedGenerator
-from mrdib_pyg.training import fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import fit
+from mrdib_pyg.training._run import provenance
 
 CASES = ('v', 't', 'r', 's', 'v+r', 'v+s', 'v+t')
 NOISES = (0.5, 1.0, 3.0)

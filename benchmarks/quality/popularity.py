@@ -19,7 +19,8 @@ from benchmarks.ops.topk import Fixed
 from benchmarks.part import RESULTS
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.training import provenance, write_atomic
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.training._run import provenance
 
 JSON = RESULTS / 'popularity.json'
 K = (5, 10, 20)

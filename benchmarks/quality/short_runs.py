@@ -26,9 +26,10 @@ from benchmarks.memory import in_process, peak_of
 from benchmarks.part import RESULTS
 from benchmarks.tables import gib, seconds
 from mrdib_pyg.datasets import data_hash, load_dataset
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.models.registry import takes_mrdib
-from mrdib_pyg.training import provenance, write_atomic
+from mrdib_pyg.training._run import provenance
 from mrdib_pyg.transforms import (
     InterestGraph,
     ItemGraphUnion,

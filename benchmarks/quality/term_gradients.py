@@ -22,14 +22,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import seed_everything
 
 from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
 from benchmarks.quality.pid_training import shared_information
 from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import data_hash, load_dataset
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.training import LossWeights, fit, provenance, seed_everything, write_atomic
+from mrdib_pyg.training import LossWeights, fit
+from mrdib_pyg.training._run import provenance
 from mrdib_pyg.training.step import MRDIB_TERMS
 
 JSON = RESULTS / 'term_gradients.json'

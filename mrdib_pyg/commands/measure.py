@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
     names = [name for name in args.groups.replace(' ', ',').split(',') if name]
     model, data = load_run(args)
 
+    from mrdib_pyg.files import write_atomic
     from mrdib_pyg.pid import measure
-    from mrdib_pyg.training import write_atomic
 
     measured = measure(
         model,

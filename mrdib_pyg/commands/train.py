@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
 
     from mrdib_pyg.datasets import load_dataset
     from mrdib_pyg.nn.models.registry import model_name
-    from mrdib_pyg.training import keep_freed_memory, run
+    from mrdib_pyg.training import train_model
+    from mrdib_pyg.training._freed_memory import keep_freed_memory
 
     dataset = Path(args.dataset).expanduser().resolve().name
     name = model_name(model).rpartition(':')[2]
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and not (out / 'last.pt').exists():  # as of a folder that is misspelled
         print(f"warning: '{out}' holds no finished epoch; training begins anew", file=sys.stderr)
     keep_freed_memory()
-    results = run(
+    results = train_model(
         load_dataset(args.dataset),
         model,
         settings=settings,

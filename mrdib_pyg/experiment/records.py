@@ -65,7 +65,7 @@ class Records:
         return self._cache[name]
 
     def save(self, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        r"""Writes what :func:`mrdib_pyg.training.run` has returned."""
+        r"""Writes what :func:`mrdib_pyg.training.train_model` has returned."""
         result = dict(result)
         per_user = result.pop('per_user', None)
         name = job_id(job)

@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 def run_job(job: Mapping[str, Any], path: str, device: str) -> dict[str, Any]:
     r"""Trains and evaluates what a job asks for, and returns what
-    :func:`mrdib_pyg.training.run` returns.
+    :func:`mrdib_pyg.training.train_model` returns.
     """
     from mrdib_pyg.training._freed_memory import keep_freed_memory
     from mrdib_pyg.training._run import run

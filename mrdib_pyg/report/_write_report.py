@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mrdib_pyg
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.nn.models.registry import is_of_model
 from mrdib_pyg.report import charts
@@ -20,7 +21,7 @@ from mrdib_pyg.report.results_section import (
     settings_section,
 )
 from mrdib_pyg.report.runs import Group, RunFolder, distinguish, group_runs, load_run_folder
-from mrdib_pyg.training import CheckpointError, write_atomic
+from mrdib_pyg.training import CheckpointError
 
 METHODS = ('tsne', 'pca')
 

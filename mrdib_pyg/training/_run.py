@@ -119,9 +119,8 @@ def train_model(
             'settings': kwargs,
             'seed': seed,
             'fit': {
-                name: fit_settings.get(name, default)
-                for name, default in DEFAULTS.items()
-                if name != 'seed'
+                **{name: fit_settings.get(name, DEFAULTS[name]) for name in DEFAULTS},
+                'weights': dict(fit_settings.get('weights') or {}),
             },
             **provenance(),
         }

@@ -468,7 +468,8 @@ def load_model(
             f"'{path}' holds the model {name}, not {model_name(cls)}; pass its class as 'cls', on "
             f'the command line by --model, or leave that out for a model of this package'
         )
-    _check_sizes(path, identity['config'], state['model'], [num_nodes(data, x) for x in ('user', 'item')])
+    nodes = [num_nodes(data, name) for name in ('user', 'item')]
+    _check_sizes(path, identity['config'], state['model'], nodes)
     try:
         model = cls(data, **identity['config'])
         model.load_state_dict(state['model'])

@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 from benchmarks.graphs import random_graph
@@ -17,7 +18,7 @@ from benchmarks.training.workload import to_hetero_data
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Triplets
 from mrdib_pyg.ops import masked_topk
-from mrdib_pyg.training import LossWeights, seed_everything
+from mrdib_pyg.training import LossWeights
 
 USERS = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
 ITEMS = torch.tensor([[1.0, 2], [0, 1], [2, 0], [1, -1]])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrdib_pyg.training import CheckpointError, load_checkpoint, save_checkpoint, write_atomic
-from mrdib_pyg.training.checkpoint import remove_temporary_files
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.training import CheckpointError, load_checkpoint, save_checkpoint
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
 STATE = {
@@ -202,13 +202,3 @@ def test_pickle_bomb_is_not_run(tmp_path, kind):
     if kind == 'zip':  # the bomb is a live one
         torch.load(path, weights_only=False)['x'].close()
         assert mark.exists()
-
-
-def test_remove_temporary_files(tmp_path):
-    ours = ['.last.pt.a_1b2.tmp', '.history.jsonl.xyz.tmp', '.config.json.k.tmp']
-    others = ['.x.tmp', 'last.pt', '.last.pt', 'notes.tmp', '.vimrc.swp.tmp']
-    for name in [*ours, *others]:
-        (tmp_path / name).touch()
-    remove_temporary_files(tmp_path)
-    assert names(tmp_path) == sorted(others)
-    remove_temporary_files(tmp_path / 'absent')

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
 from mrdib_pyg.nn.mutual_information import MINE
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
+from mrdib_pyg.training import CheckpointError, fit, load_checkpoint
 
 # The function hides the module of the same name.
 fit_module = importlib.import_module('mrdib_pyg.training._fit')

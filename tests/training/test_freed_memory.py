@@ -4,13 +4,13 @@ import sys
 import pytest
 
 from mrdib_pyg.training import _freed_memory as freed_memory
-from mrdib_pyg.training import keep_freed_memory
+from mrdib_pyg.training._freed_memory import keep_freed_memory
 
 FAULTS = """
 import resource
 import sys
 import torch
-from mrdib_pyg.training import keep_freed_memory
+from mrdib_pyg.training._freed_memory import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, Triplets
 from mrdib_pyg.ops._fixed_shapes import fixed_shapes, has_fixed_shapes
-from mrdib_pyg.training import LossWeights, fit, seed_everything
+from mrdib_pyg.training import LossWeights, fit
 from mrdib_pyg.training.step import GraphedStep, TrainStep, make_adam, make_train_step
 
 CASES = [

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from mrdib_pyg.training import CheckpointError, History
+from mrdib_pyg.training import CheckpointError
+from mrdib_pyg.training.checkpoint import History
 
 ROWS = [{'epoch': n, 'train': {'task': 1 / n}} for n in (1, 2, 3)]
 

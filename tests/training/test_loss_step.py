@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import LightGCN, MultimodalLightGCN, Triplets
-from mrdib_pyg.training import LossWeights, fit, load_checkpoint, seed_everything
+from mrdib_pyg.training import LossWeights, fit, load_checkpoint
 from mrdib_pyg.training.step import make_loss_step
 
 # By torch's own tracing.

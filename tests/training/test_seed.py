@@ -1,30 +1,13 @@
-import random
-
-import numpy as np
 import pytest
 import torch
 
-from mrdib_pyg.training import seed_everything
-from mrdib_pyg.training._fit import epoch_generator
+from mrdib_pyg.training._fit import check_seed, epoch_generator
 
 
-def draw():
-    return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-
-def test_seed_everything():
-    seed_everything(3)
-    first = draw()
-    seed_everything(3)
-    assert draw() == first
-    seed_everything(4)
-    assert all(x != y for x, y in zip(draw(), first))
-
-
-@pytest.mark.parametrize('seed', [-1, 2**32])
-def test_seed_everything_refuses(seed):
-    with pytest.raises(ValueError, match=r"'seed' must lie in \[0, 2\*\*32\)"):
-        seed_everything(seed)
+@pytest.mark.parametrize('seed', [-1, 2**32, 0.5, True])
+def test_seeds_that_are_refused(seed):
+    with pytest.raises(ValueError, match=f"'seed' must .*got {seed}"):
+        check_seed(seed)
 
 
 def test_epoch_generator():
