@@ -2,4 +2,5 @@ import sys
 
 from mrdib_pyg.cli import main
 
-sys.exit(main())
+if __name__ == '__main__':  # and not in the workers of an experiment
+    sys.exit(main())

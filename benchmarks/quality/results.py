@@ -18,8 +18,7 @@ from benchmarks.markdown import insert, make_table
 from benchmarks.part import RESULTS
 from benchmarks.quality import popularity, short_runs
 from benchmarks.tables import gib, mrdib_cost
-from mrdib_pyg.experiment import markdown
-from mrdib_pyg.experiment.summary import gain_cell, mean_sd
+from mrdib_pyg.experiment.summary import gain_cell, markdown, mean_sd
 
 PAGE = Path(__file__).parents[2] / 'docs/RESULTS.md'
 README = Path(__file__).parents[2] / 'README.md'
