@@ -134,8 +134,10 @@ class Records:
 
     def _popularity(self) -> dict[str, Any]:
         path = self.folder / 'popularity.json'
+        if not is_there(path):
+            return {}
         try:
-            found = json.loads(path.read_text(encoding='utf-8')) if is_there(path) else {}
+            found = json.loads(path.read_text(encoding='utf-8'))
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):

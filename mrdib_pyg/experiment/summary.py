@@ -85,9 +85,7 @@ def make_gain(gain: float, replicates: np.ndarray) -> Gain:
 MIN_SEEDS = 3
 
 
-def resample_sums(
-    values: np.ndarray, num_samples: int, seed: int, stream: int = 0
-) -> np.ndarray:
+def resample_sums(values: np.ndarray, num_samples: int, seed: int, stream: int = 0) -> np.ndarray:
     r"""Returns the sums of resamples of users and seeds, ``[num_samples, C]`` of ``[U, S, C]``; NaN
     under three seeds.
 

@@ -231,7 +231,7 @@ def change(*keys, to):
 @pytest.mark.parametrize(
     ('edit', 'what'),
     [
-        (lambda text: text[:50], 'delimiter'),
+        (lambda text: text[:50], 'Unterminated'),
         (lambda text: '[' * 100_000, 'recursion'),
         (lambda text: '[]', 'list indices'),
         (lambda text: '{}', "no 'job'"),
@@ -376,9 +376,7 @@ def test_by_popularity(data):
         recalls.append(len(set(top) & set(wanted)) / len(wanted))
     found = by_popularity(data, [10])
     assert found['recall@10'] == pytest.approx(sum(recalls) / len(recalls), abs=1e-6)
-    assert set(found) == {
-        f'{name}@10' for name in ('recall', 'ndcg', 'precision', 'map')
-    }
+    assert set(found) == {f'{name}@10' for name in ('recall', 'ndcg', 'precision', 'map')}
 
 
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='finds processes by /proc')

@@ -1,4 +1,7 @@
+"""Trainings as a whole, their results, and the memory they keep."""
+
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -8,7 +11,9 @@ import torch
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average, evaluate
 from mrdib_pyg.nn.models import MODELS, VBPR, Recommender
-from mrdib_pyg.training import CheckpointError, load_model, train_model
+from mrdib_pyg.training import CheckpointError, load_checkpoint, load_model, train_model
+from mrdib_pyg.training import _freed_memory as freed_memory
+from mrdib_pyg.training._freed_memory import keep_freed_memory
 from mrdib_pyg.training._run import provenance
 
 FIT = {'epochs': 2, 'batch_size': 64, 'progress': False}
@@ -113,6 +118,20 @@ def test_what_a_model_of_ones_own_may_forget(data, tmp_path, cls, settings, mrdi
     with pytest.raises(ValueError, match=message):
         train_model(data, cls, settings=settings, mrdib=mrdib, out=tmp_path / 'run', **FIT)
     assert not (tmp_path / 'run').exists()
+
+
+def test_the_data_are_hashed_once(data, tmp_path, monkeypatch):
+    hashed = []
+
+    def spy(data):
+        hashed.append(data)
+        return data_hash(data)
+
+    for module in ('_run', 'checkpoint'):
+        monkeypatch.setattr(f'mrdib_pyg.training.{module}.data_hash', spy)
+    train_model(data, 'vbpr', out=tmp_path, **FIT)
+    identity = load_checkpoint(tmp_path / 'last.pt')['identity']
+    assert len(hashed) == 1 and identity['data_hash'] == data_hash(data)
 
 
 def test_run_with_numbers_of_numpy(data, tmp_path):
@@ -250,3 +269,53 @@ def test_provenance():
     assert json.loads(json.dumps(out)) == out
     assert out['versions']['torch'] == torch.__version__
     assert out['machine']['threads'] == torch.get_num_threads()
+
+
+FAULTS = """
+import resource
+import sys
+import torch
+from mrdib_pyg.training._freed_memory import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work():
+    tensors = [torch.ones(2**20) for _ in range(75)]  # 300 MiB in blocks of 4 MiB
+    del tensors
+
+is_set = keep_freed_memory() if sys.argv[1] == 'keep' else False
+for _ in range(4):
+    work()
+before = faults()
+for _ in range(4):
+    work()
+print(is_set, faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='mallopt is of glibc')
+def test_freed_blocks_are_not_mapped_anew():
+    def measure(how):
+        command = [sys.executable, '-c', FAULTS, how]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return out[0] == 'True', int(out[1])
+
+    is_set, kept = measure('keep')
+    if not is_set:
+        pytest.skip('this C library has no mallopt')
+    _, default = measure('default')
+    assert kept < 1_000  # pages of 4 KiB; all of it would be 307,200
+    # Without it none are mapped anew only if something happens to lie behind them in the heap.
+    assert kept < default or default == 0
+
+
+def test_elsewhere_nothing_is_set(monkeypatch):
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'darwin')
+    assert keep_freed_memory() is False
+
+
+def test_a_library_without_it(monkeypatch):
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda name: object())
+    assert keep_freed_memory() is False
