@@ -8,7 +8,7 @@ from pathlib import Path
 from mrdib_pyg.datasets._prepare import Settings
 from mrdib_pyg.datasets.folder import InteractionFolder
 from mrdib_pyg.datasets.id_map import IdMap
-from mrdib_pyg.datasets.interaction_table import load_ids, without_counts
+from mrdib_pyg.datasets.tables import load_ids, without_counts
 from mrdib_pyg.datasets.prepare_amazon import (
     MODALITIES,
     describe_settings,

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from mrdib_pyg.datasets._amazon_files import MetaTexts, check_download, read_image_features
-from mrdib_pyg.datasets._chunks import Chunks
-from mrdib_pyg.datasets._collect import Columns, collect
+from mrdib_pyg.datasets._source import Source, Workspace
+from mrdib_pyg.datasets._rows import Columns, collect
 from mrdib_pyg.datasets._download import download as download_file
 from mrdib_pyg.datasets._encode_text import describe_encoder, encode_texts
 from mrdib_pyg.datasets._encode_text import text_encoder as make_encoder
-from mrdib_pyg.datasets._inputs import find_prepared
 from mrdib_pyg.datasets._item_features import fill_missing
-from mrdib_pyg.datasets._prepare import Settings, prepare, write_prepared
+from mrdib_pyg.datasets._prepare import Settings, find_prepared, prepare, write_prepared
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 #: Where the authors of the data set publish it.
@@ -211,6 +210,7 @@ def prepare_amazon(
     names = list(raw_files(category, modalities))
     before = find_prepared(
         out, report, functools.partial(_describe_files, base, names),
+        [],
         text_encoder if 'text' in modalities else None, force=force, reuse=reuse,
     )  # fmt: skip
     if before is not None:
@@ -221,10 +221,11 @@ def prepare_amazon(
     report.settings['inputs'] = _describe_files(base, names, {})  # downloaded ones too
 
     columns = Columns('user', 'item', 'rating', 'time', min_rating=min_rating)
-    chunks = Chunks(
-        files[f'ratings_{category}.csv'], columns.names(), columns.numbers(), header=columns.names()
-    )
-    prepared = prepare(collect(chunks, columns, report), settings, report)
+    names_of = list(columns.by_kind().values())
+    with Workspace(out) as work:
+        path = files[f'ratings_{category}.csv']
+        source = Source(work, path, names_of, sep=',', header=False, names=names_of)
+        prepared = prepare(collect(source, columns, report), settings, report)
     arrays: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     rows = {raw: i for i, raw in enumerate(prepared.item_ids)}
     for modality in modalities:
