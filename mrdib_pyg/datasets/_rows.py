@@ -1,14 +1,21 @@
 """From the rows of a table to arrays of indices: ids are numbered, faulty rows counted, left out."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrdib_pyg.datasets._prepare import Rows
-from mrdib_pyg.datasets._source import Source, Workspace, sql_number, sql_present, sql_text
+from mrdib_pyg.datasets._source import (
+    Source,
+    Workspace,
+    is_nested,
+    sql_number,
+    sql_present,
+    sql_text,
+)
 from mrdib_pyg.datasets._times import read_times
 from mrdib_pyg.datasets._values import as_id, as_ids, join_text
 from mrdib_pyg.datasets.missing import MISSING_WORDS
@@ -35,13 +42,20 @@ class Columns(NamedTuple):
         return {kind: name for kind, name in zip(kinds, self) if name is not None}  # type: ignore
 
 
-def collect(source: Source, columns: Columns, report: PrepareReport) -> Rows:
-    r"""Reads the rows of a table: ids are numbered, what cannot be used is counted and left out."""
+def collect(
+    source: Source, columns: Columns, report: PrepareReport, texts: Sequence[str] = ()
+) -> Rows:
+    r"""Reads the rows of a table: ids are numbered, what cannot be used is counted and left out.
+
+    Where it has columns of texts, they are in the table ``texts`` of the workspace then.
+    """
     work, by_kind = source.work, columns.by_kind()
-    rejected = source.create('raw', by_kind)
+    fields = {f'f{place}': name for place, name in enumerate(texts)}
+    rejected = source.create('raw', {**by_kind, **fields})
     ((num_rows, size),) = work.run('SELECT count(*), coalesce(max(rowid) + 1, 0) FROM raw')
     report.num_rows += num_rows + sum(rejected.values())
     ids, codes, values = {}, {}, {}
+    times = None
     with source.reading():
         for kind in ('user', 'item'):
             ids[kind], codes[kind] = _distinct_ids(source, kind, by_kind[kind], columns)
@@ -51,20 +65,26 @@ def collect(source: Source, columns: Columns, report: PrepareReport) -> Rows:
             if kind in by_kind:
                 number = sql_number(f'"{kind}"', source.types[by_kind[kind]])
                 values[kind] = (f"coalesce({number}, 'nan')", np.float64, '')
-        times = None
         if 'time' in by_kind:
-            kind = source.types[by_kind['time']]
-            times = read_times(work, by_kind['time'], kind, columns.time_format)
-            nothing, dtype = (_NO_TIME, np.int64) if times.is_whole else ("'nan'", np.float64)
-            values['time'] = (f'coalesce({times.sql}, {nothing})', dtype, '')
+            dtype = source.types[by_kind['time']]
+            times = read_times(work, by_kind['time'], dtype, columns.time_format)
+            nothing, array_type = (_NO_TIME, np.int64) if times.is_whole else ("'nan'", np.float64)
+            values['time'] = (f'coalesce({times.sql}, {nothing})', array_type, '')
         arrays = _fetch(work, values, size)
-        there = np.zeros(size, dtype=bool)
-        there[arrays.pop('n')] = True
-        rows = _clean(source, columns, codes, arrays, there, report)
+        keep = np.zeros(size, dtype=bool)
+        keep[arrays.pop('n')] = True
+        rows = _clean(source, columns, codes, arrays, keep, report)
+        if texts:
+            work.connection.register('kept', {'n': np.flatnonzero(keep)})
+            work.run(
+                f'CREATE TABLE texts AS SELECT item AS id, {", ".join(fields)} FROM raw '
+                f'SEMI JOIN kept ON raw.rowid = kept.n ORDER BY raw.rowid'
+            )
+            work.connection.unregister('kept')
+        for table in ('raw', 'users', 'items'):
+            work.run(f'DROP TABLE {table}')
     for reason, count in rejected.items():
         report.drop(reason, count)
-    for table in ('raw', 'users', 'items'):
-        work.run(f'DROP TABLE {table}')
     time = rows.get('time')
     if times is not None and time is not None and time.size > 0:
         report.times = {
@@ -85,13 +105,13 @@ def _distinct_ids(
     The numbers of the values are the rows of the table ``users`` or ``items``.
     """
     work, dtype = source.work, source.types[name]
-    if dtype.endswith(']') or dtype.startswith(('STRUCT', 'MAP', 'UNION')):
+    if is_nested(dtype):
         raise ValueError(f'the ids in column {name!r} are neither numbers nor text ({dtype})')
     work.run(
         f'CREATE TABLE {kind}s AS SELECT DISTINCT "{kind}" AS id FROM raw WHERE "{kind}" IS NOT NULL'
     )
     words = [''] if columns.keep_null_words else MISSING_WORDS
-    value = f'CAST(id AS VARCHAR)' if dtype.startswith(('DATE', 'TIME', 'INTERVAL', 'BIT')) else 'id'
+    value = 'CAST(id AS VARCHAR)' if dtype.startswith(('DATE', 'TIME', 'INTERVAL', 'BIT')) else 'id'
     query = f'SELECT {value}, {sql_present("id", dtype, words)} FROM {kind}s ORDER BY rowid'
     values: list[Any] = []
     present: list[bool] = []
@@ -106,9 +126,13 @@ def _distinct_ids(
     if dtype == 'JSON':
         values = [json.loads(value, parse_float=Decimal) for value in values]
     try:
-        texts = as_ids(values)
+        texts = as_ids(values, are_texts=dtype == 'VARCHAR')
     except ValueError as e:
         raise ValueError(f'in column {name!r} {e}') from e
+    if dtype == 'VARCHAR':
+        codes = np.arange(len(texts) + 1, dtype=np.int32)
+        codes[:-1][~np.array(present, dtype=bool)] = codes[-1] = -1
+        return texts, codes
     numbers: dict[str, int] = {}
     table = [
         numbers.setdefault(text, len(numbers)) if is_there else -1
@@ -145,12 +169,11 @@ def _clean(
     names = columns.by_kind()
 
     def drop(reason: str, faulty: np.ndarray, kind: str | None = None) -> None:
-        nonlocal keep
         faulty = keep & faulty
         if (count := int(np.count_nonzero(faulty))) > 0:
             shown = None if kind is None else _example(source, kind, names[kind], faulty)
             report.drop(reason, count, shown)
-            keep &= ~faulty
+            np.logical_and(keep, ~faulty, out=keep)
 
     for kind, article in (('user', 'a'), ('item', 'an')):
         arrays[kind] = codes[kind][arrays[kind]]
@@ -193,40 +216,38 @@ def _stamp(value: np.number, is_date: bool) -> str | float:
 
 
 def read_texts(
-    source: Source, item: str, texts: Sequence[str], wanted: Collection[str]
+    source: Source, item: str, texts: Sequence[str], wanted: Sequence[str]
 ) -> dict[str, str]:
-    r"""Reads the first text of each item that is not empty.
+    r"""Reads the first text of each item that is not empty, from the table ``texts``.
 
     Raises:
-        ValueError: If the table has no row of any item.
+        ValueError: If it has no row of any item.
     """
-    fields = {f'f{place}': name for place, name in enumerate(texts)}
-    source.create('texts', {'id': item, **fields})
-    there = ' OR '.join(sql_present(key, source.types[name]) for key, name in fields.items())
+    fields = {f'f{place}': source.types[name] for place, name in enumerate(texts)}
+    there = ' OR '.join(sql_present(key, dtype) for key, dtype in fields.items())
     packed = ', '.join(f'{key} := {key}' for key in fields)
     out: dict[str, str] = {}
     kept = set(wanted)
+
+    def plain(value: Any) -> Any:
+        return json.loads(value) if source.is_json and value is not None else value
+
     with source.reading():
         rows = source.work.run(
             f'SELECT id, arg_min(struct_pack({packed}), rowid) FROM texts WHERE id IS NOT NULL '
             f'AND ({there}) GROUP BY id ORDER BY min(rowid)'
         )
         for raw, found in rows:
-            values = list(found.values())
-            if source.is_json:
-                raw, *values = (None if x is None else json.loads(x) for x in (raw, *values))
-            key = as_id(raw)
-            if key in kept and key not in out and (text := join_text(values)):
+            key = as_id(plain(raw))
+            if key in kept and key not in out and (text := join_text(map(plain, found.values()))):
                 out[key] = text
         if not out:
-            ids = [json.loads(raw) if source.is_json else raw for (raw,) in source.work.run(
-                'SELECT id FROM texts WHERE id IS NOT NULL LIMIT 100000'
-            )]  # fmt: skip
-            if ids and not kept & {as_id(raw) for raw in ids}:
+            some = source.work.run('SELECT DISTINCT id FROM texts WHERE id IS NOT NULL')
+            ids = [as_id(plain(raw)) for (raw,) in some]
+            if ids and not kept & set(ids):
                 raise ValueError(
                     f'{source.name} has a row for none of the items: its ids in column {item!r} '
-                    f'are such as {as_id(ids[0])[:60]!r}, those of the interactions such as '
-                    f'{next(iter(wanted))[:60]!r}'
+                    f'are such as {min(ids)[:60]!r}, those of the interactions such as '
+                    f'{min(wanted)[:60]!r}'
                 )
-    source.work.run('DROP TABLE texts')
     return out

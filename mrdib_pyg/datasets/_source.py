@@ -581,8 +581,6 @@ def sql_text(column: str, kind: str) -> str:
     r"""The text of a column of some type."""
     if kind == 'JSON':
         return f"({column}->>'$')"
-    if kind == 'BLOB':
-        return f'TRY(decode({column}))'
     return column if kind == 'VARCHAR' else f'CAST({column} AS VARCHAR)'
 
 
@@ -590,24 +588,29 @@ def sql_number(column: str, kind: str) -> str:
     r"""The number in a column of some type, null for what is none."""
     value = f'TRY_CAST({column} AS DOUBLE)'
     if kind in ('VARCHAR', 'JSON', 'BLOB'):
-        text = f'trim({sql_text(column, kind)})'
+        text = sql_text(column, kind)
         value = (
             f'coalesce(TRY_CAST({text} AS DOUBLE), '
             f"CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
         )
-    elif kind.endswith(']') or kind.startswith(('STRUCT', 'MAP', 'UNION', 'TIME', 'DATE', 'INTERVAL')):
+    elif is_nested(kind) or kind.startswith(('TIME', 'DATE', 'INTERVAL')):
         return 'CAST(NULL AS DOUBLE)'
-    return f'nullif(nullif(nullif({value}, \'nan\'), \'inf\'), \'-inf\')'
+    return f'(CASE WHEN isfinite({value}) THEN {value} END)'
 
 
 def sql_present(column: str, kind: str, words: Iterable[str] = MISSING_WORDS) -> str:
     r"""Whether a column of some type has a value that does not mean that it is missing."""
-    if kind.endswith(']'):
-        return f'len({column}) > 0'
-    if kind.endswith(('INT', 'INTEGER')) or kind.startswith('DECIMAL'):
+    if is_nested(kind):
+        return f'coalesce(len({column}) > 0, false)' if kind.endswith(']') else f'({column} IS NOT NULL)'
+    if kind not in ('VARCHAR', 'JSON', 'BLOB', 'DOUBLE', 'FLOAT'):
         return f'({column} IS NOT NULL)'
     listed = ', '.join(map(quoted, sorted(words)))
-    return f"coalesce(trim({sql_text(column, kind)}, ' ' || chr(9) || chr(10) || chr(13)) NOT IN ({listed}), false)"
+    return f"coalesce(regexp_replace({sql_text(column, kind)}, '^\\s+|\\s+$', '', 'g') NOT IN ({listed}), false)"
+
+
+def is_nested(kind: str) -> bool:
+    r"""Whether values of a type are lists or other containers."""
+    return kind.endswith(']') or kind.startswith(('STRUCT', 'MAP', 'UNION'))
 
 
 def quoted(text: str) -> str:

@@ -57,8 +57,11 @@ def read_times(work: Workspace, name: str, kind: str, form: str | None) -> Times
     number = sql_number(column, kind)
     there = sql_present(column, kind)
     if form is None:
-        counts = _count_numbers(work, there, number)
-        if counts['numbers'] > counts['present'] / 2 or counts['present'] == 0:
+        counts = _count_numbers(work, number)
+        num_there = counts['all']
+        if counts['numbers'] <= num_there / 2:  # many may be missing
+            ((num_there,),) = work.run(f'SELECT count(*) FROM raw WHERE {there}')
+        if counts['numbers'] > num_there / 2 or num_there == 0:
             if counts['days'] > counts['numbers'] / 2:
                 _refuse_days(work, name, number)
             _warn_of_units(name, {unit: counts[unit] for unit in _UNITS})
@@ -75,16 +78,17 @@ def _in_range(seconds: str) -> str:
     return f'(CASE WHEN {seconds} BETWEEN {FIRST} AND {LAST} THEN {seconds} END)'
 
 
-def _count_numbers(work: Workspace, there: str, number: str) -> dict[str, int]:
+def _count_numbers(work: Workspace, number: str) -> dict[str, int]:
     units = ', '.join(
         f'count(*) FILTER (x >= 1e{digits - 1} AND x < 1e{digits + 1}) AS {unit}'
         for unit, digits in _UNITS.items()
     )
     result = work.connection.sql(
-        f'SELECT count(*) FILTER (p) AS present, count(x) AS numbers, coalesce(bool_and(x = trunc(x) '
-        f'AND abs(x) < 9e18), false) AS whole, count(*) FILTER (x BETWEEN 19000101 AND 21001231 '
-        f"AND TRY(strptime(CAST(CAST(x AS INTEGER) AS VARCHAR), '%Y%m%d')) IS NOT NULL) AS days, "
-        f'{units} FROM (SELECT {there} AS p, {number} AS x FROM raw)'
+        f'SELECT count(*) AS "all", count(x) AS numbers, '
+        f'coalesce(bool_and(x = trunc(x) AND abs(x) < 9e18), false) AS whole, '
+        f'count(*) FILTER (x BETWEEN 19000101 AND 21001231 AND x = trunc(x) AND '
+        f'x // 100 % 100 BETWEEN 1 AND 12 AND x % 100 BETWEEN 1 AND 31) AS days, '
+        f'{units} FROM (SELECT {number} AS x FROM raw)'
     )
     return dict(zip(result.columns, result.fetchall()[0]))
 

@@ -41,7 +41,7 @@ def as_id(value: Any) -> str:
     return str(value)
 
 
-def as_ids(values: Sequence[Any]) -> list[str]:
+def as_ids(values: Sequence[Any], are_texts: bool = False) -> list[str]:
     r"""Returns ids as text, so that no two of them become one: a number and the text that spells it
     are the same id, but bytes and the digits that stand for other bytes are not.
 
@@ -49,13 +49,15 @@ def as_ids(values: Sequence[Any]) -> list[str]:
         ValueError: If ids are lists or other containers, too long, or bytes and texts that cannot
             be told apart.
     """
-    out = [as_id(value) for value in values]
-    if _merges_bytes(values, out):
+    out = list(values) if are_texts else [as_id(value) for value in values]
+    if not are_texts and _merges_bytes(values, out):
         out = [raw.hex() if isinstance(raw, bytes) else as_id(raw) for raw in values]
         if clash := _merges_bytes(values, out):
             raise ValueError(
                 f'bytes and a text would both become the id {clash!r}. Please convert ids to text'
             )
+    if are_texts and max(map(len, out), default=0) <= ID_LIMIT:
+        return out
     for value, text in zip(values, out):
         if isinstance(value, (list, tuple, set, dict, np.ndarray)):
             raise ValueError(f'ids are neither numbers nor text (got {value!r:.60})')

@@ -190,11 +190,14 @@ def prepare_table(
     with Workspace(out) as work:
         own = texts if items is None else []
         source = Source(work, table, used, texts=own, header=header, names=names, **how)
-        prepared = prepare(collect(source, columns, report), settings, report)
+        prepared = prepare(collect(source, columns, report, own), settings, report)
+        if items is not None:
+            source = Source(work, items, [item_id, *texts], texts=texts, **how)
+            fields = {f'f{place}': c for place, c in enumerate(texts)}
+            source.create('texts', {'id': item_id, **fields})
         if texts:
-            if items is not None:
-                source = Source(work, items, [item_id, *texts], texts=texts, **how)
-            found_texts = read_texts(source, item_id, texts, prepared.item_ids)
+            column = columns.item if items is None else item_id
+            found_texts = read_texts(source, column, texts, prepared.item_ids)
 
     arrays: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
 
