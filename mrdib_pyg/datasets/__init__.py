@@ -1,4 +1,4 @@
-from mrdib_pyg.datasets.amazon_reviews import AmazonReviews
+from mrdib_pyg.datasets.amazon import AmazonReviews, prepare_amazon
 from mrdib_pyg.datasets.data_hash import data_hash
 from mrdib_pyg.datasets.folder import InteractionFolder
 from mrdib_pyg.datasets.hashing_text_encoder import HashingTextEncoder
@@ -6,7 +6,6 @@ from mrdib_pyg.datasets.id_map import IdMap
 from mrdib_pyg.datasets.tables import InteractionTable, prepare_table
 from mrdib_pyg.datasets.load_dataset import DATASETS, load_dataset
 from mrdib_pyg.datasets.planted import Planted
-from mrdib_pyg.datasets.prepare_amazon import prepare_amazon
 from mrdib_pyg.datasets.prepare_report import PrepareReport
 from mrdib_pyg.datasets.sentence_text_encoder import SentenceTextEncoder
 from mrdib_pyg.datasets.splits import (

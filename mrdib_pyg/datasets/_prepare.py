@@ -236,7 +236,8 @@ def _check_target(folder: Path, force: bool, reuse: bool) -> PrepareReport | Non
         )
     if not force and not reuse:
         raise ValueError(
-            f"'{folder}' holds prepared data already; name another folder, or force to replace them"
+            f"'{folder}' holds prepared data already; name another folder, or pass force=True to "
+            f'replace them'
         )
     return before
 

@@ -87,7 +87,7 @@ def _count_numbers(work: Workspace, number: str) -> dict[str, int]:
         f'SELECT count(*) AS "all", count(x) AS numbers, '
         f'coalesce(bool_and(x = trunc(x) AND abs(x) < 9e18), false) AS whole, '
         f'count(*) FILTER (x BETWEEN 19000101 AND 21001231 AND x = trunc(x) AND '
-        f'x // 100 % 100 BETWEEN 1 AND 12 AND x % 100 BETWEEN 1 AND 31) AS days, '
+        f'floor(x / 100) % 100 BETWEEN 1 AND 12 AND x % 100 BETWEEN 1 AND 31) AS days, '
         f'{units} FROM (SELECT {number} AS x FROM raw)'
     )
     return dict(zip(result.columns, result.fetchall()[0]))
@@ -146,9 +146,10 @@ class _Dates:
 
     def find(self) -> str:
         r"""The value of dates whose form is not given."""
-        iso = (
-            f"CASE WHEN {self.text} BETWEEN '0' AND ':' THEN "
-            f'epoch(TRY_CAST({self.text} AS TIMESTAMP WITH TIME ZONE)) END'
+        # A letter in front would be a word such as `today`.
+        iso = _in_range(
+            f"(CASE WHEN {self.text} BETWEEN '0' AND ':' THEN "
+            f'epoch(TRY_CAST({self.text} AS TIMESTAMP WITH TIME ZONE)) END)'
         )
         ((num, num_iso),) = self.work.run(f'SELECT count(*), count({iso}) {self.rows}')
         if num_iso == num:
@@ -166,16 +167,6 @@ class _Dates:
         rare = _RARE * (num_iso + num_any)
         best = max(forms, key=lambda form: counts[forms.index(form)])
         most = max(counts)
-        for form, count in zip(forms, counts):
-            if count < most or form == best or not self._differ(best, form):
-                continue
-            if most <= rare:
-                return iso
-            example = self._example(f'{self.value(best)} IS NOT NULL')
-            raise ValueError(
-                f'the dates in column {self.name!r}, such as {example!r}, may have the day or the '
-                f"month first: give their form as 'time_format', {best!r} or {form!r}"
-            )
         if num_any - most > rare:
             example = self._example(f'{self.value(best)} IS NULL AND {any_of} IS NOT NULL')
             raise ValueError(
@@ -183,6 +174,17 @@ class _Dates:
                 f'{most:,} of {num_any:,}, but not {example!r}. Please write them as 2024-12-31 or '
                 f"as seconds, or give their form as 'time_format'"
             )
+        for form, count in zip(forms, counts):
+            if form.startswith('%y') or form == best or count < most:  # the year is the last then
+                continue
+            if self._differ(best, form):
+                if most <= rare:
+                    return iso
+                example = self._example(f'{self.value(best)} IS NOT NULL')
+                raise ValueError(
+                    f'the dates in column {self.name!r}, such as {example!r}, may have the day or '
+                    f"the month first: give their form as 'time_format', {best!r} or {form!r}"
+                )
         return f'coalesce({iso}, {self.value(best)})'
 
     def _best(self, sample: Sequence[str]) -> list[str]:
@@ -191,7 +193,8 @@ class _Dates:
         forms += _OTHER_FORMS
         counts = [
             self.work.run(
-                f'SELECT count(try_strptime(t, {quoted(form)})) FROM (SELECT unnest(?) AS t)', sample
+                f'SELECT count({_in_range(self.value(form, "t"))}) FROM (SELECT unnest(?) AS t)',
+                sample,
             )[0][0]
             for form in forms
         ]

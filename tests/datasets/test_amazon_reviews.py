@@ -21,8 +21,8 @@ from mrdib_pyg.datasets import (
     prepare_amazon,
     random_split,
 )
-from mrdib_pyg.datasets import _amazon_files as files
-from mrdib_pyg.datasets.prepare_amazon import find_category, raw_files
+from mrdib_pyg.datasets import amazon as files
+from mrdib_pyg.datasets.amazon import find_category, raw_files
 
 QUICK = {'text_encoder': 'hashing'}
 
@@ -80,7 +80,7 @@ def test_amazon_reviews_are_prepared_once_for_each_choice(published, monkeypatch
     other = AmazonReviews(root, 'Baby', seed=1, modalities=['text'], **QUICK)
     assert data_hash(first[0]) != data_hash(other[0])
     assert len(list((root / 'processed').iterdir())) == 2
-    module = importlib.import_module('mrdib_pyg.datasets.prepare_amazon')
+    module = importlib.import_module('mrdib_pyg.datasets.amazon')
     monkeypatch.setattr(module, 'prepare', None)
     again = AmazonReviews(root, 'Baby', **QUICK)
     assert data_hash(again[0]) == data_hash(first[0])
