@@ -203,8 +203,10 @@ def find_prepared(
         changed = [name for name, entry in inputs.items() if known.get(name) != entry]
         same = before.source == report.source and before.settings == settings
         if changed or not same:
-            content = f'another content of {", ".join(changed)}' if same else (
-                'another table or by other settings'
+            content = (
+                f'another content of {", ".join(changed)}'
+                if same
+                else ('another table or by other settings')
             )
             raise ValueError(
                 f"'{folder}' holds data that were prepared from {content} (see its {FILE}); name "

@@ -71,8 +71,7 @@ def collect(
             nothing, array_type = (_NO_TIME, np.int64) if times.is_whole else ("'nan'", np.float64)
             values['time'] = (f'coalesce({times.sql}, {nothing})', array_type, '')
         arrays = _fetch(work, values, size)
-        keep = np.zeros(size, dtype=bool)
-        keep[arrays.pop('n')] = True
+        keep = arrays.pop('there')
         rows = _clean(source, columns, codes, arrays, keep, report)
         if texts:
             work.connection.register('kept', {'n': np.flatnonzero(keep)})
@@ -142,18 +141,17 @@ def _distinct_ids(
 
 
 def _fetch(work: Workspace, values: dict[str, tuple], size: int) -> dict[str, np.ndarray]:
-    r"""The values of each row of ``raw`` as arrays, and the numbers of its rows."""
+    r"""The values of each row of ``raw`` as arrays, and which rows there are."""
     casts = {np.int32: 'INTEGER', np.int64: 'BIGINT', np.float64: 'DOUBLE'}
     listed = ', '.join(f'CAST({sql} AS {casts[dtype]})' for sql, dtype, _ in values.values())
     joins = ' '.join(join for _, _, join in values.values())
     arrays = {kind: np.empty(size, dtype=dtype) for kind, (_, dtype, _) in values.items()}
-    places = []
+    arrays['there'] = there = np.zeros(size, dtype=bool)
     for batch in work.stream(f'SELECT CAST(raw.rowid AS INTEGER), {listed} FROM raw {joins}'):
         place, *found = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
-        places.append(place)
-        for array, part in zip(arrays.values(), found):
-            array[place] = part
-    arrays['n'] = np.concatenate(places) if places else np.zeros(0, dtype=np.int32)
+        there[place] = True
+        for kind, part in zip(values, found):
+            arrays[kind][place] = part
     return arrays
 
 

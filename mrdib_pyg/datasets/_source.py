@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: What DuckDB may hold in memory; what is more goes to a temporary folder beside the output.
-MEMORY = '512MB'
+MEMORY = '448MB'
 _BLOCK = 16 << 20
 _HEADER_LIMIT = 1 << 20
 #: A row that is put behind the last one: it does not arrive where a double quote does not end.
@@ -169,7 +169,9 @@ class Source:
             listed.append("coalesce(json_type(json) <> 'OBJECT', true) AS broken")
         out: dict[str, int] = {}
         with self.reading():
-            self.work.run(f'CREATE TABLE {table} AS SELECT {", ".join(listed)} FROM {self.relation}')
+            self.work.run(
+                f'CREATE TABLE {table} AS SELECT {", ".join(listed)} FROM {self.relation}'
+            )
             if self.is_json:
                 ((count,),) = self.work.run(f'SELECT count(*) FILTER (broken) FROM {table}')
                 out['that are no JSON object'] = count
@@ -217,7 +219,9 @@ class Source:
             link.symlink_to(path.resolve())
             self._use_parquet(link)
             return
-        packed = packed or next((kind for begin, kind in _MAGIC.items() if start[: len(begin)] == begin), '')
+        packed = packed or next(
+            (kind for begin, kind in _MAGIC.items() if start[: len(begin)] == begin), ''
+        )
         if packed:
             self._unpack(packed, link)
         else:
@@ -256,9 +260,8 @@ class Source:
 
     def _use_json(self, link: Path, form: str) -> None:
         self.is_json = True
-        self.relation = (
-            f"read_json_objects('{link}', format='{form}'"
-            + (', ignore_errors=true)' if form == 'newline_delimited' else ')')
+        self.relation = f"read_json_objects('{link}', format='{form}'" + (
+            ', ignore_errors=true)' if form == 'newline_delimited' else ')'
         )
         found = self.work.run(
             f'SELECT json_keys(json) FROM {self.relation} WHERE json IS NOT NULL LIMIT 1000'
@@ -332,9 +335,7 @@ class Source:
         }
         for sep, fields in splits.items():
             wanted = len(self.names) if self.names is not None else 0
-            if len(fields) == wanted or (
-                self.names is None and not self._lacks(fields)
-            ):
+            if len(fields) == wanted or (self.names is None and not self._lacks(fields)):
                 return sep, fields
         best = max(splits, key=lambda sep: len(splits[sep]) + (sep == known) - 99 * (sep == ' '))
         return best, splits[best]
@@ -354,7 +355,9 @@ class Source:
             has_header = self.names == _plain(fields) if self.header is None else self.header
             return self.names, int(has_header)
         if self.header is False:
-            raise ValueError(f"without a header {self.name} needs the names of its columns: 'names'")
+            raise ValueError(
+                f"without a header {self.name} needs the names of its columns: 'names'"
+            )
         if self.header is None and _looks_like_data(fields):
             raise ValueError(
                 f'line 1 of {self.name} looks like data: {", ".join(fields)[:200]!r}. Without a '
@@ -430,7 +433,11 @@ def find_columns(
         if len(found) != 1:
             what = 'more than one column' if found else 'no column'
             shown = ', '.join(repr(n) if n != n.strip() else n for n in names[:20])
-            hint = f"; are they separated by {sep!r}? If not, pass 'sep'" if len(names) == 1 and sep else ''
+            hint = (
+                f"; are they separated by {sep!r}? If not, pass 'sep'"
+                if len(names) == 1 and sep
+                else ''
+            )
             if sep and not found and any(_is_number(field) for field in names):
                 hint += f"; or is line 1 data? Then pass header=False and 'names'"
             raise ValueError(f'{where} has {what} {name!r}; its columns are {shown[:500]}{hint}')
@@ -537,9 +544,7 @@ def to_arrow(
     arrays: list[Any]
     if isinstance(table, pd.DataFrame):
         places = find_columns([str(key) for key in table.columns], columns, where)
-        arrays = [
-            _of_pandas(table.iloc[:, place], name in texts) for name, place in places.items()
-        ]
+        arrays = [_of_pandas(table.iloc[:, place], name in texts) for name, place in places.items()]
     else:
         if not isinstance(table, pa.Table):
             if not hasattr(table, '__arrow_c_stream__'):
@@ -589,10 +594,8 @@ def sql_number(column: str, kind: str) -> str:
     value = f'TRY_CAST({column} AS DOUBLE)'
     if kind in ('VARCHAR', 'JSON', 'BLOB'):
         text = sql_text(column, kind)
-        value = (
-            f'coalesce(TRY_CAST({text} AS DOUBLE), '
-            f"CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
-        )
+        truth = f"CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END"
+        value = f'coalesce(TRY_CAST({text} AS DOUBLE), {truth})'
     elif is_nested(kind) or kind.startswith(('TIME', 'DATE', 'INTERVAL')):
         return 'CAST(NULL AS DOUBLE)'
     return f'(CASE WHEN isfinite({value}) THEN {value} END)'
@@ -601,7 +604,11 @@ def sql_number(column: str, kind: str) -> str:
 def sql_present(column: str, kind: str, words: Iterable[str] = MISSING_WORDS) -> str:
     r"""Whether a column of some type has a value that does not mean that it is missing."""
     if is_nested(kind):
-        return f'coalesce(len({column}) > 0, false)' if kind.endswith(']') else f'({column} IS NOT NULL)'
+        return (
+            f'coalesce(len({column}) > 0, false)'
+            if kind.endswith(']')
+            else f'({column} IS NOT NULL)'
+        )
     if kind not in ('VARCHAR', 'JSON', 'BLOB', 'DOUBLE', 'FLOAT'):
         return f'({column} IS NOT NULL)'
     listed = ', '.join(map(quoted, sorted(words)))

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mrdib_pyg.datasets._source import Workspace, quoted, sql_number, sql_present, sql_text
 
@@ -63,8 +63,9 @@ def read_times(work: Workspace, name: str, kind: str, form: str | None) -> Times
             ((num_there,),) = work.run(f'SELECT count(*) FROM raw WHERE {there}')
         if counts['numbers'] > num_there / 2 or num_there == 0:
             if counts['days'] > counts['numbers'] / 2:
-                _refuse_days(work, name, number)
-            _warn_of_units(name, {unit: counts[unit] for unit in _UNITS})
+                _check_days(work, name, number, counts['numbers'])
+            if num_there > 0 and counts['most'] >= 10**10 and counts['least'] < counts['most'] / 10:
+                _warn_of_units(work, name, number)
             if not counts['whole']:
                 return Times(number, False)
             source = text if kind in ('VARCHAR', 'JSON', 'BLOB') else column
@@ -78,32 +79,37 @@ def _in_range(seconds: str) -> str:
     return f'(CASE WHEN {seconds} BETWEEN {FIRST} AND {LAST} THEN {seconds} END)'
 
 
-def _count_numbers(work: Workspace, number: str) -> dict[str, int]:
-    units = ', '.join(
-        f'count(*) FILTER (x >= 1e{digits - 1} AND x < 1e{digits + 1}) AS {unit}'
-        for unit, digits in _UNITS.items()
-    )
+def _count_numbers(work: Workspace, number: str) -> dict[str, Any]:
     result = work.connection.sql(
-        f'SELECT count(*) AS "all", count(x) AS numbers, '
-        f'coalesce(bool_and(x = trunc(x) AND abs(x) < 9e18), false) AS whole, '
-        f'count(*) FILTER (x BETWEEN 19000101 AND 21001231 AND x = trunc(x) AND '
-        f'floor(x / 100) % 100 BETWEEN 1 AND 12 AND x % 100 BETWEEN 1 AND 31) AS days, '
-        f'{units} FROM (SELECT {number} AS x FROM raw)'
+        f'SELECT count(*) AS "all", count(x) AS numbers, min(x) AS least, max(x) AS most, '
+        f'coalesce(bool_and(x = trunc(x)) AND max(abs(x)) < 9e18, false) AS whole, '
+        f'count(*) FILTER (x BETWEEN 19000101 AND 21001231) AS days '
+        f'FROM (SELECT {number} AS x FROM raw)'
     )
     return dict(zip(result.columns, result.fetchall()[0]))
 
 
-def _refuse_days(work: Workspace, name: str, number: str) -> None:
+def _check_days(work: Workspace, name: str, number: str, num_numbers: int) -> None:
     # As seconds, they are of 1970, when nobody has bought anything.
-    ((example,),) = work.run(f'SELECT {number} FROM raw WHERE {number} >= 19000101 LIMIT 1')
-    raise ValueError(
-        f'the numbers in column {name!r}, such as {int(example)}, are dates by their looks: give '
-        f"their form as 'time_format' '%Y%m%d'"
+    ((count, example),) = work.run(
+        f'SELECT count(*), arg_min(x, n) FROM (SELECT {number} AS x, rowid AS n FROM raw) '
+        f'WHERE x BETWEEN 19000101 AND 21001231 AND x = trunc(x) '
+        f'AND floor(x / 100) % 100 BETWEEN 1 AND 12 AND x % 100 BETWEEN 1 AND 31'
     )
+    if count > num_numbers / 2:
+        raise ValueError(
+            f'the numbers in column {name!r}, such as {int(example)}, are dates by their looks: '
+            f"give their form as 'time_format' '%Y%m%d'"
+        )
 
 
-def _warn_of_units(name: str, counts: dict[str, int]) -> None:
-    found = [f'{count:,} look like {unit}' for unit, count in counts.items() if count > 0]
+def _warn_of_units(work: Workspace, name: str, number: str) -> None:
+    units = ', '.join(
+        f'count(*) FILTER (x >= 1e{digits - 1} AND x < 1e{digits + 1})'
+        for digits in _UNITS.values()
+    )
+    (counts,) = work.run(f'SELECT {units} FROM (SELECT {number} AS x FROM raw)')
+    found = [f'{count:,} look like {unit}' for unit, count in zip(_UNITS, counts) if count > 0]
     if len(found) > 1:
         warnings.warn(
             f'the times in column {name!r} are of several units by their looks: '
@@ -200,7 +206,9 @@ class _Dates:
         ]
         most = max(counts, default=0)
         order = sorted(range(len(forms)), key=lambda place: -counts[place])
-        return [forms[place] for place in order if counts[place] > 0 and counts[place] > most / 20][:8]
+        return [forms[place] for place in order if counts[place] > 0 and counts[place] > most / 20][
+            :8
+        ]
 
     def _differ(self, a: str, b: str) -> bool:
         ((num,),) = self.work.run(

@@ -187,17 +187,22 @@ def prepare_table(
     order = None if item_order is None else read_order(item_order)
     how: dict[str, Any] = {'sep': sep, 'quote': quote}
     found_texts: dict[str, str] = {}
+    own = texts if items is None else []
     with Workspace(out) as work:
-        own = texts if items is None else []
         source = Source(work, table, used, texts=own, header=header, names=names, **how)
-        prepared = prepare(collect(source, columns, report, own), settings, report)
-        if items is not None:
+        rows = collect(source, columns, report, own)
+        if own:
+            prepared = prepare(rows, settings, report)
+            found_texts = read_texts(source, columns.item, own, prepared.item_ids)
+    if not own:  # without the memory of what was read
+        prepared = prepare(rows, settings, report)
+    del rows
+    if items is not None:
+        with Workspace(out) as work:
             source = Source(work, items, [item_id, *texts], texts=texts, **how)
             fields = {f'f{place}': c for place, c in enumerate(texts)}
             source.create('texts', {'id': item_id, **fields})
-        if texts:
-            column = columns.item if items is None else item_id
-            found_texts = read_texts(source, column, texts, prepared.item_ids)
+            found_texts = read_texts(source, item_id, texts, prepared.item_ids)
 
     arrays: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
 
