@@ -161,7 +161,7 @@ def _by_appearance(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[
     place = np.full(len(ids), index.size, dtype=np.int64)
     place[index[::-1]] = np.arange(index.size - 1, -1, -1)  # the first place is written last
     codes = np.argsort(place, kind='stable')[: np.count_nonzero(place < index.size)]
-    number = np.empty(len(ids), dtype=np.int64)
+    number = np.empty(len(ids), dtype=np.int32)
     number[codes] = np.arange(codes.size)
     return number[index], [ids[code] for code in codes.tolist()]
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mrdib_pyg.datasets._id_mappings import read_id_mapping
 from mrdib_pyg.datasets._write import replacing
 
 #: The files of a data folder, and the columns of their index.
@@ -78,7 +79,8 @@ class IdMap:
         name, column = FILES[kind]
         path = Path(folder).expanduser() / name
         if not path.is_file():
-            return None
+            found = read_id_mapping(path.parent, kind)
+            return None if found is None else cls(found)
         ids: list[str] = []
         try:
             with open(path, encoding='utf-8-sig', newline='') as file:

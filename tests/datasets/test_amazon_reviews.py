@@ -221,6 +221,16 @@ def test_raw_files_with_faults_that_are_survived(raw):
     assert 'image: 2 items have it, 4096 channels; 1 records' in str(report)
 
 
+@pytest.mark.parametrize('modality', ['image', 'text'])
+def test_columns_in_another_order_are_refused(raw, modality):
+    path = raw / 'ratings_Baby.csv'
+    rows = [line.split(',') for line in path.read_text().splitlines()]
+    path.write_text(''.join(f'{i},{u},{r},{t}\n' for u, i, r, t in rows))
+    with pytest.raises(ValueError, match=f'0 of 12 items have .* {modality}.*user, item, rating'):
+        prepare(raw, modalities=[modality])
+    assert not (raw / 'out').exists()
+
+
 def test_mean_filling(raw):
     items = [item_id(n) for n in range(9)]
     (raw / 'image_features_Baby.b').write_bytes(
