@@ -108,9 +108,7 @@ def _add_table(sources: Any) -> None:
     _add_common(p, k_core=1, cache='none', split=None)
 
 
-def _add_common(
-    p: argparse.ArgumentParser, k_core: int, cache: str, split: str | None
-) -> None:
+def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str, split: str | None) -> None:
     p.add_argument(
         '--text-encoder', metavar='NAME',
         help='minilm, hashing (no download), or a sentence encoder or its folder (minilm)',
@@ -199,8 +197,8 @@ def run(args: argparse.Namespace) -> None:
             'too few for this split',
             file=sys.stderr,
         )
-    text = str(report).replace("split='random'", '--split random')
-    print(report.to_json() if args.json else f'{text}\nwrote {args.out}')
+    shown = str(report).replace("split='random'", '--split random')
+    print(report.to_json() if args.json else f'{shown}\nwrote {args.out}')
 
 
 def _path(option: str, text: str) -> str:

@@ -3,7 +3,6 @@ from mrdib_pyg.datasets.data_hash import data_hash
 from mrdib_pyg.datasets.folder import InteractionFolder
 from mrdib_pyg.datasets.hashing_text_encoder import HashingTextEncoder
 from mrdib_pyg.datasets.id_map import IdMap
-from mrdib_pyg.datasets.tables import InteractionTable, prepare_table
 from mrdib_pyg.datasets.load_dataset import DATASETS, load_dataset
 from mrdib_pyg.datasets.planted import Planted
 from mrdib_pyg.datasets.prepare_report import PrepareReport
@@ -15,6 +14,7 @@ from mrdib_pyg.datasets.splits import (
     split_interactions,
     temporal_split,
 )
+from mrdib_pyg.datasets.tables import InteractionTable, prepare_table
 from mrdib_pyg.datasets.tiktok import TikTok
 from mrdib_pyg.datasets.write_folder import write_folder
 

@@ -1,5 +1,5 @@
-"""From interactions to a folder: repeated pairs, k-core, numbers, split, files; and whether a folder
-may be replaced, or used again.
+"""From interactions to a folder: repeated pairs, k-core, numbers, split, files; and whether an old
+folder may be replaced, or used again.
 """
 
 import json
@@ -216,8 +216,8 @@ def find_prepared(
             return before
         if not is_named(encoder):
             warnings.warn(
-                f"'{folder}' is prepared anew: its texts may have been encoded by another function. "
-                f"Give the text encoder an attribute 'name' that identifies it, and data are reused",
+                f"'{folder}' is prepared anew: another function may have encoded its texts. Give "
+                f"the text encoder an attribute 'name' that identifies it, and data are reused",
                 stacklevel=4,
             )
     if before is not None:

@@ -1,4 +1,4 @@
-"""From the rows of a table to arrays of indices: ids are numbered, faulty rows counted, left out."""
+"""From the rows of a table to arrays: ids are numbered, faulty rows counted and left out."""
 
 import json
 from collections.abc import Sequence
@@ -7,15 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrdib_pyg.datasets._columns import is_nested, sql_number, sql_present, sql_text
 from mrdib_pyg.datasets._prepare import Rows
-from mrdib_pyg.datasets._source import (
-    Source,
-    Workspace,
-    is_nested,
-    sql_number,
-    sql_present,
-    sql_text,
-)
+from mrdib_pyg.datasets._source import Source, Workspace
 from mrdib_pyg.datasets._times import read_times
 from mrdib_pyg.datasets._values import as_id, as_ids, join_text
 from mrdib_pyg.datasets.missing import MISSING_WORDS
@@ -54,7 +48,8 @@ def collect(
     rejected = source.create('raw', {**by_kind, **fields})
     ((num_rows, size),) = work.run('SELECT count(*), coalesce(max(rowid) + 1, 0) FROM raw')
     report.num_rows += num_rows + sum(rejected.values())
-    ids, codes, values = {}, {}, {}
+    ids, codes = {}, {}
+    values: dict[str, tuple[str, Any, str]] = {}
     times = None
     with source.reading():
         for kind in ('user', 'item'):
@@ -68,8 +63,10 @@ def collect(
         if 'time' in by_kind:
             dtype = source.types[by_kind['time']]
             times = read_times(work, by_kind['time'], dtype, columns.time_format)
-            nothing, array_type = (_NO_TIME, np.int64) if times.is_whole else ("'nan'", np.float64)
-            values['time'] = (f'coalesce({times.sql}, {nothing})', array_type, '')
+            if times.is_whole:
+                values['time'] = (f'coalesce({times.sql}, {_NO_TIME})', np.int64, '')
+            else:
+                values['time'] = (f"coalesce({times.sql}, 'nan')", np.float64, '')
         arrays = _fetch(work, values, size)
         keep = arrays.pop('there')
         rows = _clean(source, columns, codes, arrays, keep, report)
@@ -107,7 +104,8 @@ def _distinct_ids(
     if is_nested(dtype):
         raise ValueError(f'the ids in column {name!r} are neither numbers nor text ({dtype})')
     work.run(
-        f'CREATE TABLE {kind}s AS SELECT DISTINCT "{kind}" AS id FROM raw WHERE "{kind}" IS NOT NULL'
+        f'CREATE TABLE {kind}s AS SELECT DISTINCT "{kind}" AS id FROM raw '
+        f'WHERE "{kind}" IS NOT NULL'
     )
     words = [''] if columns.keep_null_words else MISSING_WORDS
     value = 'CAST(id AS VARCHAR)' if dtype.startswith(('DATE', 'TIME', 'INTERVAL', 'BIT')) else 'id'

@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mrdib_pyg.datasets._source import Workspace, quoted, sql_number, sql_present, sql_text
+from mrdib_pyg.datasets._columns import quoted, sql_number, sql_present, sql_text
+from mrdib_pyg.datasets._source import Workspace
 
 #: The seconds since 1970 that count: dates beyond (of nanoseconds in 64 bits) are marks of
 #: something else, as 9999-12-31 is.
@@ -134,7 +135,7 @@ class _Dates:
         return list(self.work.run(f'SELECT {counts} {self.rows}')[0]) if forms else []
 
     def check(self, form: str) -> str:
-        r"""The value of dates of a given form. A form that swaps the day and the month is told of."""
+        r"""The value of dates of a given form. One that swaps day and month is told of."""
         try:
             self.work.run(f'SELECT {self.value(form, quoted("x"))}')
         except self.work.duckdb.Error as e:

@@ -507,8 +507,8 @@ def _check_found(modality: str, count: int, category: str, item_ids: Sequence[st
     if count == 0:
         raise ValueError(
             f'0 of {len(item_ids):,} items have a record of their {modality}: the items of '
-            f'ratings_{category}.csv are such as {item_ids[0][:40]!r}. Its columns need to be user, '
-            f'item, rating, time, in this order (a release of another year has the item first), and '
+            f'ratings_{category}.csv are such as {item_ids[0][:40]!r}. Its columns need to be '
+            f'user, item, rating, time, in this order (another release has the item first), and '
             f'all files of one release'
         )
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from mrdib_pyg.datasets._columns import to_arrow
 from mrdib_pyg.datasets._encode_text import describe_encoder, encode_texts
 from mrdib_pyg.datasets._encode_text import text_encoder as make_encoder
 from mrdib_pyg.datasets._item_features import fill_missing, item_features, read_order
 from mrdib_pyg.datasets._prepare import Settings, find_prepared, prepare, write_prepared
 from mrdib_pyg.datasets._read import as_array
 from mrdib_pyg.datasets._rows import Columns, collect, read_texts
-from mrdib_pyg.datasets._source import Source, Workspace, to_arrow
+from mrdib_pyg.datasets._source import Source, Workspace
 from mrdib_pyg.datasets._values import as_id
 from mrdib_pyg.datasets.folder import InteractionFolder
 from mrdib_pyg.datasets.id_map import IdMap
@@ -60,8 +61,8 @@ def prepare_table(
     reuse: bool = False,
     progress: bool = False,
 ) -> PrepareReport:
-    r"""Makes a folder that :class:`InteractionFolder` and other toolboxes read of a table of
-    interactions with a row each, and of features of the items.
+    r"""Converts a table with a row for each interaction, and features of the items, into a data
+    folder, which :class:`InteractionFolder` and other toolboxes read.
 
     Rows without ids, or whose numbers cannot be read, are left out, ratings below a threshold too,
     then pairs of user and item that repeat (the earliest row stays), then users and items with few
@@ -70,17 +71,20 @@ def prepare_table(
     left out, and why, is returned and is in the folder as ``report.json``.
 
     Args:
-        table (str or pd.DataFrame): A CSV or TSV file (also ``.gz``), a Parquet file (extra
-            ``[data]``), or a data frame. Files are read in pieces.
+        table (str or pd.DataFrame): A file of text (CSV, TSV, other separators), JSON (an object
+            a line, or a list) or Parquet, also packed (``.gz``, ``.bz2``, ``.xz``, ``.zst``,
+            ``.zip``); a data frame, an Arrow table or a dictionary of columns. DuckDB reads it
+            (extra ``[data]``).
         folder (str): The folder to write; it appears once it is complete.
-        user (str): The column of user ids, of any type: they are kept as text.
+        user (str): The column of user ids, of any type: they are kept as text. Bytes that are no
+            UTF-8 become hexadecimal digits.
         item (str): The column of item ids.
         rating (str, optional): The column of ratings. (default: :obj:`None`)
         time (str, optional): The column of times: numbers in any unit, or dates, which become
             seconds since 1970. (default: :obj:`None`)
         time_format (str, optional): The form of these dates in the letters of ``strftime``, such
             as ``'%d/%m/%Y %H:%M'``; rows of another form are left out. Without it, dates may be
-            of ISO 8601 or of one other form in which the day and the month are not both numbers.
+            of ISO 8601 and of one other form, the one that reads most of them.
             (default: :obj:`None`)
         weight (str, optional): The column of weights, such as counts of plays; those of repeated
             pairs are added up. Kept in the table; no model of this package reads it.
@@ -89,7 +93,8 @@ def prepare_table(
         k_core (int, optional): The least number of interactions of a user and of an item.
             (default: :obj:`1`, which drops nothing)
         split (str, optional): :obj:`'random'`, :obj:`'leave_one_out'` or :obj:`'temporal'`, see
-            :func:`split_interactions`. (default: :obj:`'random'`)
+            :func:`split_interactions`. (default: :obj:`'temporal'` if there is a column of times,
+            else :obj:`'random'`)
         seed (int, optional): Of the random split. (default: :obj:`0`)
         ratios (tuple, optional): Of the temporal split. (default: :obj:`(0.8, 0.1, 0.1)`)
         features (Dict[str, Any], optional): For each modality an array ``[rows, F]`` or an
@@ -108,10 +113,15 @@ def prepare_table(
             list of texts to an array ``[N, F]``. (default: :obj:`'minilm'`)
         fill (str, optional): Items without a modality get a :obj:`'mask'`, or the :obj:`'mean'` of
             the others. (default: :obj:`'mask'`)
-        sep (str, optional): What separates the fields of a text file. (default: :obj:`None`, by its
-            name)
+        sep (str, optional): What separates the fields of a text file, of one to four characters.
+            (default: :obj:`None`, found out)
+        header (bool, optional): Whether its first line has the names of the columns. A file whose
+            first line looks like data is refused. (default: :obj:`None`, found out)
+        names (List[str], optional): The names of all its columns. (default: :obj:`None`)
         quote (bool, optional): Whether fields of a text file may stand in double quotes.
             (default: :obj:`True`)
+        keep_null_words (bool, optional): Whether ids may be words that mean missing, such as
+            ``NULL`` and ``NA``; blank ones never are. (default: :obj:`False`)
         name (str, optional): The table is called ``<name>.inter``. (default: :obj:`None`, after
             the folder)
         cache_dir (str, optional): Where the vector of each text is kept under a hash of it: by an
@@ -139,10 +149,10 @@ def prepare_table(
     """
     out = Path(folder).expanduser().absolute()
     features = dict(features or {})
+    rating, time, weight = (None if c is None else str(c) for c in (rating, time, weight))
     columns = Columns(
-        str(user), str(item), *(None if c is None else str(c) for c in (rating, time, weight)),
-        min_rating, time_format, keep_null_words,
-    )  # fmt: skip
+        str(user), str(item), rating, time, weight, min_rating, time_format, keep_null_words
+    )
     texts = [str(c) for c in ((text,) if isinstance(text, (str, int)) else text or ())]
     item_id = columns.item if item_id is None else str(item_id)
     used = [*columns.by_kind().values(), *(texts if items is None else ())]
@@ -316,7 +326,7 @@ class InteractionTable(InteractionFolder):
 
     Args:
         root (str): The folder to write, or the one that was written before.
-        table (str or pd.DataFrame): A CSV, TSV or Parquet file, or a data frame.
+        table (str or pd.DataFrame): A table as in :func:`prepare_table`.
         transform (callable, optional): A transform of the :class:`HeteroData`, applied at every
             access. (default: :obj:`None`)
         pre_transform (callable, optional): A transform of the :class:`HeteroData`, applied once.

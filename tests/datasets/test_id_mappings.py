@@ -14,7 +14,8 @@ def test_mappings_of_mmrec(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    'text', ['', 'a,b\n', 'userID,x\n1,a\n', 'userID,x\n0,a\n0,b\n', 'userID,x\nz,a\n', 'userID\n0\n']
+    'text',
+    ['', 'a,b\n', 'userID,x\n1,a\n', 'userID,x\n0,a\n0,b\n', 'userID,x\nz,a\n', 'userID\n0\n'],
 )
 def test_mappings_that_cannot_be_read(tmp_path, text):
     (tmp_path / 'u_id_mapping.csv').write_text(text)

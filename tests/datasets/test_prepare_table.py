@@ -152,8 +152,10 @@ def test_ids_of_any_type(tmp_path):
 PLAIN = st.text(st.characters(exclude_categories=['Cs']), max_size=5)
 KEYS = {
     'text': PLAIN,
-    'unicode forms': st.sampled_from(['\u00e9', 'e\u0301', '\u212b', '\u00c5', 'A\u030a', 'ﬁ', 'fi', '\u00df', 'ss']),
-    'bytes': st.binary(max_size=3) | PLAIN.map(str.encode) | st.sampled_from([b'\xff', b'ff', b'\0']),
+    'unicode forms': st.sampled_from(
+        ['\u00e9', 'e\u0301', '\u212b', '\u00c5', 'A\u030a', '\ufb01', 'fi', '\u00df', 'ss']
+    ),
+    'bytes': st.binary(max_size=3) | st.sampled_from([b'\xff', b'ff', b'\0', 'é'.encode()]),
     'fixed-size bytes': st.binary(min_size=4, max_size=4),
     'uuid': st.uuids(),
     'uint64': st.integers(0, 2**64 - 1) | st.integers(2**63, 2**63 + 9),
@@ -215,9 +217,7 @@ def test_words_for_missing_values(tmp_path):
         'without a user id (user)': 8, 'whose rating (stars) is no number': 1
     }  # fmt: skip
     assert report.examples == {'without a user id (user)': 'NULL'}
-    report = prepare_table(
-        csv(tmp_path, text), tmp_path / 'b', **NAMES, keep_null_words=True
-    )
+    report = prepare_table(csv(tmp_path, text), tmp_path / 'b', **NAMES, keep_null_words=True)
     assert IdMap.load(tmp_path / 'b', 'user').ids == [*words[:6], 'a']
     assert report.dropped == {'without a user id (user)': 2}
 
@@ -283,7 +283,7 @@ def test_faults_of_json_are_counted(tmp_path):
 def test_inch_marks(tmp_path, quoted):
     """In fields without quotes, with and without others in the file that have some."""
     text = 'user,item,title\na,1,Monitor 27" black\nb,2,15" and 17"\n'
-    text += f'"c",1,"a ""good"", one\nof two lines"\n' if quoted else 'c,1,x\n'
+    text += '"c",1,"a ""good"", one\nof two lines"\n' if quoted else 'c,1,x\n'
     report = prepare_table(
         csv(tmp_path, text), tmp_path / 'out', **NAMES, text='title', text_encoder=encode
     )
@@ -316,7 +316,8 @@ def test_names_of_columns(tmp_path, kwargs, user):
 
 
 def test_columns_that_are_numbers(tmp_path):
-    for name, table in (('frame', pd.DataFrame([[5, 6], [7, 6]])), ('csv', csv(tmp_path, '0,1\n5,6\n7,6\n'))):
+    frame, file = pd.DataFrame([[5, 6], [7, 6]]), csv(tmp_path, '0,1\n5,6\n7,6\n')
+    for name, table in (('frame', frame), ('csv', file)):
         prepare_table(table, tmp_path / name, user=0, item=1)
         assert IdMap.load(tmp_path / name, 'user').ids == ['5', '7']
 

@@ -79,7 +79,7 @@ def test_a_swapped_form_is_told_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'odd', ['9999-12-31', '0001-01-01', '05/06/2023', '31.12.2023', 'infinity', 'today', '1700000000']
+    'odd', ['9999-12-31', '0001-01-01', '05/06/2023', '31.12.2023', 'infinity', 'today', '17e8']
 )
 def test_an_odd_date_among_many_is_left_out(tmp_path, odd):
     days = pd.date_range('2014-01-05', periods=400, freq='D').strftime('%Y-%m-%d')
@@ -105,7 +105,8 @@ def test_dates_of_data_types(tmp_path):
 
 
 def test_units_of_several_kinds_are_told_of(tmp_path):
-    table = {'user': ['a'] * 4, 'item': [1, 2, 3, 4], 'at': [1700000000, 1700000001, 5, 1700000000000]}
+    at = [1700000000, 1700000001, 5, 1700000000000]
+    table = {'user': ['a'] * 4, 'item': [1, 2, 3, 4], 'at': at}
     with pytest.warns(UserWarning, match='2 look like seconds and 1 look like milliseconds'):
         prepare_table(table, tmp_path / 'out', **NAMES, time='at')
 
