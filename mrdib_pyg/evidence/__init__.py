@@ -1,0 +1,7 @@
+r"""What each modality is worth, by the evidence of a linear-Gaussian model, and how new items are
+ranked by it.
+"""
+
+from mrdib_pyg.evidence.linear_gaussian import Evidence, evidence
+
+__all__ = ['Evidence', 'evidence']
