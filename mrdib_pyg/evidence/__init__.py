@@ -2,6 +2,7 @@ r"""What each modality is worth, by the evidence of a linear-Gaussian model, and
 ranked by it.
 """
 
+from mrdib_pyg.evidence.heads import EvidenceHead, NewItemScores, interaction_targets
 from mrdib_pyg.evidence.linear_gaussian import Evidence, evidence
 
-__all__ = ['Evidence', 'evidence']
+__all__ = ['Evidence', 'EvidenceHead', 'NewItemScores', 'evidence', 'interaction_targets']
