@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import schema
 from benchmarks.part import RESULTS
-from benchmarks.quality import cold_items, missing_modalities
+from benchmarks.quality import cold_models, missing_modalities
 from mrdib_pyg.datasets import Planted, load_dataset, write_folder
 
 PAGE = RESULTS.parents[1] / 'docs' / 'MISSING.md'
@@ -41,7 +41,7 @@ def missing(folder):
 @pytest.fixture(scope='module')
 def cold(folder):
     path = Path(folder).parent / 'cold.json'
-    cold_items.run(folder, path, COLD)
+    cold_models.run(folder, path, COLD)
     return path
 
 
@@ -64,7 +64,7 @@ def test_missing(missing):
 @pytest.mark.parametrize('name', ['missing', 'cold'])
 def test_continues(name, folder, request, monkeypatch):
     path = request.getfixturevalue(name)
-    module = {'missing': missing_modalities, 'cold': cold_items}[name]
+    module = {'missing': missing_modalities, 'cold': cold_models}[name]
     settings = {'missing': MISSING, 'cold': COLD}[name]
     whole = json.loads(path.read_text())
     part = path.with_name(f'{name}-part.json')
@@ -92,7 +92,7 @@ def test_cold(cold, folder):
     num_items = int(load_dataset(folder)['item'].num_nodes)
     for run in result['runs']:
         assert run['num_candidates'] == (num_items if run['task'] == 'users' else 12)
-    text = cold_items.report(result, None)
+    text = cold_models.report(result, None)
     assert '| popularity |  | none: all are equal | none: all are equal |' in text
     assert text.count('| content k-NN |') == 2 and text.count('| `freedom` | MRdIB |') == 1
 
@@ -105,16 +105,16 @@ def test_content_neighbors_of_a_worked_example():
     data = HeteroData()
     data['item'].x_image = torch.tensor([[0.0, 5.0], [2.0, 5.0]])  # the second column is constant
     data['cold_item'].x_image = torch.tensor([[3.0, 9.0], [1.0, 5.0]])
-    known, new = cold_items.content(data, 'item', 'cold_item')
+    known, new = cold_models.content(data, 'item', 'cold_item')
     assert known.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     assert new.tolist() == [[1.0, 0.0], [0.0, 0.0]]
     edges = torch.tensor([[0, 0, 2], [0, 1, 1]])
-    assert cold_items.mean_of_items(edges, known, 3).tolist() == [[0, 0], [0, 0], [1, 0]]
+    assert cold_models.mean_of_items(edges, known, 3).tolist() == [[0, 0], [0, 0], [1, 0]]
 
 
 def test_page_shows_the_committed_results():
     page = PAGE.read_text(encoding='utf-8')
-    for name, module in (('missing_modalities', missing_modalities), ('cold_items', cold_items)):
+    for name, module in (('missing_modalities', missing_modalities), ('cold_models', cold_models)):
         result = schema.load(RESULTS / f'{name}.json')
         arguments = (None, None) if name == 'missing_modalities' else (None,)
         for text in module.report(result, *arguments).split('\n\n'):
