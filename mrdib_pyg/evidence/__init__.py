@@ -3,6 +3,16 @@ ranked by it.
 """
 
 from mrdib_pyg.evidence.heads import EvidenceHead, NewItemScores, interaction_targets
+from mrdib_pyg.evidence.inspection import Amount, Inspection, inspect_data
 from mrdib_pyg.evidence.linear_gaussian import Evidence, evidence
 
-__all__ = ['Evidence', 'EvidenceHead', 'NewItemScores', 'evidence', 'interaction_targets']
+__all__ = [
+    'Amount',
+    'Evidence',
+    'EvidenceHead',
+    'Inspection',
+    'NewItemScores',
+    'evidence',
+    'inspect_data',
+    'interaction_targets',
+]

@@ -1,0 +1,403 @@
+r"""What each modality of a data set says of the interactions, before any training."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.evidence.design import Block, Design, Scaler, Targets, fill
+from mrdib_pyg.evidence.heads import EvidenceHead, interaction_targets, item_features
+from mrdib_pyg.transforms import ColdItemSplit
+
+#: The share of items that are held out to see how well each modality ranks new ones.
+COLD_RATIO = 0.2
+SHUFFLED = '~'
+
+
+class Amount(NamedTuple):
+    r"""An amount of information, in nats per entry of the interactions.
+
+    Args:
+        value (float): The amount.
+        low (float): The lower end of its 95 % interval over items, by a jackknife.
+        high (float): The upper end.
+        floor (float): The largest amount found where the rows of features were shuffled.
+    """
+
+    value: float
+    low: float
+    high: float
+    floor: float
+
+    @property
+    def found(self) -> bool:
+        r"""Whether the whole interval is above what shuffled rows give."""
+        return self.low > self.floor
+
+
+class Inspection:
+    r"""What :func:`inspect_data` finds.
+
+    Attributes:
+        alone (Dict[str, Amount]): What each modality says without the others.
+        unique (Dict[str, Amount]): What each modality adds to all others.
+        shared (Dict[str, Amount]): What two modalities both say, under ``'<m>+<m>'``; it is
+            negative where they say more together than each alone.
+        synergy (Dict[str, Amount]): What the products of the features of two modalities add to
+            both, and to the products of each with itself, under ``'<m>*<m>'``.
+        total (Amount): What all modalities say together.
+        recall (Dict[str, float]): Recall at :obj:`k` of new items, ranked by each modality, by all
+            of them (``'all'``), and by chance (``'chance'``).
+        k (int): The cut-off.
+        num_users (int): The number of users.
+        num_items (int): The number of items that have interactions.
+        num_interactions (int): The number of training interactions.
+        left_out (Dict[str, float]): What share of the variance of features the fit left out, where
+            they were too wide for as many items; zero elsewhere.
+    """
+
+    def __init__(
+        self,
+        alone: Mapping[str, Amount],
+        unique: Mapping[str, Amount],
+        shared: Mapping[str, Amount],
+        synergy: Mapping[str, Amount],
+        total: Amount,
+        recall: Mapping[str, float],
+        k: int,
+        sizes: tuple[int, int, int],
+        left_out: Mapping[str, float],
+    ) -> None:
+        self.alone, self.unique = dict(alone), dict(unique)
+        self.shared, self.synergy = dict(shared), dict(synergy)
+        self.total, self.recall, self.k = total, dict(recall), k
+        self.num_users, self.num_items, self.num_interactions = sizes
+        self.left_out = dict(left_out)
+
+    @property
+    def modalities(self) -> list[str]:
+        r"""The names of the modalities."""
+        return list(self.alone)
+
+    def to_dict(self) -> dict[str, Any]:
+        r"""Returns all numbers, and the sentences, as JSON has them."""
+
+        def amounts(values: Mapping[str, Amount]) -> dict[str, Any]:
+            return {name: {**x._asdict(), 'found': x.found} for name, x in values.items()}
+
+        return {
+            'unit': 'nats per entry',
+            'num_users': self.num_users,
+            'num_items': self.num_items,
+            'num_interactions': self.num_interactions,
+            'modalities': self.modalities,
+            'total': amounts({'': self.total})[''],
+            'alone': amounts(self.alone),
+            'unique': amounts(self.unique),
+            'shared': amounts(self.shared),
+            'synergy': amounts(self.synergy),
+            'cold_recall': {'k': self.k, **self.recall},
+            'left_out': self.left_out,
+            'sentences': self.sentences(),
+        }
+
+    def sentences(self) -> list[str]:
+        r"""Returns what was found in three sentences."""
+        order = sorted(self.alone, key=lambda m: -self.alone[m].value)
+        best, others = order[0], order[1:]
+        if not self.alone[best].found:
+            first = 'No modality says more of who takes what than shuffled features would.'
+        else:
+            first = f'{_title(best)} alone says {_nats(self.alone[best].value)} of who takes what'
+            if others:
+                parts = [f'{m} {_share(self.alone[m], self.alone[best])}' for m in others]
+                first += f', {_and(parts)}'
+            first += '.'
+        if not others:
+            second = 'There is no other modality to share it with.'
+        else:
+            order = sorted(self.unique, key=lambda m: -self.unique[m].value)
+            first_unique = self.unique[order[0]]
+            if not first_unique.found:
+                second = 'Given the others no modality adds anything'
+            else:
+                second = f'Given the others {order[0]} adds {_nats(first_unique.value)}'
+                parts = [f'{m} {_share(self.unique[m], first_unique)}' for m in order[1:]]
+                second += f', {_and(parts)}'
+            shared = {name: x for name, x in self.shared.items() if x.found}
+            if shared:
+                parts = [f'{_and(n.split("+"))} share {_nats(x.value)}' for n, x in shared.items()]
+                second += f'; {_and(parts)}.'
+            else:
+                second += '; what they say does not overlap.'
+        synergy = {name: x for name, x in self.synergy.items() if x.found}
+        if synergy:
+            parts = [f'{_and(n.split("*"))} say {_nats(x.value)}' for n, x in synergy.items()]
+            third = f'Only together {_and(parts)}'
+        else:
+            third = 'Nothing is said by two modalities together only'
+        recall = {m: x for m, x in self.recall.items() if m != 'chance'}
+        parts = [f'{x:.3f} by {m}' for m, x in recall.items()]
+        third += (
+            f'; of the new items a user takes, the {self.k} ranked first hold {_and(parts)} '
+            f'({self.recall["chance"]:.3f} by chance).'
+        )
+        return [first, second, third]
+
+    def figure(self, path: str | Path) -> None:
+        r"""Draws all amounts with their intervals and floors.
+
+        Args:
+            path (str or Path): A ``.png``, ``.svg`` or ``.pdf`` file.
+
+        Raises:
+            ValueError: If matplotlib is not installed, or the kind of file is unknown.
+        """
+        from mrdib_pyg.evidence._figure import draw
+
+        draw(self, Path(path))
+
+    def rows(self) -> list[tuple[str, str, Amount]]:
+        r"""Returns the amounts in order, each with its kind and the modalities."""
+        out = [('alone', m, x) for m, x in self.alone.items()]
+        out += [('unique', m, x) for m, x in self.unique.items()]
+        out += [('shared', m, x) for m, x in self.shared.items()]
+        out += [('synergy', m, x) for m, x in self.synergy.items()]
+        return [*out, ('total', '', self.total)]
+
+    def __str__(self) -> str:
+        width = max([10, *(len(name) for _, name, _ in self.rows())])
+        head = f'{"":8} {"":{width}} {"nats":>9} {"95 % interval":>19} {"shuffled":>9}'
+        lines = [
+            f'{self.num_interactions:,} interactions of {self.num_users:,} users with '
+            f'{self.num_items:,} items; nats per entry',
+            head,
+        ]
+        for kind, name, x in self.rows():
+            interval = f'{x.low:.5f} to {x.high:.5f}'
+            line = f'{kind:8} {name:{width}} {x.value:9.5f} {interval:>19} {x.floor:9.5f}'
+            lines.append(line + ('' if x.found else '  not found'))
+        lines += [f'left out of {m}: {x:.0%}' for m, x in self.left_out.items() if x > 0.005]
+        return '\n'.join([*lines, *self.sentences()])
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.modalities}, total={self.total.value:.5f} nats per '
+            f'entry)'
+        )
+
+
+def inspect_data(
+    data: HeteroData,
+    modalities: list[str] | None = None,
+    *,
+    k: int = 20,
+    num_shuffles: int = 2,
+    max_size: int = 1500,
+    seed: int = 0,
+) -> Inspection:
+    r"""Measures what each modality says of the interactions by the :func:`evidence` of
+    linear-Gaussian models: no recommender is trained, and no negatives are drawn.
+
+    With :math:`\mathrm{ev}(A)` the evidence per entry of the interactions given the modalities
+    :math:`A`, and :math:`\mathrm{ev}(\emptyset)` that of the popularity of users alone,
+
+    .. math::
+        \mathrm{alone}_m &= \mathrm{ev}(m) - \mathrm{ev}(\emptyset) \\
+        \mathrm{unique}_m &= \mathrm{ev}(\text{all}) - \mathrm{ev}(\text{all but } m) \\
+        \mathrm{shared}_{m m'} &= \mathrm{alone}_m + \mathrm{alone}_{m'} -
+        (\mathrm{ev}(m, m') - \mathrm{ev}(\emptyset)) \\
+        \mathrm{synergy}_{m m'} &= \mathrm{ev}(m, m', m^2, m'^2, m m') -
+        \mathrm{ev}(m, m', m^2, m'^2)
+
+    where :math:`m m'` stands for the products of features,
+    :math:`\mathbf{x}_m \otimes \mathbf{x}_{m'}`, and :math:`m^2` for those of a modality with
+    itself: what is curved in one modality is not taken for synergy. Each amount has a 95 % interval
+    by a jackknife over items, and a floor: the largest that is found where rows are shuffled (one
+    of the two modalities in the product, for synergy). An amount is *found* if its interval is
+    above its floor.
+
+    These are nats of a Gaussian observer of the interactions, each divided by the square root of
+    the number of the user's: an upper bound of nothing, and not what a deep encoder of raw content
+    could say. A part that two modalities show with noise is shared, and what the second adds by
+    averaging the noise is part of :obj:`unique`.
+
+    Only training interactions are read. A fifth of the items is held out once more to see how well
+    each modality ranks new ones (:class:`EvidenceHead` of the interactions).
+
+    Args:
+        data (HeteroData): Training edges and item features ``data['item'].x_<modality>``, with
+            masks ``data['item'].has_<modality>`` where some are missing.
+        modalities (List[str], optional): The modalities to measure. (default: :obj:`None`, all)
+        k (int, optional): The cut-off of the recall. (default: :obj:`20`)
+        num_shuffles (int, optional): How often rows are shuffled for the floor.
+            (default: :obj:`2`)
+        max_size (int, optional): See :func:`evidence`; with more items than that, products of
+            features are reduced to inducing rows. (default: :obj:`1500`)
+        seed (int, optional): Seeds what is shuffled, held out and reduced. (default: :obj:`0`)
+
+    Returns:
+        Inspection: The amounts.
+
+    Raises:
+        ValueError: If there is no modality, or too few items have interactions.
+    """
+    for name, number, least in (('k', k, 1), ('num_shuffles', num_shuffles, 1)):
+        if number < least:
+            raise ValueError(f"'{name}' must be at least {least} (got {number})")
+    features, present = item_features(data, modalities)
+    num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    edge_index = data['user', 'rates', 'item'].edge_index.cpu()
+    used = torch.bincount(edge_index[1], minlength=num_items) > 0
+    if int(used.sum()) < 10:
+        raise ValueError(
+            f"'data' has {int(used.sum())} items with training edges, too few to measure anything; "
+            f'at least 10 are needed'
+        )
+    targets = interaction_targets(edge_index, num_users, num_items)
+    x: dict[str, Tensor] = {}
+    for name, value in features.items():
+        has = present[name][used] if name in present else None
+        x[name] = Scaler(name, value[used], has)(value[used], has)
+    models = _Models(x, Targets(targets[used.numpy()]), num_shuffles, max_size, seed)
+
+    names = list(x)
+    alone = {m: models.amount([m], []) for m in names}
+    unique = {m: models.amount(names, [n for n in names if n != m]) for m in names}
+    pairs = list(combinations(names, 2))
+    shared = {f'{a}+{b}': models.shared(a, b) for a, b in pairs}
+    synergy = {f'{a}*{b}': models.synergy(a, b) for a, b in pairs}
+    total = models.amount(names, [])
+    recall = _cold_recall(data, names, k, seed)
+    sizes = num_users, int(used.sum()), int(targets.nnz)
+    left_out = {m: y for m, y in models.design.left_out.items() if SHUFFLED not in m}
+    cutoff = int(recall.pop('k'))
+    return Inspection(alone, unique, shared, synergy, total, recall, cutoff, sizes, left_out)
+
+
+class _Models:
+    """The models of subsets of modalities, each fitted once."""
+
+    def __init__(
+        self, x: dict[str, Tensor], targets: Targets, num_shuffles: int, max_size: int, seed: int
+    ) -> None:
+        self.x = x
+        blocks = {m: Block(value) for m, value in x.items()}
+        ranks = []
+        for a, b in combinations(x, 2):
+            wide = [Block(x[a], x[a]), Block(x[b], x[b]), Block(x[a], x[b])]
+            ranks.append(fill([block.width for block in (*blocks.values(), *wide)], max_size))
+        self.design = Design(blocks, targets, max_size, min(ranks, default=None), seed)
+        generator = torch.Generator().manual_seed(seed)
+        num_items = targets.shape[0]
+        self.orders = [
+            {m: torch.randperm(num_items, generator=generator) for m in x}
+            for _ in range(num_shuffles)
+        ]
+        for s, orders in enumerate(self.orders):
+            for m, order in orders.items():
+                self.design.blocks[f'{m}{SHUFFLED}{s}'] = Block(x[m][order])
+        self._found: dict[tuple[str, ...], Tensor] = {}
+
+    def fit(self, names: Sequence[str]) -> Tensor:
+        """The evidence, and behind it the evidence without each item."""
+        key = tuple(sorted(names))
+        if key not in self._found:
+            solution = self.design.fit(list(key))
+            nats = torch.tensor([solution.nats], dtype=torch.float64)
+            self._found[key] = torch.cat([nats, solution.leave_one_out()])
+        return self._found[key]
+
+    def amount(self, names: Sequence[str], others: Sequence[str]) -> Amount:
+        """What some modalities add to others, which are among them."""
+        new = [m for m in names if m not in others]
+        floors = []
+        for s in range(len(self.orders)):
+            shuffled = [f'{m}{SHUFFLED}{s}' if m in new else m for m in names]
+            floors.append(float((self.fit(shuffled) - self.fit(others))[0]))
+        return _amount(self.fit(names) - self.fit(others), floors)
+
+    def shared(self, a: str, b: str) -> Amount:
+        """What two modalities both say."""
+
+        def of(a: str, b: str) -> Tensor:
+            return self.fit([a]) + self.fit([b]) - self.fit([a, b]) - self.fit([])
+
+        floors = [
+            abs(float(of(f'{a}{SHUFFLED}{s}', f'{b}{SHUFFLED}{s}')[0]))
+            for s in range(len(self.orders))
+        ]
+        return _amount(of(a, b), floors)
+
+    def synergy(self, a: str, b: str) -> Amount:
+        """What products add to what is linear and square."""
+        x, blocks = self.x, self.design.blocks
+        squares = [a, b, f'{a}*{a}', f'{b}*{b}']
+        for name, left, right in zip((*squares[2:], f'{a}*{b}'), (a, b, a), (a, b, b)):
+            blocks.setdefault(name, Block(x[left], x[right]))
+        floors = []
+        for s, orders in enumerate(self.orders):
+            name = f'{a}*{b}{SHUFFLED}{s}'
+            blocks[name] = Block(x[a], x[b][orders[b]])
+            floors.append(float((self.fit([*squares, name]) - self.fit(squares))[0]))
+            self.design.forget([name])
+        out = _amount(self.fit([*squares, f'{a}*{b}']) - self.fit(squares), floors)
+        self.design.forget([f'{a}*{b}'])
+        return out
+
+
+def _amount(found: Tensor, floors: list[float]) -> Amount:
+    value, without = float(found[0]), found[1:]
+    n = without.numel()
+    error = float(((without - without.mean()).square().sum() * (n - 1) / n).sqrt())
+    return Amount(value, value - 1.96 * error, value + 1.96 * error, max(floors))
+
+
+def _cold_recall(data: HeteroData, names: list[str], k: int, seed: int) -> dict[str, float]:
+    part = HeteroData()
+    part['user'].num_nodes, part['item'].num_nodes = data['user'].num_nodes, data['item'].num_nodes
+    for m in names:
+        for key in (f'x_{m}', f'has_{m}'):
+            if key in data['item']:
+                part['item'][key] = data['item'][key].cpu()
+    part['user', 'rates', 'item'].edge_index = data['user', 'rates', 'item'].edge_index.cpu()
+    part = ColdItemSplit(COLD_RATIO, seed=seed)(part)
+    labels = [part['user', split, 'cold_item'].edge_label_index for split in ('val', 'test')]
+    part['user', 'test', 'cold_item'].edge_label_index = torch.cat(labels, dim=1)
+    num_cold = int(part['cold_item'].num_nodes)
+    k = min(k, num_cold)
+    out = {}
+    subsets = {m: [m] for m in names} | ({'all': names} if len(names) > 1 else {})
+    for label, subset in subsets.items():
+        head = EvidenceHead(None, part, 'interactions', subset)
+        new = head(*item_features(part, subset, 'cold_item'))
+        metrics = evaluate(new, part, 'test', k=k, node_type='cold_item')
+        out[label] = metrics[f'recall@{k}']
+    return {**out, 'chance': k / num_cold, 'k': float(k)}
+
+
+def _nats(value: float) -> str:
+    return f'{value:.5f} nats' if abs(value) < 0.01 else f'{value:.4f} nats'
+
+
+def _share(part: Amount, whole: Amount) -> str:
+    if not part.found:
+        return 'nothing'
+    count = round(whole.value / part.value) if part.value > 0 else 0
+    words = ['', 'as much', 'half', 'a third', 'a quarter', 'a fifth', 'a sixth', 'a seventh']
+    words += ['an eighth', 'a ninth', 'a tenth']
+    name = words[count] if 0 < count < len(words) else f'a {count}th'
+    return name if count == 1 else f'{name} of that'
+
+
+def _title(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
+def _and(parts: Sequence[str]) -> str:
+    return ' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]])) if parts else ''
