@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 COLORS = {
     'alone': '#2563a8',
     'unique': '#1a7f5a',
+    'novel': '#63cf9f',
     'shared': '#8c6a00',
     'synergy': '#b0246e',
     'total': '#4a5568',

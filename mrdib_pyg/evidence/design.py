@@ -9,7 +9,15 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from mrdib_pyg.evidence.likelihood import Dual, DualState, Primal, PrimalState, maximize
+from mrdib_pyg.evidence.likelihood import (
+    AMPLITUDE,
+    CONSTANT,
+    Dual,
+    DualState,
+    Primal,
+    PrimalState,
+    maximize,
+)
 
 
 class Targets:
@@ -254,12 +262,20 @@ class Design:
         width = self.blocks[name].width
         return min(width, self.rank) if self.num_items > self.max_size else width
 
-    def fit(self, names: Sequence[str]) -> 'Solution':
-        r"""Maximizes the evidence of the model of some blocks and the constant."""
+    def fit(self, names: Sequence[str], start: Mapping[str, float] | None = None) -> 'Solution':
+        r"""Maximizes the evidence of the model of some blocks and the constant.
+
+        Args:
+            names (Sequence[str]): The blocks.
+            start (Dict[str, float], optional): Log amplitudes to start from, that of the constant
+                under ``''``. (default: :obj:`None`)
+        """
         is_dual = self.num_items <= self.max_size
         is_dual = is_dual and sum(map(self.width, names)) + 1 > self.num_items
         objective = self.dual(names) if is_dual else self.primal(names)
-        theta = maximize(objective)
+        default = {'': CONSTANT, **(start or {})}
+        first = [default.get(name, AMPLITUDE) for name in (*names, '')]
+        theta = maximize(objective, torch.tensor(first, dtype=torch.float64))
         return Solution(self, tuple(names), objective, theta)
 
     def primal(self, names: Sequence[str]) -> Primal:
@@ -344,6 +360,7 @@ class Solution:
         self.design, self.names, self.objective = design, names, objective
         self.state = objective.state(theta)
         self.amplitudes = theta.exp()
+        self.theta = dict(zip((*names, ''), theta.tolist()))
         self.noise = self.state.quadratic / design.num_items
         self.nats = _nats(self.state.quadratic, self.state.log_det, design.num_items)
 
@@ -387,6 +404,13 @@ class Solution:
         if isinstance(self.state, PrimalState):
             return codes @ self._weights(self.state)
         return self.design.targets.cross((codes @ self.state.inverse).t())
+
+    def residual(self) -> Tensor:
+        r"""Returns the targets less the posterior mean of their own items, ``[n, t]``."""
+        if isinstance(self.state, DualState):
+            return self.state.inverse @ self.design.targets.to_dense()
+        mean = (self._columns() * self.state.scale) @ self._weights(self.state)
+        return self.design.targets.to_dense() - mean
 
     def coefficients(self) -> Tensor:
         r"""Returns what the codes are multiplied by, ``[D, t]`` or ``[n, t]``."""

@@ -16,7 +16,8 @@ from mrdib_pyg.transforms import ColdItemSplit
 
 #: The share of items that are held out to see how well each modality ranks new ones.
 COLD_RATIO = 0.2
-SHUFFLED = '~'
+SHUFFLED, GIVEN = '~', '|'
+NOTHING = -6.0  # the log amplitude that what is shuffled starts from
 
 
 class Amount(NamedTuple):
@@ -27,17 +28,15 @@ class Amount(NamedTuple):
         low (float): The lower end of its 95 % interval over items, by a jackknife.
         high (float): The upper end.
         floor (float): The largest amount found where the rows of features were shuffled.
+        found (bool): Whether the interval is above the floor, and so is that of the amount by
+            :attr:`Inspection.novel`.
     """
 
     value: float
     low: float
     high: float
     floor: float
-
-    @property
-    def found(self) -> bool:
-        r"""Whether the whole interval is above what shuffled rows give."""
-        return self.low > self.floor
+    found: bool
 
 
 class Inspection:
@@ -46,6 +45,8 @@ class Inspection:
     Attributes:
         alone (Dict[str, Amount]): What each modality says without the others.
         unique (Dict[str, Amount]): What each modality adds to all others.
+        novel (Dict[str, Amount]): The same, of what the others do not predict of its features:
+            zero for a copy, however noisy.
         shared (Dict[str, Amount]): What two modalities both say, under ``'<m>+<m>'``; it is
             negative where they say more together than each alone.
         synergy (Dict[str, Amount]): What the products of the features of two modalities add to
@@ -65,6 +66,7 @@ class Inspection:
         self,
         alone: Mapping[str, Amount],
         unique: Mapping[str, Amount],
+        novel: Mapping[str, Amount],
         shared: Mapping[str, Amount],
         synergy: Mapping[str, Amount],
         total: Amount,
@@ -73,7 +75,7 @@ class Inspection:
         sizes: tuple[int, int, int],
         left_out: Mapping[str, float],
     ) -> None:
-        self.alone, self.unique = dict(alone), dict(unique)
+        self.alone, self.unique, self.novel = dict(alone), dict(unique), dict(novel)
         self.shared, self.synergy = dict(shared), dict(synergy)
         self.total, self.recall, self.k = total, dict(recall), k
         self.num_users, self.num_items, self.num_interactions = sizes
@@ -88,7 +90,7 @@ class Inspection:
         r"""Returns all numbers, and the sentences, as JSON has them."""
 
         def amounts(values: Mapping[str, Amount]) -> dict[str, Any]:
-            return {name: {**x._asdict(), 'found': x.found} for name, x in values.items()}
+            return {name: x._asdict() for name, x in values.items()}
 
         return {
             'unit': 'nats per entry',
@@ -99,6 +101,7 @@ class Inspection:
             'total': amounts({'': self.total})[''],
             'alone': amounts(self.alone),
             'unique': amounts(self.unique),
+            'novel': amounts(self.novel),
             'shared': amounts(self.shared),
             'synergy': amounts(self.synergy),
             'cold_recall': {'k': self.k, **self.recall},
@@ -166,6 +169,8 @@ class Inspection:
         r"""Returns the amounts in order, each with its kind and the modalities."""
         out = [('alone', m, x) for m, x in self.alone.items()]
         out += [('unique', m, x) for m, x in self.unique.items()]
+        if len(self.alone) > 1:
+            out += [('novel', m, x) for m, x in self.novel.items()]
         out += [('shared', m, x) for m, x in self.shared.items()]
         out += [('synergy', m, x) for m, x in self.synergy.items()]
         return [*out, ('total', '', self.total)]
@@ -219,13 +224,26 @@ def inspect_data(
     :math:`\mathbf{x}_m \otimes \mathbf{x}_{m'}`, and :math:`m^2` for those of a modality with
     itself: what is curved in one modality is not taken for synergy. Each amount has a 95 % interval
     by a jackknife over items, and a floor: the largest that is found where rows are shuffled (one
-    of the two modalities in the product, for synergy). An amount is *found* if its interval is
-    above its floor.
+    of the two modalities in the product, for synergy).
+
+    A second look at the same features adds to the first, by averaging noise and by a prior that
+    favors what comes twice. So there is a second reading of each amount, by
+    :math:`m^{\perp}`, the residual of the features of :math:`m` given all others (by
+    :func:`evidence` itself):
+
+    .. math::
+        \mathrm{novel}_m = \mathrm{ev}(\text{all but } m, m^{\perp}) -
+        \mathrm{ev}(\text{all but } m)
+
+    An amount is *found* if its interval is above its floor in both readings; those of
+    :math:`\mathrm{shared}` and :math:`\mathrm{synergy}` are
+    :math:`\mathrm{ev}(m, m') - \mathrm{ev}(\emptyset) - \mathrm{novel}_m -
+    \mathrm{novel}_{m'}` and the products of :math:`m^{\perp}` and :math:`m'^{\perp}`.
 
     These are nats of a Gaussian observer of the interactions, each divided by the square root of
-    the number of the user's: an upper bound of nothing, and not what a deep encoder of raw content
-    could say. A part that two modalities show with noise is shared, and what the second adds by
-    averaging the noise is part of :obj:`unique`.
+    the number of the user's: a bound of nothing, and not what a deep encoder of raw content could
+    say. It sees interactions, not utilities: where users choose in proportion to the exponential of
+    a sum over modalities, their choices do depend on products, and synergy says so.
 
     Only training interactions are read. A fifth of the items is held out once more to see how well
     each modality ranks new ones (:class:`EvidenceHead` of the interactions).
@@ -268,16 +286,20 @@ def inspect_data(
 
     names = list(x)
     alone = {m: models.amount([m], []) for m in names}
+    novel = {m: models.novel(m, [n for n in names if n != m]) for m in names}
     unique = {m: models.amount(names, [n for n in names if n != m]) for m in names}
+    unique = {m: _both(x, novel[m]) for m, x in unique.items()}
     pairs = list(combinations(names, 2))
     shared = {f'{a}+{b}': models.shared(a, b) for a, b in pairs}
     synergy = {f'{a}*{b}': models.synergy(a, b) for a, b in pairs}
     total = models.amount(names, [])
     recall = _cold_recall(data, names, k, seed)
     sizes = num_users, int(used.sum()), int(targets.nnz)
-    left_out = {m: y for m, y in models.design.left_out.items() if SHUFFLED not in m}
+    left_out = {
+        m: y for m, y in models.design.left_out.items() if SHUFFLED not in m and GIVEN not in m
+    }
     cutoff = int(recall.pop('k'))
-    return Inspection(alone, unique, shared, synergy, total, recall, cutoff, sizes, left_out)
+    return Inspection(alone, unique, novel, shared, synergy, total, recall, cutoff, sizes, left_out)
 
 
 class _Models:
@@ -303,12 +325,17 @@ class _Models:
             for m, order in orders.items():
                 self.design.blocks[f'{m}{SHUFFLED}{s}'] = Block(x[m][order])
         self._found: dict[tuple[str, ...], Tensor] = {}
+        self._residuals: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self._start: dict[str, float] = {}
 
     def fit(self, names: Sequence[str]) -> Tensor:
         """The evidence, and behind it the evidence without each item."""
         key = tuple(sorted(names))
         if key not in self._found:
-            solution = self.design.fit(list(key))
+            # From where smaller models ended; what is shuffled will hardly get an amplitude.
+            start = {m: NOTHING for m in key if SHUFFLED in m} | self._start
+            solution = self.design.fit(list(key), start)
+            self._start |= {m: x for m, x in solution.theta.items() if SHUFFLED not in m}
             nats = torch.tensor([solution.nats], dtype=torch.float64)
             self._found[key] = torch.cat([nats, solution.leave_one_out()])
         return self._found[key]
@@ -316,11 +343,18 @@ class _Models:
     def amount(self, names: Sequence[str], others: Sequence[str]) -> Amount:
         """What some modalities add to others, which are among them."""
         new = [m for m in names if m not in others]
-        floors = []
+        base, floors = self.fit(others), []
         for s in range(len(self.orders)):
             shuffled = [f'{m}{SHUFFLED}{s}' if m in new else m for m in names]
-            floors.append(float((self.fit(shuffled) - self.fit(others))[0]))
-        return _amount(self.fit(names) - self.fit(others), floors)
+            floors.append(float((self.fit(shuffled) - base)[0]))
+        return _amount(self.fit(names) - base, floors)
+
+    def novel(self, m: str, others: Sequence[str]) -> Amount:
+        """What the part of a modality that others do not predict adds to them."""
+        out = self.amount([m, *others], others)
+        if not others:
+            return out
+        return _amount(self._novel(m, others), [out.floor])
 
     def shared(self, a: str, b: str) -> Amount:
         """What two modalities both say."""
@@ -332,30 +366,58 @@ class _Models:
             abs(float(of(f'{a}{SHUFFLED}{s}', f'{b}{SHUFFLED}{s}')[0]))
             for s in range(len(self.orders))
         ]
-        return _amount(of(a, b), floors)
+        total = self.fit([a, b]) - self.fit([])
+        novel = self._novel(a, [b]) + self._novel(b, [a])
+        return _both(_amount(of(a, b), floors), _amount(total - novel, floors))
 
     def synergy(self, a: str, b: str) -> Amount:
         """What products add to what is linear and square."""
         x, blocks = self.x, self.design.blocks
+        product, residuals = f'{a}*{b}', f'{a}*{b}{GIVEN}'
         squares = [a, b, f'{a}*{a}', f'{b}*{b}']
-        for name, left, right in zip((*squares[2:], f'{a}*{b}'), (a, b, a), (a, b, b)):
+        for name, left, right in zip(squares[2:], (a, b), (a, b)):
             blocks.setdefault(name, Block(x[left], x[right]))
-        floors = []
+        base, floors = self.fit(squares), []
         for s, orders in enumerate(self.orders):
-            name = f'{a}*{b}{SHUFFLED}{s}'
+            name = f'{product}{SHUFFLED}{s}'
             blocks[name] = Block(x[a], x[b][orders[b]])
-            floors.append(float((self.fit([*squares, name]) - self.fit(squares))[0]))
+            floors.append(float((self.fit([*squares, name]) - base)[0]))
             self.design.forget([name])
-        out = _amount(self.fit([*squares, f'{a}*{b}']) - self.fit(squares), floors)
-        self.design.forget([f'{a}*{b}'])
-        return out
+        blocks[product] = Block(x[a], x[b])
+        blocks[residuals] = Block(self._residual(a, [b]), self._residual(b, [a]))
+        first, second = (
+            _amount(self.fit([*squares, name]) - base, floors) for name in (product, residuals)
+        )
+        self.design.forget([product, residuals])
+        return _both(first, second)
+
+    def _novel(self, m: str, others: Sequence[str]) -> Tensor:
+        name = f'{m}{GIVEN}{"+".join(others)}'
+        if name not in self.design.blocks:
+            self.design.blocks[name] = Block(self._residual(m, others))
+        return self.fit([*others, name]) - self.fit(others)
+
+    def _residual(self, m: str, others: Sequence[str]) -> Tensor:
+        key = m, tuple(others)
+        if key not in self._residuals:
+            if float(self.x[m].abs().max()) == 0:  # nothing to predict
+                return self.x[m]
+            blocks = {n: Block(self.x[n]) for n in others}
+            design = Design(blocks, Targets(self.x[m]), self.design.max_size, seed=self.design.seed)
+            self._residuals[key] = design.fit(list(blocks)).residual()
+        return self._residuals[key]
 
 
 def _amount(found: Tensor, floors: list[float]) -> Amount:
     value, without = float(found[0]), found[1:]
     n = without.numel()
     error = float(((without - without.mean()).square().sum() * (n - 1) / n).sqrt())
-    return Amount(value, value - 1.96 * error, value + 1.96 * error, max(floors))
+    low, floor = value - 1.96 * error, max(floors)
+    return Amount(value, low, value + 1.96 * error, floor, low > floor)
+
+
+def _both(first: Amount, second: Amount) -> Amount:
+    return first._replace(found=first.found and second.found)
 
 
 def _cold_recall(data: HeteroData, names: list[str], k: int, seed: int) -> dict[str, float]:

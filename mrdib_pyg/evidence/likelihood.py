@@ -158,14 +158,13 @@ def _positive(quadratic: float, scale: float) -> float:
     return max(quadratic, 1e-14 * scale)
 
 
-def maximize(objective: Objective) -> Tensor:
+def maximize(objective: Objective, start: Tensor) -> Tensor:
     r"""Returns the :math:`\theta` of the largest evidence, by L-BFGS within bounds.
 
     Args:
         objective (Primal or Dual): The negative evidence.
+        start (torch.Tensor): Where the search starts.
     """
-    start = torch.full((objective.num_parameters,), AMPLITUDE, dtype=torch.float64)
-    start[-1] = CONSTANT
     _, grad = objective(start)
     # The first step of L-BFGS is as long as the gradient: scaled, it is one in log amplitudes.
     factor = 1 / max(float(grad.norm()), 1e-10)
