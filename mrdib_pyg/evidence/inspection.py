@@ -184,8 +184,9 @@ class Inspection:
             head,
         ]
         for kind, name, x in self.rows():
-            interval = f'{x.low:.5f} to {x.high:.5f}'
-            line = f'{kind:8} {name:{width}} {x.value:9.5f} {interval:>19} {x.floor:9.5f}'
+            value, low, high, floor = (round(number, 5) + 0.0 for number in x[:4])  # no -0.0
+            interval = f'{low:.5f} to {high:.5f}'
+            line = f'{kind:8} {name:{width}} {value:9.5f} {interval:>19} {floor:9.5f}'
             lines.append(line + ('' if x.found else '  not found'))
         lines += [f'left out of {m}: {x:.0%}' for m, x in self.left_out.items() if x > 0.005]
         return '\n'.join([*lines, *self.sentences()])

@@ -151,3 +151,14 @@ def test_repr(data, model):
     head = EvidenceHead(model, data)
     assert repr(head) == "EvidenceHead('both', modalities=['image', 'text'])"
     assert repr(head(new_items(data)[0])) == 'NewItemScores(60 users, 20 items)'
+
+
+def test_encode_items_by_a_head(data, model):
+    """Rows of the embeddings' own space, also for a model that reads no features."""
+    features, present = new_items(data)
+    head = EvidenceHead(model, data, 'embeddings')
+    new = model.encode_items(features, present, head=head)
+    assert torch.equal(new, head.encode(features, present))
+    assert new.dtype == model.embed().item.dtype and new.shape[1] == model.embed().item.shape[1]
+    with pytest.raises(ValueError, match="pass a 'head'"):
+        model.encode_items(features, present)
