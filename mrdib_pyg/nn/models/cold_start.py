@@ -39,7 +39,10 @@ class ColdStart(Ranker):
 
     @torch.no_grad()
     def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        head: Any = None,
     ) -> Tensor:
         r"""Returns the embeddings of items unseen in training from their features: rows to be
         ranked with, or next to, those of ``embed().item``.
@@ -58,6 +61,9 @@ class ColdStart(Ranker):
                 not named is one that none of them has.
             present (Dict[str, torch.Tensor], optional): Per modality a boolean ``[n]`` that tells
                 which of the items have it. (default: :obj:`None`, all)
+            head (EvidenceHead, optional): A head fitted to this model, whose embeddings are
+                returned in place of the model's own; with one, a model that reads no modality
+                knows new items too. (default: :obj:`None`)
 
         Returns:
             torch.Tensor: The embeddings ``[n, out_channels]``.
@@ -67,10 +73,13 @@ class ColdStart(Ranker):
                 not fit.
             NotImplementedError: If the model does not say what a new item gets.
         """
+        if head is not None:
+            return head.encode(features, present).to(self.train_edge_index.device)
         if not self.multimodal:
             raise ValueError(
                 f'{type(self).__name__} scores by IDs alone and knows nothing of an item without '
-                f'interactions; use a model that reads item features, or train again'
+                f"interactions; pass a 'head' (mrdib_pyg.evidence.EvidenceHead), use a model that "
+                f'reads item features, or train again'
             )
         new = NewItems(self.item_features, features, present)
         with self.evaluation_mode():
