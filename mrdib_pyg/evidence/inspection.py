@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.evidence.design import Block, Design, Scaler, Targets, fill
 from mrdib_pyg.evidence.heads import EvidenceHead, interaction_targets, item_features
+from mrdib_pyg.evidence.likelihood import TOLERANCE
 from mrdib_pyg.transforms import ColdItemSplit
 
 #: The share of items that are held out to see how well each modality ranks new ones.
@@ -414,7 +415,8 @@ def _amount(found: Tensor, floors: list[float]) -> Amount:
     n = without.numel()
     error = float(((without - without.mean()).square().sum() * (n - 1) / n).sqrt())
     low, floor = value - 1.96 * error, max(floors)
-    return Amount(value, low, value + 1.96 * error, floor, low > floor)
+    # What is below the tolerance of the search cannot be told from nothing.
+    return Amount(value, low, value + 1.96 * error, floor, low > max(floor, TOLERANCE))
 
 
 def _both(first: Amount, second: Amount) -> Amount:

@@ -15,7 +15,7 @@ from torch import Tensor
 LOWEST, HIGHEST = -20.0, 20.0  # of a log amplitude
 AMPLITUDE, CONSTANT = -2.5, -1.0  # where the search starts
 PRIOR = 1e-8  # on squared log amplitudes: enough to hold what the data say nothing of
-TOLERANCE = 1e-7  # of the gradient, in nats per entry
+TOLERANCE = 1e-6  # of the gradient, in nats per entry
 
 
 class Objective(Protocol):
