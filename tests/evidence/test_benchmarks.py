@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.quality import cold_items, evidence_cost, evidence_truth
+from benchmarks.quality import cold_items, evidence_cost, evidence_page, evidence_truth
 from mrdib_pyg.datasets import Planted, load_dataset, write_folder
 
 
@@ -75,3 +75,12 @@ def test_evidence_truth(tmp_path, monkeypatch):
 def test_evidence_cost():
     row = evidence_cost.measure(300)
     assert row['form'] == 'dual' and row['fit_cpu_seconds'] > 0 and row['peak_gib'] > 0
+
+
+def test_the_page_shows_the_committed_results():
+    page = evidence_page.PAGE.read_text(encoding='utf-8')
+    for name, text in evidence_page.tables().items():
+        start, end = f'<!-- table: {name} -->', f'<!-- end of table: {name} -->'
+        assert f'{start}\n{text}\n{end}' in page, (
+            f'{name}: run python -m benchmarks.quality.evidence_page'
+        )
