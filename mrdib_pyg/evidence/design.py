@@ -95,6 +95,8 @@ class Scaler:
     """
 
     def __init__(self, name: str, x: Tensor, present: Tensor | None = None) -> None:
+        if any(mark in name for mark in '*~|'):  # they stand for what is made of modalities
+            raise ValueError(f"'features' names '{name}', which has one of '*~|' in it; rename it")
         x, has = check_features(name, x, present)
         self.name, self.width = name, x.size(1)
         known = x[has].double()

@@ -230,8 +230,6 @@ def evidence(
         raise ValueError(f"'max_size' must be at least 2 (got {max_size})")
     scalers, x = {}, {}
     for name, value in features.items():
-        if any(mark in name for mark in '*~|'):
-            raise ValueError(f"'features' names '{name}', which has one of '*~|' in it; rename it")
         if len(value) != num_items:
             raise ValueError(
                 f"'features' of '{name}' must have a row for each of the {num_items} rows of "
