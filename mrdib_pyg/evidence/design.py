@@ -12,6 +12,7 @@ from torch import Tensor
 from mrdib_pyg.evidence.likelihood import (
     AMPLITUDE,
     CONSTANT,
+    TOLERANCE,
     Dual,
     DualState,
     Primal,
@@ -71,6 +72,11 @@ class Targets:
         if self.sparse is None:
             return self.dense @ x
         return torch.from_numpy(self.sparse @ x.numpy())
+
+    def density(self) -> float:
+        r"""Returns the share of entries that are not zero."""
+        nonzero = (self.dense != 0).sum() if self.sparse is None else self.sparse.count_nonzero()
+        return float(nonzero) / (self.shape[0] * self.shape[1])
 
     def to_dense(self) -> Tensor:
         r"""Returns the matrix, ``[n, t]``."""
@@ -236,6 +242,8 @@ class Design:
             wide blocks are replaced by :class:`Inducing` ones.
         rank (int, optional): How wide a block then may be. (default: :obj:`None`, what the blocks
             leave each other)
+        product_rank (int, optional): How wide one of products may be. (default: :obj:`None`, as
+            wide as the others)
         seed (int): Seeds the choice of inducing rows.
     """
 
@@ -245,12 +253,16 @@ class Design:
         targets: Targets,
         max_size: int,
         rank: int | None = None,
+        product_rank: int | None = None,
         seed: int = 0,
     ) -> None:
         self.blocks, self.targets, self.max_size = dict(blocks), targets, max_size
         self.seed = seed
         self.num_items, self.num_targets = targets.shape
+        # The fewer entries are not zero, the less there is to be known of an entry.
+        self.tolerance = TOLERANCE * min(1.0, 100 * targets.density())
         self.rank = fill([b.width for b in blocks.values()], max_size) if rank is None else rank
+        self.product_rank = self.rank if product_rank is None else product_rank
         self.inducing: dict[str, Inducing] = {}
         self.left_out: dict[str, float] = {}
         self._columns: dict[str, Tensor] = {'': torch.ones(self.num_items, 1, dtype=torch.float64)}
@@ -261,8 +273,10 @@ class Design:
 
     def width(self, name: str) -> int:
         r"""Returns the number of columns that a block has in the primal form."""
-        width = self.blocks[name].width
-        return min(width, self.rank) if self.num_items > self.max_size else width
+        block = self.blocks[name]
+        if self.num_items <= self.max_size:
+            return block.width
+        return min(block.width, self.rank if block.right is None else self.product_rank)
 
     def fit(self, names: Sequence[str], start: Mapping[str, float] | None = None) -> 'Solution':
         r"""Maximizes the evidence of the model of some blocks and the constant.
@@ -272,13 +286,20 @@ class Design:
             start (Dict[str, float], optional): Log amplitudes to start from, that of the constant
                 under ``''``. (default: :obj:`None`)
         """
-        is_dual = self.num_items <= self.max_size
-        is_dual = is_dual and sum(map(self.width, names)) + 1 > self.num_items
-        objective = self.dual(names) if is_dual else self.primal(names)
+        objective = self.objective(names)
         default = {'': CONSTANT, **(start or {})}
         first = [default.get(name, AMPLITUDE) for name in (*names, '')]
-        theta = maximize(objective, torch.tensor(first, dtype=torch.float64))
+        first_theta = torch.tensor(first, dtype=torch.float64)
+        theta = maximize(objective, first_theta, self.tolerance)
         return Solution(self, tuple(names), objective, theta)
+
+    def objective(self, names: Sequence[str]) -> Primal | Dual:
+        r"""Returns the negative evidence of the model of some blocks and the constant, in the form
+        that costs less.
+        """
+        is_dual = self.num_items <= self.max_size
+        is_dual = is_dual and sum(map(self.width, names)) + 1 > self.num_items
+        return self.dual(names) if is_dual else self.primal(names)
 
     def primal(self, names: Sequence[str]) -> Primal:
         r"""Returns the primal form of the model of some blocks and the constant."""
@@ -309,8 +330,9 @@ class Design:
         r"""Returns the columns of a block in the primal form, ``[n, D]``."""
         if name not in self._columns:
             block = self.blocks[name]
-            if self.num_items > self.max_size and block.width > self.rank:
-                self.inducing[name] = Inducing(block, self.rank, self.seed)
+            width = self.width(name)
+            if width < block.width:
+                self.inducing[name] = Inducing(block, width, self.seed)
                 out = self.inducing[name](block)
                 self.left_out[name] = max(0.0, 1 - float(out.square().sum()) / block.square())
             else:

@@ -1,5 +1,6 @@
 r"""What each modality of a data set says of the interactions, before any training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,6 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.evidence.design import Block, Design, Scaler, Targets, fill
 from mrdib_pyg.evidence.heads import EvidenceHead, interaction_targets, item_features
-from mrdib_pyg.evidence.likelihood import TOLERANCE
 from mrdib_pyg.transforms import ColdItemSplit
 
 #: The share of items that are held out to see how well each modality ranks new ones.
@@ -29,8 +29,7 @@ class Amount(NamedTuple):
         low (float): The lower end of its 95 % interval over items, by a jackknife.
         high (float): The upper end.
         floor (float): The largest amount found where the rows of features were shuffled.
-        found (bool): Whether the interval is above the floor, and so is that of the amount by
-            :attr:`Inspection.novel`.
+        found (bool): Whether it is there: see :func:`inspect_data`.
     """
 
     value: float
@@ -47,11 +46,13 @@ class Inspection:
         alone (Dict[str, Amount]): What each modality says without the others.
         unique (Dict[str, Amount]): What each modality adds to all others.
         novel (Dict[str, Amount]): The same, of what the others do not predict of its features:
-            zero for a copy, however noisy.
+            zero for a copy, however noisy. Under ``'<m>*<m>'`` the products of what two modalities
+            do not predict of each other.
         shared (Dict[str, Amount]): What two modalities both say, under ``'<m>+<m>'``; it is
             negative where they say more together than each alone.
         synergy (Dict[str, Amount]): What the products of the features of two modalities add to
             both, and to the products of each with itself, under ``'<m>*<m>'``.
+        link (Dict[str, float]): What of that a curved function of a sum over modalities explains.
         total (Amount): What all modalities say together.
         recall (Dict[str, float]): Recall at :obj:`k` of new items, ranked by each modality, by all
             of them (``'all'``), and by chance (``'chance'``).
@@ -70,6 +71,7 @@ class Inspection:
         novel: Mapping[str, Amount],
         shared: Mapping[str, Amount],
         synergy: Mapping[str, Amount],
+        link: Mapping[str, float],
         total: Amount,
         recall: Mapping[str, float],
         k: int,
@@ -77,7 +79,7 @@ class Inspection:
         left_out: Mapping[str, float],
     ) -> None:
         self.alone, self.unique, self.novel = dict(alone), dict(unique), dict(novel)
-        self.shared, self.synergy = dict(shared), dict(synergy)
+        self.shared, self.synergy, self.link = dict(shared), dict(synergy), dict(link)
         self.total, self.recall, self.k = total, dict(recall), k
         self.num_users, self.num_items, self.num_interactions = sizes
         self.left_out = dict(left_out)
@@ -105,6 +107,7 @@ class Inspection:
             'novel': amounts(self.novel),
             'shared': amounts(self.shared),
             'synergy': amounts(self.synergy),
+            'link': self.link,
             'cold_recall': {'k': self.k, **self.recall},
             'left_out': self.left_out,
             'sentences': self.sentences(),
@@ -112,12 +115,14 @@ class Inspection:
 
     def sentences(self) -> list[str]:
         r"""Returns what was found in three sentences."""
+        digits = self._digits()
         order = sorted(self.alone, key=lambda m: -self.alone[m].value)
         best, others = order[0], order[1:]
         if not self.alone[best].found:
             first = 'No modality says more of who takes what than shuffled features would.'
         else:
-            first = f'{_title(best)} alone says {_nats(self.alone[best].value)} of who takes what'
+            amount = _number(self.alone[best].value, digits)
+            first = f'{_title(best)} alone says {amount} nats of who takes what'
             if others:
                 parts = [f'{m} {_share(self.alone[m], self.alone[best])}' for m in others]
                 first += f', {_and(parts)}'
@@ -130,18 +135,26 @@ class Inspection:
             if not first_unique.found:
                 second = 'Given the others no modality adds anything'
             else:
-                second = f'Given the others {order[0]} adds {_nats(first_unique.value)}'
+                second = (
+                    f'Given the others {order[0]} adds {_number(first_unique.value, digits)} nats'
+                )
                 parts = [f'{m} {_share(self.unique[m], first_unique)}' for m in order[1:]]
                 second += f', {_and(parts)}'
             shared = {name: x for name, x in self.shared.items() if x.found}
             if shared:
-                parts = [f'{_and(n.split("+"))} share {_nats(x.value)}' for n, x in shared.items()]
+                parts = [
+                    f'{_and(name.split("+"))} share {_number(x.value, digits)} nats'
+                    for name, x in shared.items()
+                ]
                 second += f'; {_and(parts)}.'
             else:
                 second += '; what they say does not overlap.'
         synergy = {name: x for name, x in self.synergy.items() if x.found}
         if synergy:
-            parts = [f'{_and(n.split("*"))} say {_nats(x.value)}' for n, x in synergy.items()]
+            parts = [
+                f'{_and(name.split("*"))} say {_number(x.value, digits)} nats'
+                for name, x in synergy.items()
+            ]
             third = f'Only together {_and(parts)}'
         else:
             third = 'Nothing is said by two modalities together only'
@@ -166,6 +179,11 @@ class Inspection:
 
         draw(self, Path(path))
 
+    def _digits(self) -> int:
+        # So many that the largest amount has three.
+        largest = max(abs(x.value) for _, _, x in self.rows())
+        return min(max(5, 2 - math.floor(math.log10(largest))), 9) if largest > 0 else 5
+
     def rows(self) -> list[tuple[str, str, Amount]]:
         r"""Returns the amounts in order, each with its kind and the modalities."""
         out = [('alone', m, x) for m, x in self.alone.items()]
@@ -177,17 +195,17 @@ class Inspection:
         return [*out, ('total', '', self.total)]
 
     def __str__(self) -> str:
+        digits = self._digits()
         width = max([10, *(len(name) for _, name, _ in self.rows())])
-        head = f'{"":8} {"":{width}} {"nats":>9} {"95 % interval":>19} {"shuffled":>9}'
+        head = f'{"":8} {"":{width}} {"nats":>9} {"95 % interval":>23} {"shuffled":>9}'
         lines = [
             f'{self.num_interactions:,} interactions of {self.num_users:,} users with '
             f'{self.num_items:,} items; nats per entry',
             head,
         ]
         for kind, name, x in self.rows():
-            value, low, high, floor = (round(number, 5) + 0.0 for number in x[:4])  # no -0.0
-            interval = f'{low:.5f} to {high:.5f}'
-            line = f'{kind:8} {name:{width}} {value:9.5f} {interval:>19} {floor:9.5f}'
+            value, low, high, floor = (_number(number, digits) for number in x[:4])
+            line = f'{kind:8} {name:{width}} {value:>9} {f"{low} to {high}":>23} {floor:>9}'
             lines.append(line + ('' if x.found else '  not found'))
         lines += [f'left out of {m}: {x:.0%}' for m, x in self.left_out.items() if x > 0.005]
         return '\n'.join([*lines, *self.sentences()])
@@ -237,15 +255,18 @@ def inspect_data(
         \mathrm{novel}_m = \mathrm{ev}(\text{all but } m, m^{\perp}) -
         \mathrm{ev}(\text{all but } m)
 
-    An amount is *found* if its interval is above its floor in both readings; those of
-    :math:`\mathrm{shared}` and :math:`\mathrm{synergy}` are
-    :math:`\mathrm{ev}(m, m') - \mathrm{ev}(\emptyset) - \mathrm{novel}_m -
-    \mathrm{novel}_{m'}` and the products of :math:`m^{\perp}` and :math:`m'^{\perp}`.
+    and for the synergy the same with the products of :math:`m^{\perp}` and
+    :math:`m'^{\perp}`. What is unique is *found* if its interval is above its floor in both
+    readings, and so is what is shared, whose second reading is :math:`\mathrm{ev}(m, m') -
+    \mathrm{ev}(\emptyset) - \mathrm{novel}_m - \mathrm{novel}_{m'}`. A synergy is found if
+    its second reading is, and if it is no mere *link*: users who choose by a curved function of a
+    sum over modalities, such as its exponential, do depend on products, but as much as on squares.
+    If products with the amplitude :math:`2 \sqrt{a_{m^2} a_{m'^2}}` explain more than half of
+    what products add, there is no synergy.
 
     These are nats of a Gaussian observer of the interactions, each divided by the square root of
     the number of the user's: a bound of nothing, and not what a deep encoder of raw content could
-    say. It sees interactions, not utilities: where users choose in proportion to the exponential of
-    a sum over modalities, their choices do depend on products, and synergy says so.
+    say.
 
     Only training interactions are read. A fifth of the items is held out once more to see how well
     each modality ranks new ones (:class:`EvidenceHead` of the interactions).
@@ -257,8 +278,9 @@ def inspect_data(
         k (int, optional): The cut-off of the recall. (default: :obj:`20`)
         num_shuffles (int, optional): How often rows are shuffled for the floor.
             (default: :obj:`2`)
-        max_size (int, optional): See :func:`evidence`; with more items than that, products of
-            features are reduced to inducing rows. (default: :obj:`1500`)
+        max_size (int, optional): See :func:`evidence`. With more items than that, products of
+            features are reduced to inducing rows, a fifth as many columns each, and so are
+            modalities that together are wider. (default: :obj:`1500`)
         seed (int, optional): Seeds what is shuffled, held out and reduced. (default: :obj:`0`)
 
     Returns:
@@ -293,7 +315,10 @@ def inspect_data(
     unique = {m: _both(x, novel[m]) for m, x in unique.items()}
     pairs = list(combinations(names, 2))
     shared = {f'{a}+{b}': models.shared(a, b) for a, b in pairs}
-    synergy = {f'{a}*{b}': models.synergy(a, b) for a, b in pairs}
+    synergy, link = {}, {}
+    for a, b in pairs:
+        name = f'{a}*{b}'
+        synergy[name], novel[name], link[name] = models.synergy(a, b)
     total = models.amount(names, [])
     recall = _cold_recall(data, names, k, seed)
     sizes = num_users, int(used.sum()), int(targets.nnz)
@@ -301,7 +326,9 @@ def inspect_data(
         m: y for m, y in models.design.left_out.items() if SHUFFLED not in m and GIVEN not in m
     }
     cutoff = int(recall.pop('k'))
-    return Inspection(alone, unique, novel, shared, synergy, total, recall, cutoff, sizes, left_out)
+    return Inspection(
+        alone, unique, novel, shared, synergy, link, total, recall, cutoff, sizes, left_out
+    )
 
 
 class _Models:
@@ -312,11 +339,9 @@ class _Models:
     ) -> None:
         self.x = x
         blocks = {m: Block(value) for m, value in x.items()}
-        ranks = []
-        for a, b in combinations(x, 2):
-            wide = [Block(x[a], x[a]), Block(x[b], x[b]), Block(x[a], x[b])]
-            ranks.append(fill([block.width for block in (*blocks.values(), *wide)], max_size))
-        self.design = Design(blocks, targets, max_size, min(ranks, default=None), seed)
+        # Modalities come first; three blocks of products are fitted beside them at a time.
+        rank = fill([block.width for block in blocks.values()], max_size)
+        self.design = Design(blocks, targets, max_size, rank, max(1, max_size // 5), seed)
         generator = torch.Generator().manual_seed(seed)
         num_items = targets.shape[0]
         self.orders = [
@@ -349,14 +374,14 @@ class _Models:
         for s in range(len(self.orders)):
             shuffled = [f'{m}{SHUFFLED}{s}' if m in new else m for m in names]
             floors.append(float((self.fit(shuffled) - base)[0]))
-        return _amount(self.fit(names) - base, floors)
+        return self._amount(self.fit(names) - base, floors)
 
     def novel(self, m: str, others: Sequence[str]) -> Amount:
         """What the part of a modality that others do not predict adds to them."""
         out = self.amount([m, *others], others)
         if not others:
             return out
-        return _amount(self._novel(m, others), [out.floor])
+        return self._amount(self._novel(m, others), [out.floor])
 
     def shared(self, a: str, b: str) -> Amount:
         """What two modalities both say."""
@@ -370,28 +395,39 @@ class _Models:
         ]
         total = self.fit([a, b]) - self.fit([])
         novel = self._novel(a, [b]) + self._novel(b, [a])
-        return _both(_amount(of(a, b), floors), _amount(total - novel, floors))
+        return _both(self._amount(of(a, b), floors), self._amount(total - novel, floors))
 
-    def synergy(self, a: str, b: str) -> Amount:
-        """What products add to what is linear and square."""
+    def synergy(self, a: str, b: str) -> tuple[Amount, Amount, float]:
+        """What products add to what is linear and square: those of the features, those of what is
+        novel of each, and what of the first the link explains.
+        """
         x, blocks = self.x, self.design.blocks
-        product, residuals = f'{a}*{b}', f'{a}*{b}{GIVEN}'
+        product, novel = f'{a}*{b}', f'{a}*{b}{GIVEN}'
         squares = [a, b, f'{a}*{a}', f'{b}*{b}']
         for name, left, right in zip(squares[2:], (a, b), (a, b)):
             blocks.setdefault(name, Block(x[left], x[right]))
         base, floors = self.fit(squares), []
+        start = dict(self._start)
         for s, orders in enumerate(self.orders):
             name = f'{product}{SHUFFLED}{s}'
             blocks[name] = Block(x[a], x[b][orders[b]])
             floors.append(float((self.fit([*squares, name]) - base)[0]))
             self.design.forget([name])
         blocks[product] = Block(x[a], x[b])
-        blocks[residuals] = Block(self._residual(a, [b]), self._residual(b, [a]))
+        blocks[novel] = Block(self._residual(a, [b]), self._residual(b, [a]))
         first, second = (
-            _amount(self.fit([*squares, name]) - base, floors) for name in (product, residuals)
+            self._amount(self.fit([*squares, name]) - base, floors) for name in (product, novel)
         )
-        self.design.forget([product, residuals])
-        return _both(first, second)
+        # A curved function of f_a + f_b has f_a^2, f_b^2 and 2 f_a f_b: its products weigh what
+        # the squares tell. True products weigh what they like.
+        start[product] = math.log(2.0) + 0.5 * (start[squares[2]] + start[squares[3]])
+        names = [*squares, product]
+        theta = torch.tensor([start[name] for name in (*names, '')], dtype=torch.float64)
+        link = -self.design.objective(names)(theta)[0] - float(base[0])
+        self.design.forget([product, novel])
+        is_link = first.found and link > 0.5 * first.value
+        first = first._replace(found=second.found and not is_link)
+        return first, second, link
 
     def _novel(self, m: str, others: Sequence[str]) -> Tensor:
         name = f'{m}{GIVEN}{"+".join(others)}'
@@ -409,14 +445,14 @@ class _Models:
             self._residuals[key] = design.fit(list(blocks)).residual()
         return self._residuals[key]
 
-
-def _amount(found: Tensor, floors: list[float]) -> Amount:
-    value, without = float(found[0]), found[1:]
-    n = without.numel()
-    error = float(((without - without.mean()).square().sum() * (n - 1) / n).sqrt())
-    low, floor = value - 1.96 * error, max(floors)
-    # What is below the tolerance of the search cannot be told from nothing.
-    return Amount(value, low, value + 1.96 * error, floor, low > max(floor, TOLERANCE))
+    def _amount(self, found: Tensor, floors: list[float]) -> Amount:
+        value, without = float(found[0]), found[1:]
+        n = without.numel()
+        error = float(((without - without.mean()).square().sum() * (n - 1) / n).sqrt())
+        low, floor = value - 1.96 * error, max(floors)
+        # What is below the tolerance of the search cannot be told from nothing.
+        is_found = low > max(floor, self.design.tolerance)
+        return Amount(value, low, value + 1.96 * error, floor, is_found)
 
 
 def _both(first: Amount, second: Amount) -> Amount:
@@ -446,8 +482,8 @@ def _cold_recall(data: HeteroData, names: list[str], k: int, seed: int) -> dict[
     return {**out, 'chance': k / num_cold, 'k': float(k)}
 
 
-def _nats(value: float) -> str:
-    return f'{value:.5f} nats' if abs(value) < 0.01 else f'{value:.4f} nats'
+def _number(value: float, digits: int) -> str:
+    return f'{round(value, digits) + 0.0:.{digits}f}'  # no -0.0
 
 
 def _share(part: Amount, whole: Amount) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 LOWEST, HIGHEST = -20.0, 20.0  # of a log amplitude
 AMPLITUDE, CONSTANT = -2.5, -1.0  # where the search starts
 PRIOR = 1e-8  # on squared log amplitudes: enough to hold what the data say nothing of
-TOLERANCE = 1e-6  # of the gradient, in nats per entry
+TOLERANCE = 1e-6  # of the gradient, in nats per entry of dense targets
 
 
 class Objective(Protocol):
@@ -158,12 +158,13 @@ def _positive(quadratic: float, scale: float) -> float:
     return max(quadratic, 1e-14 * scale)
 
 
-def maximize(objective: Objective, start: Tensor) -> Tensor:
+def maximize(objective: Objective, start: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     r"""Returns the :math:`\theta` of the largest evidence, by L-BFGS within bounds.
 
     Args:
         objective (Primal or Dual): The negative evidence.
         start (torch.Tensor): Where the search starts.
+        tolerance (float, optional): Of the gradient, in nats per entry. (default: :obj:`1e-6`)
     """
     _, grad = objective(start)
     # The first step of L-BFGS is as long as the gradient: scaled, it is one in log amplitudes.
@@ -181,6 +182,6 @@ def maximize(objective: Objective, start: Tensor) -> Tensor:
         jac=True,
         method='L-BFGS-B',
         bounds=[(LOWEST, HIGHEST)] * objective.num_parameters,
-        options={'maxiter': 100, 'gtol': factor * TOLERANCE, 'ftol': 1e-10},
+        options={'maxiter': 100, 'gtol': factor * tolerance, 'ftol': 1e-11},
     )
     return torch.from_numpy(np.asarray(found.x, dtype=np.float64))

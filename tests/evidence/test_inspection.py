@@ -35,10 +35,12 @@ def test_what_was_planted_is_found_and_nothing_else(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('case', 'noise'), [(c, n) for c in 'vrs' for n in (0.5, 1.0)])
+@pytest.mark.parametrize(
+    ('case', 'noise'), [(c, n) for c in ('v', 'r', 's', 'v+s', 'v+t') for n in (0.5, 1.0)]
+)
 def test_planted_atoms_at_full_size(case, noise):
     found = inspect_data(Planted(case=case, noise=noise, seed=1)[0], num_shuffles=1)
-    assert {n for n, x in atoms(found).items() if x.found} == {PLANTED[case]}
+    assert {n for n, x in atoms(found).items() if x.found} == {PLANTED[k] for k in case.split('+')}
 
 
 @pytest.fixture(scope='module')
@@ -125,6 +127,7 @@ def test_sentences():
         {'image': amount(0.0002), 'text': amount(0.006)},
         {'image+text': amount(0.00146)},
         {'image*text': amount(0.00001, False)},
+        {'image*text': 0.0},
         amount(0.00914),
         {'image': 0.157, 'text': 0.262, 'all': 0.263, 'chance': 0.068},
         20,
