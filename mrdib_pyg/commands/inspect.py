@@ -13,8 +13,7 @@ def add_arguments(add: Add) -> None:
     p = add(
         'inspect',
         'DATA [options]',
-        'Measure what each modality says of the interactions, alone, given the others and '
-        'together, before any training.',
+        'Measure what each modality says of the interactions before any training.',
         epilog='Amounts are nats per entry of the interactions, for a linear-Gaussian observer.\n'
         'examples:\n'
         '  mrdib inspect data/baby --figure baby.svg\n'
