@@ -22,7 +22,7 @@ from mrdib_pyg.datasets._read import (
     read_modality,
     shown,
 )
-from mrdib_pyg.files import replacing, write_array, write_table
+from mrdib_pyg.files import remove_special, replacing, write_array, write_table
 from mrdib_pyg.interactions import SPLITS, TRAIN_EDGE
 
 #: Part of the key of cached data: what another release wrote is not looked at.
@@ -251,6 +251,7 @@ def write_cache(path: Path, data: Data | HeteroData) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save({'kind': type(data).__name__, 'data': data.to_dict()}, content)
+    remove_special(path)
     with replacing(path) as f:
         f.write(_digest(path, content.getbuffer()))
         f.write(content.getbuffer())

@@ -3,7 +3,7 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mrdib_pyg.datasets._read import check_file, shown
 from mrdib_pyg.files import replacing
@@ -123,10 +123,15 @@ def _read_ids(file: TextIO, column: str) -> list[str]:
 
 
 def _read_mapping(file: TextIO, column: str) -> list[str]:
-    header, *rows = csv.reader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
-    if header[1:] != [column] or any(len(row) != 2 for row in rows):
-        raise ValueError(f'expected <raw id>\\t{column} in each line')
-    ids = {row[1]: row[0] for row in rows}
+    # As folders of MMRec have them: two columns in any order, separated by tabs or commas.
+    lines = file.read().splitlines()
+    is_tabbed = '\t' in (lines or [''])[0]
+    dialect: dict[str, Any] = {'delimiter': '\t', 'quoting': csv.QUOTE_NONE} if is_tabbed else {}
+    header, *rows = [*csv.reader(filter(None, lines), **dialect)] or [[]]
+    if column not in header or any(len(row) != 2 for row in (header, *rows)):
+        raise ValueError(f'expected two columns, {column} and one of raw ids')
+    place = header.index(column)
+    ids = {row[place]: row[1 - place] for row in rows}
     wrong = next((str(i) for i in range(len(rows)) if str(i) not in ids), None)
     if wrong is not None:
         raise ValueError(f'{column} {wrong} is missing among {len(rows)} rows')

@@ -14,7 +14,7 @@ import numpy as np
 
 from mrdib_pyg.datasets._read import as_array, read_array
 from mrdib_pyg.datasets.missing import is_missing
-from mrdib_pyg.files import write_array
+from mrdib_pyg.files import remove_special, write_array
 
 #: The sentence encoder that multimodal recommenders are mostly compared with.
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
@@ -299,7 +299,9 @@ def _encode_new(texts: list[str], encoder: Encoder, folder: Path) -> np.ndarray:
         array['key'] = np.array([keys[row] for row in new], f'V{_KEY}')
         array['x'] = vectors
         folder.mkdir(parents=True, exist_ok=True)
-        write_array(folder / _file_name(name, array), array)
+        path = folder / _file_name(name, array)
+        remove_special(path)
+        write_array(path, array)
         kept.update(zip((keys[row] for row in new), vectors))
     return np.stack([kept[key] for key in keys])
 
