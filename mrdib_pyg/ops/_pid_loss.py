@@ -29,10 +29,8 @@ _HAS_TRITON = find_spec('triton') is not None
 
 
 class PIDProblem(NamedTuple):
-    r"""The tables of :func:`pid_loss` and the triplets to score with them, checked.
-
-    ``pairs`` are the modalities and, last, the fusion if there is one. Triplets have either
-    ``src``, or ``rowptr`` where they are sorted by user.
+    r"""The checked tables and triplets of :func:`pid_loss`. ``pairs`` are the modalities and, last,
+    the fusion if given. Triplets have ``src``, or ``rowptr`` where they are sorted by user.
     """
 
     pairs: list[Pair]
@@ -278,20 +276,20 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
     user-item matrix, ``pid_loss(codes, fused, adj, neg)``.
 
     With the score differences :math:`\Delta_m(u, i, j) = \langle z_m^u, z_m^i - z_m^j \rangle`
-    of a user, a positive and a negative item,
+    of a user and a positive and a negative item,
 
     .. math::
         \mathcal{L}_m = - \frac{1}{n} \sum_{(u, i, j)} \log \sigma(\Delta_m(u, i, j)), \qquad
         g_m(u, i, j) = \log 2 + \log \sigma(\Delta_m(u, i, j))
 
-    and likewise for the fusion. :math:`g_m` is the pointwise (usable) information that modality
-    :math:`m` gives about which of the two items the user prefers: the log of the probability of
-    the right answer over its prior, :math:`1/2`. It is at most :math:`\log 2`, negative where
-    the answer is wrong, and its mean is :math:`\log 2 - \mathcal{L}_m`.
+    and likewise for the fusion. :math:`g_m` is the pointwise (usable) information of modality
+    :math:`m` about the preferred item: the log of the probability of the right answer over its
+    prior, :math:`1/2`. It is at most :math:`\log 2`, negative where the answer is wrong, and has
+    the mean :math:`\log 2 - \mathcal{L}_m`.
 
-    No tensor of the size triplets times channels is made. The backward pass keeps one score per
-    triplet and modality, on CUDA also the user of each triplet and a sum of the size of each table
-    of users. Half precision is computed in single precision.
+    No tensor has the size triplets times channels. The backward pass keeps one score per triplet
+    and modality, on CUDA also the user of each triplet and one sum per user. Half precision is
+    computed in single precision.
 
     Args:
         codes (Dict[str, Tuple[torch.Tensor, torch.Tensor]] or List[Tuple]): Per modality the
@@ -304,11 +302,11 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
             row by row, by increasing column.
         adj (NormalizedAdjacency, Tensor, EdgeIndex or SparseTensor): The matrix of users times
             items; its values do not matter. Anything but a :class:`NormalizedAdjacency` is
-            converted to one by each call, which merges repeated edges.
+            converted in each call, which merges repeated edges.
         mask (Dict[str, torch.Tensor] or List, optional): Per modality a boolean mask of the items
             that have it, or a pair of masks of users and items. Means are over the triplets whose
-            three rows have it; the gains of the others are zero. What is left out must be finite
-            all the same, or its gradient is not. (default: :obj:`None`, all of them)
+            three rows have it; the gains of the others are zero. Masked rows must be finite too,
+            or gradients are not. (default: :obj:`None`, all of them)
         deterministic (bool, optional): If set to :obj:`False`, gradients on CUDA may be summed in
             any order. (default: :obj:`True`)
         return_gains (bool, optional): If set to :obj:`True`, also returns the pointwise gains.
@@ -362,8 +360,8 @@ def pid_loss_reference(
     return_gains: bool = False,
     **kwargs: Any,
 ) -> PIDLoss:
-    r"""Computes :func:`pid_loss` from gathered rows, by autograd: the same numbers with plain
-    operators, in memory that grows with triplets times channels.
+    r"""Computes :func:`pid_loss` from gathered rows by autograd: the same numbers, but memory grows
+    with triplets times channels.
     """
     problem = PIDProblem.parse(codes, fused, args, kwargs, mask)
     src, pos, neg = problem.src, problem.pos, problem.neg
@@ -387,8 +385,8 @@ def _output(losses: Tensor, gains: Tensor | None, fused: Pair | None) -> PIDLoss
     gains = None if gains is None else gains.t()
     if fused is None:
         return PIDLoss(losses, None, gains)
-    # Not by slices, each of which has a gradient of its own to be filled and added; and copied,
-    # since one of several views is refused a change in place.
+    # `split` has one gradient, slices have one each. Copied, as views from `split` refuse changes
+    # in place.
     unique, synergistic = losses.split([losses.numel() - 1, 1])
     return PIDLoss(unique.clone(), synergistic.view(()).clone(), gains)
 

@@ -4,14 +4,10 @@ from torch import Tensor
 from mrdib_pyg.interactions import check_pairs
 from mrdib_pyg.ops.rows import rows_per_chunk
 
-# Scores that one chunk of users may hold on CPU: 4 MiB in float32, so that they stay in its cache.
-# A matrix product of fewer users than the minimum is slow whatever the cache.
-_MAX_SCORES, _MIN_USERS = 2**20, 32
-
+_MAX_SCORES = 2**20  # of a chunk of users on CPU: 4 MiB in float32, which stay in its cache
+_MIN_USERS = 32  # of a chunk: a smaller matrix product is slow
 _BLOCK = 32  # items
-
-# The blocks that a search on CPU looks at, and then in those it has chosen.
-_BLOCKS = (_BLOCK, 8)
+_BLOCKS = (_BLOCK, 8)  # sizes of the blocks of a search on CPU, and of those inside chosen ones
 
 
 @torch.no_grad()
@@ -75,8 +71,8 @@ def topk_of_padded(
     mask: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Computes :func:`masked_topk` of what :func:`pad_items` returned, so that a table that is
-    searched repeatedly is copied once.
+    r"""Computes :func:`masked_topk` on the output of :func:`pad_items`: a table that is searched
+    repeatedly is copied once.
     """
     num_users = user.size(0)
     if not 1 <= k <= num_items:
@@ -112,10 +108,8 @@ def topk_of_padded(
 
 
 def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    r"""Computes the top-:math:`k` of each row, equal values by increasing column.
-
-    A drop-in for :func:`torch.topk`, which leaves the order among equal values open. The order
-    among values of :math:`-\infty` is left open here, too.
+    r"""Computes :func:`torch.topk` of each row with equal values by increasing column. The order
+    among values of :math:`-\infty` is left open.
     """
     value, index = _topk(scores, min(k + 1, scores.size(1)))
     # Ties are rare: only the rows that have one, the (k+1)-th place included, are looked at again.

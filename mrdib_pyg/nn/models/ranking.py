@@ -4,6 +4,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mrdib_pyg.interactions import entries_of
 from mrdib_pyg.nn.models.batch import Embeddings
 from mrdib_pyg.ops import NormalizedAdjacency, masked_topk
 
@@ -149,12 +150,8 @@ class Ranker(nn.Module):
         Returns:
             torch.Tensor: Pairs of a row of :obj:`user` and an item, ``[2, n]``.
         """
-        # One row per entry of `user`, which may repeat: expand each user's slice of edges.
-        start = self.adj.rowptr[user].long()
-        count = self.adj.rowptr[user + 1].long() - start
-        row = torch.repeat_interleave(count)
-        offset = torch.arange(row.numel(), device=row.device) - (count.cumsum(0) - count)[row]
-        return torch.stack([row, self.adj.col[start[row] + offset]])
+        row, entry = entries_of(self.adj.rowptr, user)
+        return torch.stack([row, self.adj.col[entry]])
 
 
 def _freeze(embeddings: Embeddings) -> Embeddings:

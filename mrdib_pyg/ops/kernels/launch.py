@@ -34,21 +34,10 @@ def launch(
     constants: dict[str, Any],
     num_warps: int,
 ) -> None:
-    r"""Launches a Triton kernel on the device of its tensors.
-
-    Where the interface of Triton's compiled kernels is known, a second launch of the same kind
-    skips the binding of arguments, which takes several times as long as a small kernel runs. The
-    kind are the types of tensors, whether they are aligned, the values of constants, and the class
-    of integers. All other launches are Triton's own.
-
-    Args:
-        kernel (triton.JITFunction): The kernel; all its integers that are not constants, and not
-            in tuples, must be named in :obj:`do_not_specialize`.
-        grid (tuple[int, ...]): The numbers of programs.
-        args (tuple): Its arguments, in their order: tensors, integers, and tuples of these.
-        constants (Dict[str, Any]): The constants that follow, in their order; each combination of
-            values is compiled, and kept, once. Flags are booleans everywhere, numbers nowhere.
-        num_warps (int): The number of warps of a program.
+    r"""Launches a Triton kernel with :obj:`args` and then :obj:`constants`, in their order. A
+    second launch of the same kind skips Triton's binding of arguments, which takes several times as
+    long as a small kernel. Integers outside of tuples must be constants or in
+    ``do_not_specialize``.
     """
     device = _device_of(args)
     if device >= 0 and device != torch.cuda.current_device():

@@ -57,8 +57,8 @@ def score_kernel(
     EACH: tl.constexpr, HAS_SRC: tl.constexpr, HAS_SUM: tl.constexpr, HAS_KEEP: tl.constexpr,
     SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    r"""Scores the triplets of a piece of a user, sums what the user's gradient is a multiple of,
-    and notes the user for each of them.
+    r"""Scores the triplets of a piece of a user, sums the user's gradient but for a factor, and
+    writes the user of each triplet.
     """
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
@@ -225,9 +225,7 @@ def scale_kernel(sums, outs, scales, dims, num, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=['num', 'num_items'])
 def item_kernel(pos, neg, items, num, num_items, BLOCK: tl.constexpr):
-    r"""Lists the positive and the negative item of each triplet in turn; one that is out of range
-    as the first that is.
-    """
+    r"""Writes positive and negative items in turn; ids out of range become the first such id."""
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = tl.load(pos + e, mask=e < num, other=0).to(tl.int64)
     n = tl.load(neg + e, mask=e < num, other=0).to(tl.int64)
@@ -260,13 +258,9 @@ def score_differences(
     with_sums: bool = False,
     with_src: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    r"""Returns the score of the positive less that of the negative item, ``[K, n]``, NaN where an
-    index is out of range, for :obj:`tables` of users and items in turn.
-
-    If asked for, also returns for each table of users the sums over the triplets of a user that
-    :obj:`keep` ``[K, n]`` keeps of :math:`\sigma(-\Delta) (z^i - z^j)`, of which its gradient is a
-    multiple: the rows are at hand here, and the backward pass need not read them again. And the
-    user of each triplet, those that the triplets list as they are.
+    r"""Returns the scores of positive less negative items, ``[K, n]``, NaN where an index is out of
+    range. If asked for, also the sums of :math:`\sigma(-\Delta) (z^i - z^j)` per user, which are
+    the gradient but for a factor, and the user of each triplet.
     """
     users, items = tuple(tables[0::2]), tuple(tables[1::2])
     rowptr, src, pos, neg = triplets
@@ -302,8 +296,7 @@ def sum_losses(
     scores: Tensor, keep: Tensor | None = None, with_gains: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and, if asked for, the
-    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``, of the scores
-    :math:`\Delta`; zero where :obj:`keep` leaves a triplet out.
+    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``; zero where not kept.
     """
     num_blocks = -(-scores.size(1) // _BLOCK)
     gains = torch.empty_like(scores) if with_gains else None
@@ -321,7 +314,7 @@ def sum_losses(
 def user_gradients(
     sums: Sequence[Tensor], scale: Tensor, tables: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of users that need one: the sums of
+    r"""Returns the gradients of the users' tables that need one: the sums of
     :func:`score_differences` times :obj:`scale` ``[K]``.
     """
     out: list[Tensor | None] = [None] * len(needs)
@@ -349,10 +342,9 @@ def item_gradients(
     needs: Sequence[bool],
     deterministic: bool = True,
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of items that need one: for each triplet the row of the
-    user times :math:`\sigma(-\Delta)` and the factor of the table in :obj:`scale` ``[K]``, added to
-    the positive item and subtracted from the negative one; unless :obj:`deterministic`, in any
-    order.
+    r"""Returns the gradients of the items' tables that need one: the user's row times
+    :math:`\sigma(-\Delta)` and :obj:`scale` ``[K]``, added to the positive item and subtracted from
+    the negative one; in any order unless :obj:`deterministic`.
     """
     out: list[Tensor | None] = [None] * len(needs)
     kept = [i for i, need in enumerate(needs) if need]
