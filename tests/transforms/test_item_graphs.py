@@ -143,7 +143,7 @@ def test_given_neighbors_of_a_modality_without_features():
     out = ItemKNN(2, neighbors=neighbors, form='binary')(toy())
     assert {edge[1] for edge in out.edge_types} == {'image_knn', 'text_knn', 'audio_knn'}
     assert dense(out, 'audio')[3].tolist() == [0.5, 0, 0, 0.5]
-    with pytest.raises(ValueError, match="no data.'item'..x_audio"):
+    with pytest.raises(ValueError, match="'modality' must .*got 'audio'"):
         ItemKNN(2, neighbors=neighbors)(toy())
 
 
@@ -165,7 +165,7 @@ def test_repr_tells_given_neighbors_apart(tmp_path):
         ({'k': 0}, r"'k' must be at least 1 \(got 0\)"),
         ({'k': 5}, "'k' must be between 1 and the 4 rows"),
         ({'form': 'cosine'}, "'form' must be one of"),
-        ({'modality': 'audio'}, "'modality' names 'audio', but"),
+        ({'modality': 'audio'}, "'modality' must .*got 'audio'"),
         ({'neighbors': {'image': torch.zeros(3, 2).long()}}, 'a row for each of the 4 items'),
         ({'neighbors': {'image': torch.zeros(4, 2)}}, 'must be item ids'),
         (
@@ -182,7 +182,7 @@ def test_errors(settings, message):
 def test_no_features():
     data = HeteroData()
     data['item'].num_nodes = 4
-    with pytest.raises(ValueError, match='the items have no features'):
+    with pytest.raises(ValueError, match="'data' must have item features"):
         ItemKNN(2)(data)
 
 
@@ -298,7 +298,7 @@ def test_repr():
 def test_no_features_union():
     data = HeteroData()
     data['item'].num_nodes = 3
-    with pytest.raises(ValueError, match='the items have no features'):
+    with pytest.raises(ValueError, match="'data' must have item features"):
         ItemGraphUnion()(data)
 
 
@@ -409,11 +409,8 @@ def test_errors_interest():
 
 
 def toy_second_order():
-    data = HeteroData()
-    data['user'].num_nodes, data['item'].num_nodes = 3, 4
-    data['item'].x_image = torch.tensor([[1.0, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
-    data['item'].x_text = torch.tensor([[1.0, 0.2], [2, 1], [-0.1, 1], [1, -1]])
-    edge_index = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [0, 1, 2, 1, 0, 2, 3]])
+    data = toy_interest()
+    edge_index = data['user', 'rates', 'item'].edge_index
     data['user', 'rates', 'item'].edge_index = torch.cat([edge_index, edge_index], dim=1)
     return data
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import take_rows, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, available, unit_rows
 from mrdib_pyg.nn.models.recommender import (
@@ -160,7 +160,7 @@ class DualGNN(Recommender):
             raise ValueError("'rows' must be None: the user graph needs the codes of all users")
         users: list[Any] = [pair[0] for pair in codes.values()]
         items = [pair[1] for pair in codes.values()]
-        user = _weighted(users, self._omega())
+        user = weighted_sum(users, self._omega())
         user = user + propagate(user, self.user_adj)
         present = self.present()
         masks = None if present is None else [pair[1] for pair in present.values()]
@@ -189,8 +189,4 @@ class DualGNN(Recommender):
 
 
 def _sum_available(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-    return _sum(codes) if masks is None else _weighted(codes, available(masks))
-
-
-def _weighted(codes: list[Any], weight: Tensor) -> Tensor:
-    return _sum([x * w for x, w in zip(codes, weight.split(1, dim=1))])
+    return _sum(codes) if masks is None else weighted_sum(codes, available(masks))

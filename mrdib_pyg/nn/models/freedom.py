@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import bpr_loss, propagate_rows, to_local
+from mrdib_pyg.nn.models.batch import bpr_loss, propagate_rows, to_local, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.multi_view import weighted_graph
@@ -14,7 +14,7 @@ from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender
 from mrdib_pyg.ops import NormalizedAdjacency, propagate, prune_edges
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
-from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights
+from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights, share
 
 SLOTS = ('graph', 'projection')
 
@@ -212,9 +212,7 @@ class FREEDOM(Recommender):
         given = list(modality_weights(self.modalities, self.modality_weights).values())
         has = torch.stack(list(new.present.values()), dim=1)
         first = next(iter(codes.values()))
-        weight = first.new_tensor(given) * has
-        total = weight.sum(dim=1, keepdim=True)
-        weight = weight / total.masked_fill(total == 0, 1.0)
+        weight = share(first.new_tensor(given) * has)
         return torch.stack([w * x for w, x in zip(weight.split(1, 1), codes.values())]).sum(dim=0)
 
     def _spread(self, name: str, new: NewItems) -> Tensor:
@@ -268,12 +266,5 @@ class FREEDOM(Recommender):
             weight = weight[:1]
         elif self.item_features.is_dropping:  # shared among those left
             mask = torch.stack([present[m][1] for m in codes], dim=1)
-            weight = weight * mask
-            total = weight.sum(dim=1, keepdim=True)
-            weight = weight / total.masked_fill(total == 0, 1.0)
-        out: Tensor | None = None
-        for m, (_, item) in enumerate(codes.values()):
-            part = weight[:, m : m + 1] * item
-            out = part if out is None else out + part
-        assert out is not None
-        return out
+            weight = share(weight * mask)
+        return weighted_sum([item for _, item in codes.values()], weight)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import take_rows, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, available, unit_rows
 from mrdib_pyg.nn.models.recommender import (
@@ -186,7 +186,7 @@ def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
         return _sum(codes) / len(codes)
     weight = available(masks).to(codes[0].dtype)
     weight = weight / weight.sum(dim=1, keepdim=True)
-    return _sum([x * w.unsqueeze(-1) for x, w in zip(codes, weight.unbind(1))])
+    return weighted_sum(codes, weight)
 
 
 def _mean_square(table: Any) -> Tensor:

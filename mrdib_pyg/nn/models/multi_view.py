@@ -22,14 +22,9 @@ def weighted_graph(
     src: str = 'item',
     is_mean: bool = False,
 ) -> NormalizedAdjacency:
-    r"""Returns the edges ``(src, relation, 'item')`` of the data, or else those of a transform, as
-    a matrix with their own weights.
-
-    If :obj:`is_mean`, it warns where the weights of a row do not sum to one, as those of the
-    ``'binary'`` form of :class:`~mrdib_pyg.transforms.ItemKNN` do.
-
-    Raises:
-        ValueError: If the edges of the data have no weights.
+    r"""Returns the edges ``(src, relation, 'item')`` of the data, or else of a transform, as a
+    matrix with their own weights. If :obj:`is_mean`, it warns where the weights of a row do not sum
+    to one.
     """
     edge = (src, relation, 'item')
     if transform is not None and edge not in data.edge_types:
@@ -58,18 +53,8 @@ def weighted_graph(
 
 class MultiView(Recommender):
     r"""The common part of :class:`MGCN` and :class:`SOIL`: a behavior view of the user-item graph,
-    a view of an item graph per modality, and the contrast of their fusion with the behavior view.
-
-    A subclass calls :meth:`set_graphs` and implements :meth:`side`.
-
-    Args:
-        data (HeteroData): The training graph with item features.
-        channels (int): The width of every representation.
-        num_layers (int): The number of layers over the user-item graph.
-        temperature (float): The temperature of the contrast.
-        trainable_features (bool): Whether features are parameters.
-        feature_scaling (str, optional): See :class:`Recommender`.
-        mrdib (MRdIB, optional): See :class:`Recommender`.
+    a view of an item graph per modality, and the contrast of their fusion with the behavior view. A
+    subclass calls :meth:`set_graphs` and implements :meth:`side`.
     """
 
     lr_decay = 0.96 ** (1 / 50)
@@ -192,15 +177,13 @@ class MultiView(Recommender):
         return self.side(list(codes.values()), behavior, new.masks)
 
     def item_degree(self, name: str) -> Tensor | None:
-        r"""Returns the sum of similarities of each item to its neighbors in the item graph of a
-        modality, ``[I]``, or :obj:`None` if unknown.
+        r"""Returns the sum of similarities of each item to its neighbors, ``[I]``, :obj:`None` if
+        unknown.
         """
         return None
 
     def attend(self, x: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-        r"""Returns the attention over the modalities of each row, ``[M, N, 1]``, with zeros for
-        missing ones.
-        """
+        r"""Returns the attention over modalities per row, ``[M, N, 1]``, zero for missing ones."""
         logit = self.attention(torch.stack(x))
         if masks is None:
             return logit.softmax(dim=0)
@@ -221,15 +204,12 @@ class MultiView(Recommender):
         r"""Contrasts rows by their cosine similarity, see
         :func:`~mrdib_pyg.ops.contrastive_loss`.
         """
-        if has_fixed_shapes():
-            anchor, candidate = F.normalize(anchor, dim=-1), F.normalize(candidate, dim=-1)
-            return contrastive_loss(
-                anchor, candidate, anchor_index, candidate_index, self.temperature
-            )
-        rows, anchor_index = torch.unique(anchor_index, return_inverse=True)
-        anchor = F.normalize(anchor.index_select(0, rows), dim=-1)
-        rows, candidate_index = torch.unique(candidate_index, return_inverse=True)
-        candidate = F.normalize(candidate.index_select(0, rows), dim=-1)
+        if not has_fixed_shapes():  # only the rows that the pairs name
+            rows, anchor_index = torch.unique(anchor_index, return_inverse=True)
+            anchor = anchor.index_select(0, rows)
+            rows, candidate_index = torch.unique(candidate_index, return_inverse=True)
+            candidate = candidate.index_select(0, rows)
+        anchor, candidate = F.normalize(anchor, dim=-1), F.normalize(candidate, dim=-1)
         return contrastive_loss(anchor, candidate, anchor_index, candidate_index, self.temperature)
 
     def contrast_sides(self, embeddings: Embeddings, batch: Triplets) -> Tensor:

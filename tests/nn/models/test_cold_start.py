@@ -286,7 +286,7 @@ def test_refuses_items():
 
 def test_models_that_cannot():
     model = make('lightgcn', make_data())
-    with pytest.raises(ValueError, match='LightGCN scores by IDs'):
+    with pytest.raises(ValueError, match='LightGCN reads no item features'):
         model.encode_items(new_features())
     model = Recommender(make_data(), channels=4)
     with pytest.raises(NotImplementedError, match="Recommender .*'new_item_codes'"):
