@@ -41,6 +41,13 @@ class Embeddings(NamedTuple):
         return self
 
 
+def check_at_least(minimum: int, **values: int) -> None:
+    r"""Raises :class:`ValueError` if a setting is below the minimum."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"'{name}' must be at least {minimum} (got {value})")
+
+
 def bpr_loss(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
     r"""Computes the Bayesian personalized ranking loss (`arXiv:1205.2618
     <https://arxiv.org/abs/1205.2618>`_), the mean of :math:`-\log \sigma(s(u, i^+) - s(u, i^-))`.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows, weighted_sum
+from mrdib_pyg.nn.models.batch import check_at_least, take_rows, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, available, unit_rows
 from mrdib_pyg.nn.models.recommender import (
@@ -38,22 +38,21 @@ class DualGNN(Recommender):
         \mathbf{q}_i = \sum_m \mathbf{x}_{m,i}, \quad
         s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
 
-    where the bar is a row of unit norm and :math:`w` are the weights of
+    where the bar scales rows to unit norm and :math:`w` are the weights of
     :class:`~mrdib_pyg.transforms.UserCooccurrence`. There is no ID table: an item consists of its
     content and its users' preferences :math:`\mathbf{Q}_m`.
 
     MRdIB encodes users and items of :math:`\mathbf{X}_m`, before :math:`\omega` and the user graph.
     Given the user, the score is a sum over the item's modalities and cannot carry synergy.
 
-    Differences to public code: :math:`\omega` is a softmax of free logits that start at zero, our
-    reading of the paper's attention (there, a softmax of the initial weights alone, which are
-    unconstrained afterwards); users with few neighbors are not padded with repeats, redrawn in
-    every epoch; there is no item weight table, which no score reads. As there, the hops are summed
-    rather than averaged, and the task loss is scaled by :math:`1 / \ln 2`, here as its default
-    weight.
+    Differences from public code: :math:`\omega` is a softmax of free logits that start at zero, our
+    reading of the paper's attention (public code applies a softmax only to the initial weights);
+    users with few neighbors get no random repeats in every epoch; the item weight table, which no
+    score reads, is left out. In both, the hops are summed rather than averaged, and the task loss
+    is scaled by :math:`1 / \ln 2`, here as its default weight.
 
-    Where modalities are missing, an item's sum covers those it has, and a user's softmax those that
-    any of the user's items has. A node without any modality keeps the messages of its neighbors.
+    Where modalities are missing, an item's sum covers those it has, and a user's softmax those of
+    the user's items. A node without any modality keeps the messages of its neighbors.
 
     An item unseen in training gets its features alone, :math:`\sum_m
     \overline{\mathrm{MLP}_m(\mathbf{F}_m)}`.
@@ -92,10 +91,8 @@ class DualGNN(Recommender):
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
     ) -> None:
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
-        if num_neighbors < 1:
-            raise ValueError(f"'num_neighbors' must be at least 1 (got {num_neighbors})")
+        check_at_least(0, num_layers=num_layers)
+        check_at_least(1, num_neighbors=num_neighbors)
         if neighbor_weighting not in ('softmax', 'mean'):
             raise ValueError(
                 f"'neighbor_weighting' must be 'softmax' or 'mean' (got '{neighbor_weighting}')"

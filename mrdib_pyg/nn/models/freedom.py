@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import bpr_loss, propagate_rows, to_local, weighted_sum
+from mrdib_pyg.nn.models.batch import (
+    bpr_loss,
+    check_at_least,
+    propagate_rows,
+    to_local,
+    weighted_sum,
+)
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.multi_view import weighted_graph
@@ -35,20 +41,20 @@ class FREEDOM(Recommender):
     \mathbf{f}_{m,i} \rangle`, summed over modalities, over the triplets whose items both have the
     modality.
 
-    The paper does not say where MRdIB would sit. By :obj:`slot="graph"` it encodes
-    :math:`\mathbf{S}_m \mathbf{E}_I`, which the score reads. By :obj:`slot="projection"` it
+    MRdIB's paper does not name its place in FREEDOM. With :obj:`slot="graph"` it encodes
+    :math:`\mathbf{S}_m \mathbf{E}_I`, which the score reads. With :obj:`slot="projection"` it
     encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`, **which never reaches the ranking score**: the
     codes act through :obj:`content` alone and, with a weight, through a further term :obj:`joint`,
     the ranking loss of :math:`\langle \tilde{\mathbf{u}}_u, \tilde{\mathbf{i}}_i + \sum_m w_m
     \mathbf{z}_{m,i} \rangle`. Users have no representation per modality in either slot.
 
-    Differences to public code: features are frozen unless :obj:`trainable_features` is set; edges
+    Differences from public code: features are frozen unless :obj:`trainable_features` is set; edges
     are drawn by :func:`~mrdib_pyg.ops.prune_edges`; the projections have no bias, which would
-    cancel in the difference of two scores; the weight of a missing modality is shared among those
-    that an item has.
+    cancel in the difference of two scores; the weight of a missing modality is shared among the
+    item's others.
 
-    An item unseen in training gets the :math:`\mathbf{h}_i` of its own row in the item graph, with
-    its :math:`k - 1` nearest items by features as neighbors, and zero for the ID channel.
+    An item unseen in training gets :math:`\mathbf{h}_i` from its :math:`k - 1` nearest items by
+    features, and zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -104,8 +110,7 @@ class FREEDOM(Recommender):
             raise ValueError(f"'slot' must be one of {list(SLOTS)} (got {slot!r})")
         if not 0 <= edge_dropout < 1:
             raise ValueError(f"'edge_dropout' must lie in [0, 1) (got {edge_dropout})")
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
+        check_at_least(0, num_layers=num_layers)
         super().__init__(data, channels, mrdib, feature_scaling)
         self.num_layers = num_layers
         self.k = k

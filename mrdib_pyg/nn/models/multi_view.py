@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import propagate_rows
+from mrdib_pyg.nn.models.batch import check_at_least, propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
@@ -74,8 +74,7 @@ class MultiView(Recommender):
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"'temperature' must be positive (got {temperature})")
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
+        check_at_least(0, num_layers=num_layers)
         super().__init__(data, channels, mrdib, feature_scaling)
         self.num_layers = num_layers
         self.temperature = temperature

@@ -33,14 +33,13 @@ class MultimodalLightGCN(Recommender):
         \mathbf{y} = \mathbf{h}^{(id)} + \mathrm{fuse}(\mathbf{z}_1, \ldots, \mathbf{z}_M), \quad
         s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
 
-    MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
-    Next to an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so
-    that codes start as small as IDs and learn no faster.
+    MRdIB encodes users and items of each modality between its graph convolution and the fusion.
+    With an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so that
+    codes start as small as IDs and learn no faster.
 
-    No sum, softmax or product contains a missing modality, and its features reach no neighbor. An
-    item without any is scored by its ID. An item unseen in training gets the output of the
-    convolutions for an item without edges, :math:`(\mathbf{x} \mathbf{W} + \mathbf{b}) / (L + 1)`
-    per modality, and zero for the ID channel.
+    Fusion and message passing leave missing modalities out. An item without any is scored by its
+    ID. An item unseen in training counts as an item without edges, :math:`(\mathbf{x} \mathbf{W} +
+    \mathbf{b}) / (L + 1)` per modality, with zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.

@@ -199,5 +199,5 @@ def test_content_is_a_mean_over_the_items_that_have_it():
 def test_refuses_settings():
     with pytest.raises(ValueError, match=r"'dropout' must lie in \[0, 1\) \(got 1.0\)"):
         BM3(make_data(), dropout=1.0)
-    with pytest.raises(ValueError, match=r"'num_layers' must not be negative \(got -1\)"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be at least 0 \(got -1\)"):
         BM3(make_data(), num_layers=-1)
