@@ -85,8 +85,8 @@ def training_edges(data: HeteroData) -> Tensor:
     store = data[TRAIN_EDGE] if TRAIN_EDGE in data.edge_types else {}
     if 'edge_index' not in store and 'adj_t' in store:
         raise ValueError(
-            f"data{list(TRAIN_EDGE)} has an 'adj_t' but no 'edge_index', which is what models "
-            f'read; leave out ToSparseTensor'
+            f"data{list(TRAIN_EDGE)} must have an 'edge_index' (got 'adj_t'); leave out "
+            f'ToSparseTensor'
         )
     if 'edge_index' not in store or store['edge_index'].numel() == 0:
         raise ValueError(f"'data' has no training edge {TRAIN_EDGE}; set its 'edge_index'")
@@ -106,8 +106,8 @@ def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor
     ]
     if split not in splits:
         raise ValueError(
-            f"unknown 'split' {split!r}: data has held-out edges for {splits}; choose one of them "
-            f"or set data['user', {split!r}, {node_type!r}].edge_label_index"
+            f"'split' must be one of {splits} (got {split!r}), or set data['user', {split!r}, "
+            f'{node_type!r}].edge_label_index'
         )
     edge_label_index: Tensor = data['user', split, node_type].edge_label_index
     name = f"data['user', {split!r}, {node_type!r}].edge_label_index"
@@ -116,7 +116,7 @@ def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor
         ('user', node_type),
     )  # fmt: skip
     if edge_label_index.size(1) == 0:
-        raise ValueError(f'{name} is empty, there is nothing to evaluate: choose another split')
+        raise ValueError(f'{name} must hold an edge (got none); choose another split')
     return edge_label_index.long()
 
 
@@ -128,8 +128,8 @@ def has_training_edge(data: HeteroData, edge_label_index: Tensor, split: str) ->
     out = trained[user]
     if not bool(out.any()):
         raise ValueError(
-            f'no user with held-out edges in split {split!r} has a training edge, there is '
-            f"nothing to evaluate: check how 'data' was split"
+            f'no user with held-out edges in split {split!r} has a training edge; check how '
+            f"'data' was split"
         )
     return out
 
@@ -157,8 +157,8 @@ def held_out_edges(data: HeteroData, split: str = 'val', node_type: str = 'item'
 
 
 def known_pairs(data: HeteroData) -> Tensor:
-    r"""Returns the interactions of all splits: what a recommendation in use should leave out, as
-    the :obj:`exclude` of :func:`~mrdib_pyg.serving.recommend`.
+    r"""Returns the interactions of all splits, for recommendations in use to leave out by the
+    :obj:`exclude` of :func:`~mrdib_pyg.serving.recommend`.
 
     Args:
         data (HeteroData): Users, items, training edges ``('user', 'rates', 'item').edge_index`` and

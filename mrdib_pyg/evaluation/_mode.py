@@ -20,6 +20,6 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train()  # as a whole first: a model drops what it cached when told its mode
+        model.train()  # setting the mode makes a model drop its caches
         for module, mode in zip(modules, modes):
             module.training = mode

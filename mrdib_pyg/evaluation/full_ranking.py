@@ -30,23 +30,15 @@ class _PerUser:
         self.values.append(self._compute(data))  # type: ignore[attr-defined]
 
 
-class _Recall(_PerUser, LinkPredRecall):
-    pass
-
-
-class _NDCG(_PerUser, LinkPredNDCG):
-    pass
-
-
-class _Precision(_PerUser, LinkPredPrecision):
-    pass
-
-
-class _MAP(_PerUser, LinkPredMAP):
-    pass
-
-
-_METRICS = {'recall': _Recall, 'ndcg': _NDCG, 'precision': _Precision, 'map': _MAP}
+_METRICS: dict[str, Any] = {
+    name: type(cls.__name__, (_PerUser, cls), {})
+    for name, cls in (
+        ('recall', LinkPredRecall),
+        ('ndcg', LinkPredNDCG),
+        ('precision', LinkPredPrecision),
+        ('map', LinkPredMAP),
+    )
+}
 
 #: The metrics of a full ranking, in the order they are shown.
 METRICS = tuple(_METRICS)

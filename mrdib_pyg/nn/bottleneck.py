@@ -379,9 +379,9 @@ class VariationalBottleneck(nn.Module):
         noise = None
         if self.training:
             noise = torch.randn(x.size(0), self.out_channels, dtype=x.dtype, device=x.device)
-        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, the
-        # head moves a code no farther than a step moves the input itself. Otherwise it outruns the
-        # embedding tables below, the bias (a popularity) first.
+        # Adam moves each weight by the learning rate. Divided by the width, the head moves a code
+        # no farther than a step moves the input. Otherwise it outruns the embedding tables below,
+        # its bias (a popularity) first.
         residual = 1 / self.in_channels if self.in_channels == self.out_channels else None
         *out, rate = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
         posterior = Posterior(*out)
@@ -441,11 +441,11 @@ def product_of_experts(
                 f'{list(shape)}, {list(posterior.mu.shape)} and '
                 f'{None if mask is None else list(mask.shape)})'
             )
-        # A code without a spread is what it is, noise of a control included.
+        # The code of a deterministic posterior, with the noise of a control.
         mu, precision = posterior.z.to(wide), torch.ones_like(total)
         if posterior.logstd is not None:
             mu, precision = posterior.mu.to(wide), (-2 * posterior.logstd.to(wide)).exp()
-        if mask is not None:  # whatever stands in the rows without the modality
+        if mask is not None:  # rows without the modality may hold anything
             mask = mask.bool().unsqueeze(-1)
             mu, precision = mu.where(mask, 0.0), precision.where(mask, 0.0)
         total = total + precision

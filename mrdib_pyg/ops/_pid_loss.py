@@ -1,4 +1,4 @@
-"""The losses of a partial information decomposition over triplets, and what they are given."""
+"""The losses of a partial information decomposition over triplets, and their checks."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -74,14 +74,13 @@ class PIDProblem(NamedTuple):
         for name, (user, item), masked in zip(names, pairs, masks):
             if user.device != device:
                 raise ValueError(
-                    f"'{name}' is on {user.device} but the first code on {device}; move all "
-                    f'tensors to one device'
+                    f"'{name}' must be on {device}, like the first code (got {user.device})"
                 )
             for side, x, num, value in zip(('users', 'items'), (user, item), size, masked):
                 if x.size(0) != num:
                     raise ValueError(
-                        f"the {side} of '{name}' must have the {num} rows of those of '{names[0]}' "
-                        f'(got {x.size(0)})'
+                        f"the {side} of '{name}' must have {num} rows, like '{names[0]}' (got "
+                        f'{x.size(0)})'
                     )
                 _check_mask(name, side, value, num, device)
 
@@ -158,8 +157,8 @@ def split_mask(name: str, mask: Any) -> tuple[Tensor | None, Tensor | None]:
     pair = mask if isinstance(mask, (list, tuple)) else (None, mask)
     if len(pair) != 2 or any(x is not None and not isinstance(x, Tensor) for x in pair):
         raise TypeError(
-            f"the mask of '{name}' must be a boolean tensor, that of the items, or a pair of masks "
-            f'of users and items, either of which may be None (got {type(mask).__name__})'
+            f"the mask of '{name}' must be a boolean tensor (of items) or a pair of masks of users "
+            f'and items (got {type(mask).__name__})'
         )
     return pair[0], pair[1]
 
@@ -175,7 +174,7 @@ def _check_mask(name: str, side: str, mask: Tensor | None, size: int, device: to
             f'shape {list(mask.shape)})'
         )
     if mask.device != device:
-        raise ValueError(f"the mask of '{name}' is on {mask.device}; move it to {device}")
+        raise ValueError(f"the mask of '{name}' must be on {device} (got {mask.device})")
 
 
 def _to_csr(adj: Any, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -183,12 +182,12 @@ def _to_csr(adj: Any, size: tuple[int, int], device: torch.device) -> tuple[Tens
         adj = NormalizedAdjacency(adj, num_nodes=size, normalization=None)
     if adj.size() != size:
         raise ValueError(
-            f"'adj' must be a matrix of the {size[0]} users times the {size[1]} items that 'codes' "
-            f"and 'fused' have rows for (got {adj})"
+            f"'adj' must be a matrix of the {size[0]} users times the {size[1]} items of 'codes' "
+            f'(got {adj})'
         )
     if adj.device != device:
-        raise ValueError(f"'adj' is on {adj.device} but 'codes' on {device}; move it there")
-    if device.type != 'cpu':  # the kernels take what there is
+        raise ValueError(f"'adj' must be on {device}, like 'codes' (got {adj.device})")
+    if device.type != 'cpu':  # kernels take any integers
         return adj.rowptr, adj.col
     return adj.rowptr.long(), adj.col.long()
 
@@ -200,7 +199,7 @@ def _check_index(name: str, index: Any, num_rows: int, device: torch.device) -> 
     if index.dim() != 1:
         raise ValueError(f"'{name}' must have one dimension (got the shape {list(index.shape)})")
     if index.device != device:
-        raise ValueError(f"'{name}' is on {index.device} but 'codes' on {device}; move it there")
+        raise ValueError(f"'{name}' must be on {device}, like 'codes' (got {index.device})")
     index = index.long().contiguous()
     # Reading the largest index of a CUDA tensor would wait for the device.
     if not can_read(index) or index.numel() == 0:
@@ -208,8 +207,8 @@ def _check_index(name: str, index: Any, num_rows: int, device: torch.device) -> 
     low, high = index.aminmax()
     if int(low) < 0 or int(high) >= num_rows:
         raise IndexError(
-            f"'{name}' reaches from {int(low)} to {int(high)} but there are {num_rows} rows; pass "
-            f'rows of the tables, not ids of another space'
+            f"'{name}' must lie in [0, {num_rows}), the rows of the tables (got {int(low)} to "
+            f'{int(high)})'
         )
     return index
 

@@ -74,8 +74,8 @@ def csr_arrays(csr: CSR, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _arrays_of(adj: NormalizedAdjacency, x: Tensor) -> tuple[Any, ...]:
-    # How many arrays the matrix has, these arrays, and those of its transpose. Nothing follows the
-    # arrays of a symmetric matrix: torch.compile does not trace a tensor that comes twice.
+    # The number of arrays of the matrix, these arrays, and the arrays of its transpose unless
+    # symmetric: torch.compile does not trace a tensor passed twice.
     arrays = csr_arrays(adj._csr, x)
     if adj.is_symmetric:
         return len(arrays), *arrays

@@ -357,7 +357,7 @@ class NormalizedAdjacency:
 
         self.normalization = normalization
         self._size = size
-        # From here on in the type that is kept: what follows is as large as the graph.
+        # Narrow already here: all that follows is as large as the graph.
         dtype = torch.int32 if max(col.numel(), *size) < _INT32_END else torch.int64
         row = row.to(dtype).contiguous()
         col = col.to(dtype, copy=True).contiguous()  # A later change of the edges is not ours.

@@ -31,7 +31,7 @@ def _check_item_features(
     modality a mask or :obj:`None`.
     """
     if len(features) == 0:
-        raise ValueError("'features' must hold those of at least one modality (got none)")
+        raise ValueError("'features' must hold at least one modality (got none)")
     masks = [None] * len(features) if masks is None else list(masks)
     if len(masks) != len(features):
         raise ValueError(
@@ -347,7 +347,7 @@ def _best_others(
 
 
 def _by_users(user: Tensor, chunk: int) -> list[slice]:
-    # Slices of about `chunk` edges, none of which parts a user.
+    # Slices of about `chunk` edges that split no user.
     bounds = [0]
     while bounds[-1] < user.numel():
         last = user[min(bounds[-1] + chunk, user.numel()) - 1 :][:1]

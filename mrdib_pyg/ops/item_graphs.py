@@ -18,7 +18,7 @@ WEIGHTINGS = ('softmax', 'mean')
 
 
 def _to_features(x: Tensor, ids: Tensor | None = None) -> Tensor:
-    # In single precision at least, refused where it is not finite; `ids` are those of its rows.
+    # At least in single precision and finite; `ids` name the rows in errors.
     if x.dim() != 2:
         raise ValueError(f"'x' must be a matrix [num_nodes, channels] (got {list(x.shape)})")
     if not x.is_floating_point() or x.element_size() < 4:

@@ -466,7 +466,7 @@ class UserCooccurrence(BaseTransform):
 
 @functional_transform('prune_edges')
 class PruneEdges(BaseTransform):
-    r"""Drops training edges at random, those between nodes of high degree more often, by the
+    r"""Drops training edges at random, more often between nodes of high degree, by the
     degree-sensitive pruning of `"A Tale of Two Graphs: Freezing and Denoising Graph Structures for
     Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_. See
     :func:`~mrdib_pyg.ops.prune_edges`.

@@ -27,7 +27,7 @@ class InteractionSplit(BaseTransform):
             :obj:`"temporal"`. (default: :obj:`(0.8, 0.1, 0.1)`)
 
     Raises:
-        ValueError: If a setting is unknown, or the data lack what the strategy needs.
+        ValueError: If a setting is unknown, or the data lack training edges or times.
 
     Example:
         >>> data = InteractionFolder('data/baby', pre_transform=InteractionSplit(seed=1))[0]
@@ -110,7 +110,7 @@ class ColdItemSplit(BaseTransform):
 
     A randomly drawn share of the items that have an edge becomes a node type of its own,
     ``'cold_item'``, with its features ``data['cold_item'].x_<modality>`` (and masks). Half of them
-    are for validation, half for the test: all their edges, of whatever split, are
+    are for validation, half for the test: their edges of all splits become
     ``data['user', 'val', 'cold_item'].edge_label_index`` and ``data['user', 'test',
     'cold_item'].edge_label_index``. The other items stay, with new ids and their edges of all
     splits, so that a model is trained and stopped as usual:

@@ -343,8 +343,8 @@ MODEL = Fixed(torch.ones(2, 1), torch.ones(3, 1))
 @pytest.mark.parametrize(
     'model,kwargs,error,match',
     [
-        (MODEL, {'split': 'dev'}, ValueError, r"unknown 'split' 'dev'.*'val', 'test'"),
-        (MODEL, {'split': 'rates'}, ValueError, "unknown 'split'"),
+        (MODEL, {'split': 'dev'}, ValueError, r"'split' must .*'val', 'test'.*got 'dev'"),
+        (MODEL, {'split': 'rates'}, ValueError, "'split' must .*got 'rates'"),
         (MODEL, {'k': 0}, ValueError, r"'k' must .* 3 items \(got 0\)"),
         (MODEL, {'k': (1, 4)}, ValueError, r"'k' must .* 3 items \(got 4\)"),
         (MODEL, {'k': ()}, ValueError, r"'k' must .*got none"),

@@ -39,7 +39,7 @@ def test_refuses():
     data['item'].has_image[:] = False
     with pytest.raises(ValueError, match=r'has_image must .*got none'):
         FillMissing()(data)
-    with pytest.raises(ValueError, match="'modality' names 'audio'"):
+    with pytest.raises(ValueError, match="'modality' must .*got 'audio'"):
         FillMissing('audio')(make())
 
 

@@ -196,7 +196,7 @@ def test_evaluation_of_what_is_known(data):
         evaluate(Embeddings(user, item), out, 'test', k=1, node_type='cold_item', mask='train+val')
     with pytest.raises(ValueError, match=rf'\[{num}, channels\]'):
         evaluate(Embeddings(user, item[:3]), out, 'test', k=1, node_type='cold_item')
-    with pytest.raises(ValueError, match='held-out edges for \\[\\]'):
+    with pytest.raises(ValueError, match=r"'split' must be one of \[\]"):
         evaluate(Embeddings(user, item), out, 'test', k=1, node_type='other')
 
 

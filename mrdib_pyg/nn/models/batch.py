@@ -1,4 +1,4 @@
-"""The words of all models, batches, rows and embeddings, and what their losses share."""
+"""The types of all models (batches, rows, embeddings), and helpers of their losses."""
 
 import functools
 from typing import Any, NamedTuple

@@ -142,7 +142,7 @@ class DualGNN(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             item = self.encoders[m](self.item_features(m))
-            if present is not None:  # what the map makes of nothing
+            if present is not None:  # the map of missing features is not zero
                 item = item * present[m][1].unsqueeze(-1)
             table: Any = self.preferences[m]
             x_user, x_item = user, item = unit_rows(table.weight), unit_rows(item)

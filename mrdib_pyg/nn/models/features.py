@@ -74,7 +74,7 @@ class ModalityFeatures(nn.Module):
                 f"'feature_scaling' must be 'standard', 'row' or None (got {scaling!r})"
             )
         store, num_items = data['item'], int(data['item'].num_nodes)
-        # Sorted, because layers and critics are numbered in this order, whatever that of the data.
+        # Sorted: the order numbers layers and critics, and must not depend on the data's.
         self.names: list[str] = sorted(key[2:] for key in store.keys() if key.startswith('x_'))
         self.scaling = scaling
         self._masks: dict[str, Pair] | None = None
@@ -132,7 +132,7 @@ class ModalityFeatures(nn.Module):
         return x if rows is None else x.index_select(0, rows)
 
     def scale(self, name: str, x: Tensor, has: Tensor) -> Tensor:
-        r"""Scales rows of a modality as those of the data are; rows without it become zero."""
+        r"""Scales rows of a modality like the data; rows without it become zero."""
         if self.scaling == 'standard':
             x = (x - getattr(self, f'mean_{name}')) / getattr(self, f'std_{name}')
         elif self.scaling == 'row':
@@ -222,7 +222,7 @@ def trained_tables(features: ModalityFeatures) -> nn.ParameterDict:
 
 @torch.no_grad()
 def reset_tables(tables: nn.ParameterDict, features: ModalityFeatures) -> None:
-    r"""Sets trained features to those of the data."""
+    r"""Sets trained features to the features of the data."""
     for name in features.names:
         tables[module_key(name)].copy_(features(name))
 

@@ -173,8 +173,10 @@ class MMGCN(Recommender):
         # First of each row, then of the batch: no row is gathered.
         user, item = (x.square().mean(dim=-1) for x in embeddings.views['ego'])
         reg = user[src].mean() + 0.5 * (item[pos].mean() + item[neg].mean())
-        tables = [_mean_square(table) for table in self.preferences.children()]
-        return {'reg': reg + torch.stack(tables).mean()}
+        tables: list[Any] = [table.weight for table in self.preferences.children()]
+        # From the norm, whose gradient is a single pass over the table.
+        squares = [x.norm().square() / x.numel() for x in tables]
+        return {'reg': reg + torch.stack(squares).mean()}
 
 
 def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
@@ -184,11 +186,6 @@ def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
     weight = available(masks).to(codes[0].dtype)
     weight = weight / weight.sum(dim=1, keepdim=True)
     return weighted_sum(codes, weight)
-
-
-def _mean_square(table: Any) -> Tensor:
-    # From the norm, whose gradient is a single pass over the table.
-    return table.weight.norm().square() / table.weight.numel()
 
 
 class _Layer(nn.Module):

@@ -145,7 +145,7 @@ class MultimodalLightGCN(Recommender):
             if local is not None:
                 out[m] = (user.index_select(0, local.user), x)
                 continue
-            if present is not None:  # what the maps make of nothing must not reach the neighbors
+            if present is not None:  # the map of missing features must not reach the neighbors
                 x = x * present[m][1].unsqueeze(-1)
             out[m], _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
         return out
@@ -190,9 +190,8 @@ class MultimodalLightGCN(Recommender):
     def _encode(self, name: str, x: Tensor) -> Tensor:
         if name in self.encoders:
             x = self.encoders[name](x)
-        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, a
-        # code starts as small and moves as far as a row of the ID table. Otherwise features drown
-        # the ID channel.
+        # Adam moves each weight by the learning rate. Divided by the width, a code starts as small
+        # and moves as far as a row of the ID table. Otherwise features drown the ID channel.
         return x / x.size(-1) if self.id_channel else x
 
     def _fuse(self, codes: list[Any], masks: list[Tensor] | None, side: int) -> Tensor:

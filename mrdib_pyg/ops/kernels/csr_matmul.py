@@ -71,8 +71,7 @@ def _rows_kernel(
     alpha: tl.constexpr, beta: tl.constexpr, has_addend: tl.constexpr, acc_type: tl.constexpr,
     block_channels: tl.constexpr, max_piece: tl.constexpr, block_entries: tl.constexpr,
 ):  # fmt: skip
-    # One product or two. The pieces of long rows come first: they take longest, and should not be
-    # the last to start.
+    # One product or two. Pieces of long rows come first, as they take longest.
     channels = dims[0]
     program = tl.program_id(0)
     offset = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
@@ -95,8 +94,8 @@ def _rows_kernel(
                 acc_type, block_entries, block_channels,
             )  # fmt: skip
             tl.store(partial_ptr + program.to(tl.int64) * channels + offset, acc, mask=mask)
-            # Whoever is the last of a row adds up its pieces: those before it are written, since
-            # the counter releases what came before it and acquires what others have released.
+            # The last program of a row adds up its pieces. The others are written by then: the
+            # counter releases earlier writes and acquires the writes that others have released.
             tl.debug_barrier()
             cut = tl.load(owners[i] + piece)
             begin = tl.load(piece_ptrs[i] + cut)
@@ -194,7 +193,7 @@ def make_workspace(x: Tensor, *pieces: Sequence[Tensor]) -> Workspace:
     the counters of finished pieces, which each product leaves at zero.
     """
     num_pieces = sum([p[2].numel() for p in pieces])
-    if num_pieces == 0:  # tensors of their types stand in for what is not there: never read
+    if num_pieces == 0:  # placeholders of the right types, never read
         return x, pieces[0][1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     num_counters = sum([p[0].numel() for p in pieces]) * _blocks(x.size(1))[1]

@@ -16,16 +16,15 @@ Triplets = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 @triton.jit
 def _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT: tl.constexpr):
-    # The row of a program, its entries from `begin` to `end`, and the slot of their sum, -1 where
-    # they are the whole row; the row -1 where there is nothing to do. Long rows come first: they
-    # should not be the last to start.
+    # The row of a program (-1 for none), its entries from `begin` to `end`, and the slot of their
+    # sum (-1 for a whole row). Long rows come first, so that they are not the last to start.
     program = tl.program_id(0).to(tl.int64)
     is_cut = program < num_cuts
     if is_cut:
         row = tl.load(cut_row + program).to(tl.int64) - 1
     else:
         row = program - num_cuts
-    is_row = row < num_rows  # What follows the last row belongs to none.
+    is_row = row < num_rows  # Entries behind the last row belong to none.
     begin = tl.load(rowptr + row, mask=is_row, other=0).to(tl.int64)
     end = tl.load(rowptr + row + 1, mask=is_row, other=0).to(tl.int64)
     is_long = end - begin > SEGMENT
@@ -43,7 +42,7 @@ def _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT: tl.constexpr):
 
 @triton.jit
 def _weigh(score, keep, mask, HAS_KEEP: tl.constexpr):
-    # By what a triplet enters gradients: the probability of the wrong answer, where it counts.
+    # The weight of a triplet in gradients: the probability of the wrong answer, where it counts.
     w = tl.where(mask, 1.0 / (1.0 + tl.exp(score)), 0.0)
     if HAS_KEEP:
         w = tl.where(tl.load(keep, mask=mask, other=0) != 0, w, 0.0)
@@ -235,19 +234,12 @@ def item_kernel(pos, neg, items, num, num_items, BLOCK: tl.constexpr):
     tl.store(items + 2 * e + 1, n, mask=e < num)
 
 
-# The most entries of one row that a program sums: longer rows are cut, so that the hubs of a
-# power-law graph do not keep one program busy while the others are done.
-_SEGMENT = 128
+_SEGMENT = 128  # entries of a row per program; longer rows, the hubs of power laws, are cut
+_SCORE_TILE, _SUM_TILE = 512, 1024  # elements of the tiles of rows in registers
+_BLOCK = 1024  # elements of a program of element-wise kernels
 
-# The elements of the tiles of rows that a program holds in registers: two for the scores, and one
-# for the sums.
-_SCORE_TILE, _SUM_TILE = 512, 1024
-
-# The elements that a program takes where all are alike.
-_BLOCK = 1024
-
-# The triplets up to which each table is scored by a program of its own. Beyond, there are programs
-# enough, and one for all tables reads the indices once.
+# With up to so many triplets, each table is scored by its own programs. With more, one program
+# reads the indices once for all tables.
 _MAX_EACH = 2**18
 
 
@@ -371,7 +363,7 @@ def item_gradients(
 
 
 class _Weights(NamedTuple):
-    # What the weights of triplets are made of, for each table.
+    # The parts of the triplets' weights, for each table.
     scores: tuple[Tensor, ...]
     scale: Tensor
     keeps: tuple[Tensor, ...]
@@ -419,10 +411,10 @@ def _sum_dtype(tables: Sequence[Tensor]) -> torch.dtype:
 
 
 class _Cut:
-    # The rows of a CSR matrix, those of more than _SEGMENT entries cut at multiples of it. Boundary
-    # c, before the entry (c + 1) * _SEGMENT, lies in the row `row[c] - 1`. The sum of the piece
-    # that begins there has the slot num + c, that of the first piece of a row the slot of the row's
-    # first boundary. No size depends on the data: it would have to be waited for.
+    # The rows of a CSR matrix, long ones cut at multiples of _SEGMENT. Boundary c, before the entry
+    # (c + 1) * _SEGMENT, lies in the row `row[c] - 1`. The piece that begins there has the slot
+    # num + c. The first piece of a row has the slot of the row's first boundary. No size depends on
+    # the data, so that nothing waits for the device.
     def __init__(self, rowptr: Tensor, num_entries: int):
         self.rowptr, self.num = rowptr, num_entries // _SEGMENT
         step, end = _SEGMENT, (self.num + 1) * _SEGMENT
