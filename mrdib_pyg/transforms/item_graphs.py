@@ -153,25 +153,28 @@ class ItemKNN(BaseTransform):
         return data
 
     def _edges(self, data: HeteroData, name: str, num_items: int) -> tuple[Tensor, Tensor]:
-        given = name in self.neighbors
-        if not given or self.form == 'similarity' or f'x_{name}' in data['item']:
+        given = self.neighbors.get(name)
+        x: Any = None
+        mask, edge_weight = None, torch.empty(0)
+        if given is None or self.form == 'similarity' or f'x_{name}' in data['item']:
             chosen_modalities(data, name)
             x, mask = data['item'][f'x_{name}'], available(data, name)
+        if given is None:
+            edge_index, edge_weight = feature_knn_graph(
+                x, self.k, mask=mask, chunk_size=self.chunk_size
+            )
         else:
-            x, mask = None, None
-        if given:
-            edge_index = _given_edges(self.neighbors[name], name, num_items)
+            edge_index = _given_edges(given, name, num_items)
             if mask is not None:
                 edge_index = _with_loops(edge_index[:, mask[edge_index].all(dim=0)], mask)
+                x = x.where(mask[:, None], 0.0)
+            if self.form == 'similarity':
+                edge_weight = edge_cosine(x, edge_index)
+                # Including the self-loops of rows without features.
+                edge_weight.masked_fill_(edge_index[0] == edge_index[1], 1.0)
         if self.form == 'binary':
-            if not given:
-                edge_index, _ = feature_knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
-            return edge_index, torch.ones(edge_index.size(1), device=edge_index.device)
-        if not given:
-            return feature_knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
-        edge_weight = edge_cosine(x if mask is None else x.where(mask[:, None], 0.0), edge_index)
-        # Including the self-loops of rows without features.
-        return edge_index, edge_weight.masked_fill_(edge_index[0] == edge_index[1], 1.0)
+            edge_weight = torch.ones(edge_index.size(1), device=edge_index.device)
+        return edge_index, edge_weight
 
     def __repr__(self) -> str:
         # Part of the name of cached data, so given arrays are hashed.
@@ -195,7 +198,7 @@ def _given_edges(given: Neighbors, name: str, num_items: int) -> Tensor:
         )
     index = index.long()
     if index.numel() > 0 and int(index.max()) >= num_items:
-        raise ValueError(f'{what} name item {int(index.max())}, but there are {num_items} items')
+        raise ValueError(f'{what} must be below {num_items} (got {int(index.max())})')
     row = torch.arange(num_items).repeat_interleave(index.size(1))
     col = index.reshape(-1).cpu()
     code = torch.unique((row * num_items + col)[col >= 0])

@@ -170,7 +170,7 @@ def test_repr_tells_given_neighbors_apart(tmp_path):
         ({'neighbors': {'image': torch.zeros(4, 2)}}, 'must be item ids'),
         (
             {'neighbors': {'image': torch.full((4, 2), 4)}},
-            "of 'image' name item 4, but there are 4",
+            r"of 'image' must be below 4 \(got 4\)",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from torch_geometric.data import HeteroData
 from mrdib_pyg.nn.models.batch import check_at_least, take_rows, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, available, unit_rows
+from mrdib_pyg.nn.models.multi_view import weighted_graph
 from mrdib_pyg.nn.models.recommender import (
     Embeddings,
     Layer,
@@ -18,7 +19,8 @@ from mrdib_pyg.nn.models.recommender import (
     Triplets,
     _sum,
 )
-from mrdib_pyg.ops import NormalizedAdjacency, cooccurrence_graph, propagate
+from mrdib_pyg.ops import propagate
+from mrdib_pyg.transforms import UserCooccurrence
 
 #: The weight of the task loss: the model was tuned with logarithms to base 2.
 LOSS_SCALE = 1.0 / math.log(2.0)
@@ -102,17 +104,8 @@ class DualGNN(Recommender):
         self.num_neighbors = num_neighbors
         self.neighbor_weighting = neighbor_weighting
         self.reg_weight = reg_weight
-        if USER_EDGE in data.edge_types:
-            if 'edge_weight' not in data[USER_EDGE]:
-                raise ValueError(f"the edges {USER_EDGE} of 'data' must have an edge_weight")
-            edge_index, edge_weight = data[USER_EDGE].edge_index, data[USER_EDGE].edge_weight
-        else:
-            edge_index, edge_weight = cooccurrence_graph(
-                self.train_edge_index, self.num_users, num_neighbors, weighting=neighbor_weighting
-            )
-        self.user_adj = NormalizedAdjacency(
-            edge_index, edge_weight, num_nodes=self.num_users, normalization=None
-        )
+        transform = UserCooccurrence(num_neighbors, neighbor_weighting)
+        self.user_adj = weighted_graph(data, USER_EDGE, transform)
         self.preferences, self.encoders = ModalityDict(), ModalityDict()
         for m in self.modalities:
             self.preferences[m] = nn.Embedding(self.num_users, channels)

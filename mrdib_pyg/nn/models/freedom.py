@@ -125,11 +125,11 @@ class FREEDOM(Recommender):
         if slot == 'graph':
             for m in self.modalities:
                 knn = ItemKNN(k, m, form='binary')
-                graph = weighted_graph(data, f'{m}_knn', knn, is_mean=True)
+                graph = weighted_graph(data, ('item', f'{m}_knn', 'item'), knn, is_mean=True)
                 setattr(self, f'item_adj_{m}', graph)
         else:  # by the weights of this model, as in the other slot
             union = ItemGraphUnion(self.modality_weights, k)(data)
-            self.item_adj = weighted_graph(union, 'union', is_mean=True)
+            self.item_adj = weighted_graph(union, ('item', 'union', 'item'), is_mean=True)
         self.pruned_adj: NormalizedAdjacency | None = None
 
         self.user_emb = nn.Embedding(self.num_users, channels)

@@ -89,7 +89,10 @@ class MGCN(MultiView):
         self.reg_weight = reg_weight
         self.set_graphs(
             self.adj,
-            {m: weighted_graph(data, f'{m}_knn', ItemKNN(k, m)) for m in self.modalities},
+            {
+                m: weighted_graph(data, ('item', f'{m}_knn', 'item'), ItemKNN(k, m))
+                for m in self.modalities
+            },
         )
         self.gates = nn.ModuleList(nn.Linear(channels, channels) for _ in self.modalities)
         self.reset_parameters()

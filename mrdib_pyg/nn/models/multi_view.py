@@ -17,23 +17,21 @@ from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
 def weighted_graph(
     data: HeteroData,
-    relation: str,
+    edge: tuple[str, str, str],
     transform: Callable[[HeteroData], HeteroData] | None = None,
-    src: str = 'item',
     is_mean: bool = False,
 ) -> NormalizedAdjacency:
-    r"""Returns the edges ``(src, relation, 'item')`` of the data, or else of a transform, as a
-    matrix with their own weights. If :obj:`is_mean`, it warns where the weights of a row do not sum
-    to one.
+    r"""Returns edges of the data, or else of a transform, as a matrix with their own weights. If
+    :obj:`is_mean`, it warns where the weights of a row do not sum to one.
     """
-    edge = (src, relation, 'item')
     if transform is not None and edge not in data.edge_types:
         data = transform(data)
     store = data[edge]
     if 'edge_weight' not in store:
         raise ValueError(f"the edges {edge} of 'data' must have an edge_weight (got none)")
+    rows, cols = int(data[edge[0]].num_nodes), int(data[edge[2]].num_nodes)
     if is_mean:
-        total = torch.zeros(int(data[src].num_nodes), dtype=torch.double)
+        total = torch.zeros(rows, dtype=torch.double)
         row, weight = store.edge_index[0].cpu().long(), store.edge_weight.detach().cpu().double()
         total.index_add_(0, row, weight)
         if bool(((total - 1).abs() > 1e-3)[total != 0].any()):
@@ -42,12 +40,9 @@ def weighted_graph(
                 f"'binary'; remove these edges from the data to let the model build its own",
                 stacklevel=3,
             )
-    num_nodes = (int(data[src].num_nodes), int(data['item'].num_nodes))
+    num_nodes = rows if edge[0] == edge[2] else (rows, cols)
     return NormalizedAdjacency(
-        store.edge_index,
-        store.edge_weight,
-        num_nodes=num_nodes[1] if src == 'item' else num_nodes,
-        normalization=None,
+        store.edge_index, store.edge_weight, num_nodes=num_nodes, normalization=None
     )
 
 

@@ -125,16 +125,16 @@ class SOIL(MultiView):
         self.contrastive_weight = contrastive_weight
         self.interest_weight = interest_weight
 
-        given = {m: ('item', f'{m}_interest', 'item') in data.edge_types for m in self.modalities}
-        # One transform makes all of them.
-        made = data if all(given.values()) else InterestGraph(num_interests, k)(data)
+        edges = {m: ('item', f'{m}_interest', 'item') for m in self.modalities}
+        is_given = all(edge in data.edge_types for edge in edges.values())
+        made = data if is_given else InterestGraph(num_interests, k)(data)  # for all modalities
         graphs = {
-            m: weighted_graph(data if given[m] else made, f'{m}_interest') for m in self.modalities
+            m: weighted_graph(data if edge in data.edge_types else made, edge)
+            for m, edge in edges.items()
         }
         transform = SecondOrderGraph(num_second_order, second_order)
-        self.set_graphs(
-            _add(self.adj, weighted_graph(data, 'second_order', transform, 'user')), graphs
-        )
+        attracted = weighted_graph(data, ('user', 'second_order', 'item'), transform)
+        self.set_graphs(_add(self.adj, attracted), graphs)
         self.reset_parameters()
 
     @property
