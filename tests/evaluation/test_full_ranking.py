@@ -394,7 +394,7 @@ def test_large_embeddings_are_ranked():
 
 def test_errors_of_the_data():
     empty = make_data(2, 3, [(0, 0)])
-    with pytest.raises(ValueError, match="'val'.*edge_label_index is empty"):
+    with pytest.raises(ValueError, match="'val'.*edge_label_index must hold an edge"):
         evaluate(MODEL, empty, k=1)
 
     beyond = make_data(2, 3, [(0, 0)], [(0, 3)])

@@ -140,7 +140,10 @@ class ColdStart(Ranker):
 
     @torch.no_grad()
     def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        head: Any = None,
     ) -> Tensor:
         r"""Returns the embeddings of items unseen in training from their features, to be ranked
         alone or next to those of ``embed().item``.
@@ -158,6 +161,9 @@ class ColdStart(Ranker):
                 ``[n, F]``. No item has a modality that is left out.
             present (Dict[str, torch.Tensor], optional): Per modality a boolean mask ``[n]`` of the
                 items that have it. (default: :obj:`None`, all items)
+            head (EvidenceHead, optional): A head fitted to this model, whose embeddings take the
+                place of the model's own. With it, a model that reads no modality represents new
+                items too. (default: :obj:`None`)
 
         Returns:
             torch.Tensor: The embeddings ``[n, out_channels]``.
@@ -167,10 +173,12 @@ class ColdStart(Ranker):
                 not fit.
             NotImplementedError: If the model does not represent new items.
         """
+        if head is not None:
+            return head.encode(features, present).to(self.train_edge_index.device)
         if not self.multimodal:
             raise ValueError(
-                f'{type(self).__name__} reads no item features and cannot encode new items; use a '
-                f'model that does, or train again'
+                f'{type(self).__name__} reads no item features and cannot encode new items; pass a '
+                f"'head' (mrdib_pyg.evidence.EvidenceHead), or use a model that does"
             )
         new = NewItems(self.item_features, features, present)
         with evaluation_mode(self):
