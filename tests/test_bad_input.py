@@ -358,7 +358,7 @@ def test_no_test_edges(capsys, tmp_path):
     argv = ['train', '--dataset', tmp_path / 'toy', '--out', tmp_path / 'run', *QUICK]
     assert main([str(arg) for arg in argv]) == 0
     capsys.readouterr()
-    refused(capsys, tmp_path, ['evaluate', tmp_path / 'run'], 'nothing to evaluate')
+    refused(capsys, tmp_path, ['evaluate', tmp_path / 'run'], 'must hold an edge')
 
 
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'),

@@ -354,7 +354,7 @@ def test_product_gradcheck():
 
 
 def test_product_refuses():
-    with pytest.raises(ValueError, match="'posteriors' is empty"):
+    with pytest.raises(ValueError, match="'posteriors' must .*got none"):
         product_of_experts([])
     with pytest.raises(ValueError, match=r'one entry per posterior \(got 2 for 1\)'):
         product_of_experts([random_posterior()], [None, None])

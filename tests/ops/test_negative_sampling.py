@@ -140,7 +140,7 @@ def test_errors():
     user = torch.arange(4)
     with pytest.raises(ValueError, match="'candidates' has ids from 0 to 6"):
         sample_negatives(user, codes, NUM_ITEMS, candidates=torch.tensor([0, 6]))
-    with pytest.raises(ValueError, match='no item to draw from'):
+    with pytest.raises(ValueError, match="'candidates' must allow at least one"):
         sample_negatives(user, codes, NUM_ITEMS, candidates=torch.tensor([], dtype=torch.long))
     with pytest.raises(ValueError, match='integer ids .got torch.float32'):
         sample_negatives(user.float(), codes, NUM_ITEMS)

@@ -260,7 +260,7 @@ def test_modality_dropout(data):
         assert model.present() is None  # nothing is dropped afterwards
         ends.append(state(model))
     assert not equal(ends[0], ends[1]) and equal(ends[1], ends[2])
-    with pytest.raises(ValueError, match="'modality_dropout' is 0.5, but LightGCN reads no moda"):
+    with pytest.raises(ValueError, match="'modality_dropout' must be 0 for LightGCN.*got 0.5"):
         fit(LightGCN(data, channels=8), data, modality_dropout=0.5, progress=False)
 
 

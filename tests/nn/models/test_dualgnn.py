@@ -129,7 +129,7 @@ def test_the_user_graph_needs_all_users():
 
 def test_refuses_settings():
     for settings, message in (
-        ({'num_layers': -1}, r"'num_layers' must not be negative \(got -1\)"),
+        ({'num_layers': -1}, r"'num_layers' must be at least 0 \(got -1\)"),
         ({'num_neighbors': 0}, r"'num_neighbors' must be at least 1 \(got 0\)"),
         ({'neighbor_weighting': 'sum'}, r"'neighbor_weighting' must be .* \(got 'sum'\)"),
     ):
