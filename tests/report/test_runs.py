@@ -53,14 +53,14 @@ def test_no_run(tmp_path, text):
         (lambda text: text.splitlines(True)[0] + text, 1),  # an epoch twice
     ],
 )
-def test_torn_history(runs, tmp_path, damage, kept):
+def test_damaged_history(runs, tmp_path, damage, kept):
     folder = runs.copy(tmp_path)
     path = folder / 'history.jsonl'
     path.write_text(damage(path.read_text()))
     run = load_run_folder(folder)
     assert [row['epoch'] for row in run.history] == list(range(1, kept + 1))
     assert len(run.notes) == 1
-    assert f"history.jsonl' is torn in line {kept + 1}" in run.notes[0]
+    assert f"history.jsonl' is damaged in line {kept + 1}" in run.notes[0]
 
 
 def test_what_is_missing_is_noted(runs, tmp_path):
@@ -72,7 +72,7 @@ def test_what_is_missing_is_noted(runs, tmp_path):
     run = load_run_folder(folder)
     assert run.metrics('test') == {} and run.metrics('val') != {} and run.pid is None
     assert ['no test results' in note for note in run.notes] == [True, False]
-    assert "pid.json' is torn" in run.notes[1]
+    assert "pid.json' is not a JSON object" in run.notes[1]
 
     for name in ('results.json', 'history.jsonl', 'pid.json'):
         (folder / name).unlink()
