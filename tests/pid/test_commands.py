@@ -85,7 +85,7 @@ def test_explain_by_raw_ids(folder, tmp_path, capsys):
     [
         (['measure', 'nowhere'], "there is no run folder 'nowhere'"),
         (['measure', 'RUN', '--num-bootstrap', '-1'], '--num-bootstrap must not be negative'),
-        (['measure', 'RUN', '--groups', 'genre'], "there is no column data['item'].genre"),
+        (['measure', 'RUN', '--groups', 'genre'], "--groups must be some of ['popularity'"),
         (['explain', 'RUN', '--user', '60', '--item', '0'], '--user must be ids from 0 to 59'),
         (['explain', 'RUN', '--user', '3,17', '--item', '0'], "--user takes one id (got '3,17')"),
         (['explain', 'RUN', '--user', '3', '--item', '1 2'], "--item takes one id (got '1 2')"),
@@ -118,4 +118,4 @@ def test_model_without_modality(folder, tmp_path, capsys):
     assert call(*argv, '--epochs', 1, '--set', 'channels=4') == 0
     capsys.readouterr()
     assert call('measure', out) == 2
-    assert 'LightGCN reads no modality' in capsys.readouterr().err
+    assert '--model must read a modality (got LightGCN' in capsys.readouterr().err
