@@ -1,7 +1,6 @@
 """Export of embeddings and data sets for other software."""
 
 import contextlib
-import hashlib
 import importlib
 import io
 import json
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.datasets._read import file_hash
 from mrdib_pyg.files import atomic_folder
 from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn.models import Embeddings, Recommender
@@ -121,7 +121,7 @@ def export_model(
             'channels': tensors['user'].size(1),
             'dtype': str(tensors['user'].dtype).removeprefix('torch.'),
             'raw_ids': {'user': user_ids is not None, 'item': item_ids is not None},
-            'sha256': {name: _sha256(part / name) for name in (TENSORS, *TABLES.values())},
+            'sha256': {name: file_hash(part / name) for name in (TENSORS, *TABLES.values())},
             **provenance(),
         }
         (part / 'export.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
@@ -172,7 +172,7 @@ def load_export(folder: str | Path) -> Export:
             f"'{folder / 'export.json'}' must be a {VERSION} ({e}); export again"
         ) from e
     for name in (TENSORS, *TABLES.values()):
-        if _sha256(folder / name) != sums.get(name):
+        if file_hash(folder / name) != sums.get(name):
             raise ValueError(f"'{folder / name}' is not the file that was exported; export again")
     ids: dict[str, IdMap | None] = {}
     try:
@@ -212,14 +212,6 @@ def _write_table(path: Path, x: Tensor, ids: IdMap | None) -> None:
                 pa.FixedSizeListArray.from_arrays(flat, x.size(1)),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def export_ogb(

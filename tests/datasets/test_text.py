@@ -261,7 +261,7 @@ def test_hashing_text_encoder():
     assert x.shape == (5, 64) and x.dtype == np.float32
     assert np.allclose(np.linalg.norm(x, axis=1), [1, 1, 1, 0, 1])
     assert (x[0] == x[1]).all() and x[0] @ x[4] > 0.5 > x[0] @ x[2]
-    with pytest.raises(ValueError, match="'channels' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'channels' must be positive \(got"):
         HashingTextEncoder(0)
 
 

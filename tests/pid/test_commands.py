@@ -109,7 +109,7 @@ def test_a_fifo_in_the_place_of_the_file_is_refused_at_once(folder, tmp_path, ca
     (run / 'pid.json').unlink(missing_ok=True)
     os.mkfifo(run / 'pid.json')
     assert call('measure', run) == 2
-    assert "pid.json' must be a file" in capsys.readouterr().err
+    assert "pid.json' must be a regular file" in capsys.readouterr().err
 
 
 def test_model_without_modality(folder, tmp_path, capsys):

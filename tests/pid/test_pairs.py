@@ -56,7 +56,5 @@ def test_refused(data):
     few = data.clone()
     edges = few['user', 'test', 'item'].edge_label_index
     few['user', 'test', 'item'].edge_label_index = edges[:, :1]
-    with pytest.raises(
-        ValueError, match="'negatives' must leave .*got 'popularity', with none for 1 edges"
-    ):
+    with pytest.raises(ValueError, match="'negatives' must leave .*got 'popularity'"):
         sample_pairs(few, 'test', 'popularity')
