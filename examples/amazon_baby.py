@@ -11,12 +11,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import AmazonReviews
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import FREEDOM
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--root', default='data/amazon', help='the folder of the raw files')
@@ -30,7 +31,7 @@ parser.add_argument('--dry-run', action='store_true', help='only say which files
 args = parser.parse_args()
 
 if args.dry_run:
-    from mrdib_pyg.datasets.prepare_amazon import find_category, raw_files
+    from mrdib_pyg.datasets.amazon import find_category, raw_files
 
     for name, url in raw_files(find_category(args.category)).items():
         places = [Path(args.root) / name, Path(args.root) / 'raw' / name]

@@ -13,7 +13,9 @@ NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
 
 
 class RunFolder(NamedTuple):
-    r"""The files of a run, as :func:`~mrdib_pyg.training.run` and ``mrdib measure`` write them."""
+    r"""The files of a run, as :func:`~mrdib_pyg.training.train_model` and ``mrdib measure`` write
+    them.
+    """
 
     path: Path  # the folder
     config: dict[str, Any]  # the settings, from `config.json`
