@@ -141,18 +141,16 @@ def measure_sources(
     found: dict[str, dict[str, dict[str, Part]]] = {}
     omitted: dict[str, dict[str, int]] = {}
     for way in negatives:
-        predictors = Predictors(
-            sources, modalities, sample_pairs(data, 'val', way, seed=_stream(seed, 0))
-        )
+        predictors = Predictors(sources, modalities, sample_pairs(data, 'val', way, 3 * seed))
 
         def part(pairs: LabeledPairs, predictors: Predictors = predictors) -> Part:
-            return estimate(predictors, pairs, num_bins, num_bootstrap, _stream(seed, 2))
+            return estimate(predictors, pairs, num_bins, num_bootstrap, 3 * seed + 2)
 
-        overall[way] = part(sample_pairs(data, split, way, seed=_stream(seed, 1)))
+        overall[way] = part(sample_pairs(data, split, way, 3 * seed + 1))
         for grouping, masks in (groups or {}).items():
             found.setdefault(grouping, {})
             for group, mask in masks.items():
-                pairs = sample_pairs(data, split, way, seed=_stream(seed, 1), items=mask)
+                pairs = sample_pairs(data, split, way, 3 * seed + 1, mask)
                 num_edges = int(pairs.y.sum())
                 if num_edges < MIN_EDGES:
                     omitted.setdefault(grouping, {})[group] = num_edges
@@ -213,10 +211,6 @@ def _estimate(values: Tensor) -> Estimate:
     q = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=values.dtype))
     low, high = (q - resampled.mean()).tolist()
     return Estimate(value, value + min(low, 0.0), value + max(high, 0.0))
-
-
-def _stream(seed: int, stream: int) -> int:
-    return 3 * seed + stream
 
 
 def _check(

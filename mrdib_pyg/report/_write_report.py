@@ -99,7 +99,13 @@ def write_report(
         raise ValueError("'runs' is empty; pass the folder of at least one run")
     if method not in METHODS:
         raise ValueError(f"'method' must be one of {list(METHODS)} (got '{method}')")
-    for name, value, low in (('k', k, 1), ('num_users', num_users, 0), ('num_items', num_items, 3)):
+    limits = (
+        ('k', k, 1),
+        ('num_users', num_users, 0),
+        ('num_items', num_items, 3),
+        ('seed', seed, 0),
+    )
+    for name, value, low in limits:
         if value < low:
             raise ValueError(f"'{name}' must be at least {low} (got {value})")
     out = Path(runs[0]) / 'report.html' if out is None else Path(out)

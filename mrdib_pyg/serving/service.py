@@ -119,12 +119,7 @@ class Service:
         return self._recommend(_rows(self.user, users), k, exclude_seen, selection, parts)
 
     def select(self, allow: Sequence[Id] | None, deny: Sequence[Id] | None) -> Selection:
-        r"""Returns the items that an allow list and a deny list leave.
-
-        Raises:
-            UnknownId: If there is no such item.
-            ValueError: If no item is left.
-        """
+        r"""The items that an allow list and a deny list leave."""
         allowed, denied = (None if ids is None else _rows(self.item, ids) for ids in (allow, deny))
         left = select_items(self.model.num_items, allowed, denied)
         if left is not None and allowed is not None:
@@ -232,27 +227,19 @@ class Service:
         }
 
     def user(self, name: Id) -> int:
-        r"""Returns the row of a user.
-
-        Raises:
-            UnknownId: If there is no such user.
-        """
+        r"""The index of a user, or :class:`UnknownId`."""
         return _index('user', name, self.user_ids, self.model.num_users)
 
     def item(self, name: Id) -> int:
-        r"""Returns the row of an item.
-
-        Raises:
-            UnknownId: If there is no such item.
-        """
+        r"""The index of an item, or :class:`UnknownId`."""
         return _index('item', name, self.item_ids, self.model.num_items)
 
     def user_name(self, index: int) -> Id:
-        r"""Returns the id of a user."""
+        r"""The raw id of a user, else the index."""
         return index if self.user_ids is None else self.user_ids[index]
 
     def item_name(self, index: int) -> Id:
-        r"""Returns the id of an item."""
+        r"""The raw id of an item, else the index."""
         return index if self.item_ids is None else self.item_ids[index]
 
     def _row(self, item: int, score: float) -> dict[str, Any]:

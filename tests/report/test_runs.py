@@ -124,7 +124,7 @@ def test_labels_tell_what_differs(runs):
     run = load_run_folder(runs.plain)
     fit = run.config['fit']
     groups = group_runs([run, changed(run, fit={**fit, 'lr': 0.1})])
-    assert [group.label for group in groups] == ['plain · lr=default', 'plain · lr=0.1']
+    assert [group.label for group in groups] == ['plain · lr=0.001', 'plain · lr=0.1']
     groups = group_runs([run, changed(run, model='vbpr')])
     assert [group.label for group in groups] == ['multimodal_lightgcn · plain', 'vbpr · plain']
     groups = group_runs([run, changed(run, dataset='/x/baby', data_hash='1' * 64)])

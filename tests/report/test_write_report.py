@@ -343,6 +343,7 @@ def test_library(monkeypatch, runs, tmp_path):
         ({'method': 'umap'}, "'method' must be one of"),
         ({'k': 0}, "'k' must be at least 1"),
         ({'num_items': 2}, "'num_items' must be at least 3"),
+        ({'seed': -1}, r"'seed' must be at least 0 \(got -1\)"),
         ({'users': ['40']}, r"--users must be ids from 0 to 39 \(got '40'\)"),
         ({'out': 'nowhere/report.html'}, "'out' .*nowhere"),
         ({'out': 'report.txt'}, r"'out' must end in .html \(got 'report.txt'\)"),
