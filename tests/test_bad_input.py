@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mrdib_pyg.cli import main
-from mrdib_pyg.training import load_checkpoint
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 HEADER = 'userID\titemID\tx_label\n'
 # Four users with two training edges each among six items, one of validation and one of test.

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.evaluation import held_out_edges
-from mrdib_pyg.interactions import num_nodes, training_edges
-from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.interactions import held_out_edges, num_nodes, training_edges
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 
 NEGATIVES = ('uniform', 'popularity')
 

@@ -15,7 +15,8 @@ from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.bottleneck import Posterior
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.nn.mutual_information import Gaussian
-from mrdib_pyg.pid import PairExplanation, PIDExplainer
+from mrdib_pyg.pid import PIDExplainer
+from mrdib_pyg.pid._explain import PairExplanation
 from mrdib_pyg.report.runs import RunFolder
 from mrdib_pyg.training import load_model
 

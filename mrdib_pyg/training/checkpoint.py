@@ -16,7 +16,7 @@ from mrdib_pyg.files import append_line, atomic_file, is_there, remove_leftovers
 from mrdib_pyg.interactions import num_nodes
 from mrdib_pyg.nn.models import MODELS, Recommender, find_model
 from mrdib_pyg.nn.models.registry import is_of_model, model_name
-from mrdib_pyg.ops import encode_edges
+from mrdib_pyg.ops.negative_sampling import encode_edges
 from mrdib_pyg.training.step import make_adam
 
 VERSION = 1

@@ -22,16 +22,15 @@ from mrdib_pyg.interactions import (
     num_nodes,
     training_edges,
 )
-from mrdib_pyg.ops import (
-    NormalizedAdjacency,
+from mrdib_pyg.ops import NormalizedAdjacency, feature_knn_graph
+from mrdib_pyg.ops.interest_graphs import interest_counts, second_order_edges
+from mrdib_pyg.ops.item_graphs import (
+    MAX_SCORES,
+    WEIGHTINGS,
     cooccurrence_graph,
     edge_cosine,
-    feature_knn_graph,
-    interest_counts,
     prune_edges,
-    second_order_edges,
 )
-from mrdib_pyg.ops.item_graphs import MAX_SCORES, WEIGHTINGS
 from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
 

@@ -13,7 +13,9 @@ from torch_geometric.metrics import (
     LinkPredRecall,
 )
 
-from mrdib_pyg.evaluation import METRICS, average_metrics, evaluate, held_out_edges
+from mrdib_pyg.evaluation import average_metrics, evaluate
+from mrdib_pyg.evaluation.full_ranking import METRICS
+from mrdib_pyg.interactions import held_out_edges
 from mrdib_pyg.ops._topk import pad_items
 
 NAMES = ('recall', 'ndcg', 'precision', 'map')

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from mrdib_pyg.nn import Posterior, VariationalBottleneck, product_of_experts
+from mrdib_pyg.nn import Posterior, VariationalBottleneck
 from mrdib_pyg.nn.bottleneck import (
     MAX_LOGSTD,
     MIN_LOGSTD,
@@ -15,6 +15,7 @@ from mrdib_pyg.nn.bottleneck import (
     encode_rows_reference,
     kl_of_rows,
     kl_of_rows_reference,
+    product_of_experts,
     rate_of,
 )
 

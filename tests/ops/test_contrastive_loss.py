@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrdib_pyg.ops import contrastive_loss
+from mrdib_pyg.ops._contrastive_loss import contrastive_loss
 
 contrastive_loss_module = sys.modules['mrdib_pyg.ops._contrastive_loss']
 

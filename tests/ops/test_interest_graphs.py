@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrdib_pyg.ops import interest_counts, second_order_edges
+from mrdib_pyg.ops.interest_graphs import interest_counts, second_order_edges
 
 module = importlib.import_module('mrdib_pyg.ops.interest_graphs')
 

@@ -3,7 +3,8 @@ import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
-from mrdib_pyg.ops import encode_edges, negative_sampling, sample_negatives
+from mrdib_pyg.ops import negative_sampling, sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 
 NUM_ITEMS = 6
 # User 0 has two items, user 1 all but one, user 2 none, user 3 all of them.

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_tables import GATES, normalized, random_tables, table
 
-from mrdib_pyg.pid import PID, decompose, decompose_pairs
+from mrdib_pyg.pid import PID, decompose
 from mrdib_pyg.pid._decompose import (
     atoms,
     choose_bins,
+    decompose_pairs,
     joint_table,
     quantile_bins,
     user_weights,

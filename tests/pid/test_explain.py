@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
-from mrdib_pyg.pid import PairExplanation, PIDExplainer, explain_pair, measure_pid
+from mrdib_pyg.pid import PIDExplainer, explain_pair, measure_pid
+from mrdib_pyg.pid._explain import PairExplanation
 
 
 def test_parts_add_up_for_every_pair(model, data):

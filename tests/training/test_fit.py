@@ -14,8 +14,9 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
 from mrdib_pyg.nn.mutual_information import MINE
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint
+from mrdib_pyg.training import CheckpointError, fit
 from mrdib_pyg.training._fit import check_seed, epoch_generator
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 # The function hides the module of the same name.
 fit_module = importlib.import_module('mrdib_pyg.training._fit')

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import InteractionFolder, load_dataset
-from mrdib_pyg.ops import interest_counts
+from mrdib_pyg.ops.interest_graphs import interest_counts
 from mrdib_pyg.transforms import (
     InterestGraph,
     ItemGraphUnion,

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.datasets import Planted, leave_one_out_split, random_split
+from mrdib_pyg.datasets import Planted
+from mrdib_pyg.datasets.splits import leave_one_out_split, random_split
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import VBPR, Embeddings
 from mrdib_pyg.transforms import ColdItemSplit, InteractionSplit, ItemKNN

@@ -18,7 +18,8 @@ from mrdib_pyg.nn.models.recommender import (
     Triplets,
     _sum,
 )
-from mrdib_pyg.ops import NormalizedAdjacency, cooccurrence_graph, propagate
+from mrdib_pyg.ops import NormalizedAdjacency, propagate
+from mrdib_pyg.ops.item_graphs import cooccurrence_graph
 
 #: The weight of the task loss: the model was tuned with logarithms to base 2.
 LOSS_SCALE = 1.0 / math.log(2.0)

@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import module_key
 from mrdib_pyg.nn.models.batch import Pair, Rows
-from mrdib_pyg.ops import linear_rows
+from mrdib_pyg.ops.rows import linear_rows
 
 _ATTRIBUTES = nn.ModuleDict()
 

@@ -11,8 +11,9 @@ from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.multi_view import weighted_graph
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.ops import NormalizedAdjacency, propagate, prune_edges
+from mrdib_pyg.ops import NormalizedAdjacency, propagate
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
+from mrdib_pyg.ops.item_graphs import prune_edges
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
 from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights
 

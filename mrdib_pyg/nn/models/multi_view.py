@@ -11,7 +11,8 @@ from mrdib_pyg.nn.models.batch import propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, propagate, propagate_mean
+from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
+from mrdib_pyg.ops._contrastive_loss import contrastive_loss
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
 

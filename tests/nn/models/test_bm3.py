@@ -5,7 +5,7 @@ from contract import RecommenderContract, make_batch, make_data, moved
 from toy import BATCH, IMAGE, ITEM, MEAN_ITEM, MEAN_USER, TEXT, USER, close, toy
 
 from mrdib_pyg.nn.models import BM3
-from mrdib_pyg.training import LossWeights
+from mrdib_pyg.training.step import LossWeights
 
 SCORES = [
     [4.8805, 1.8496, 4.5275, 1.5436],

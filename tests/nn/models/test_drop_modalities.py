@@ -5,8 +5,8 @@ import pytest
 import torch
 from contract import CHANNELS, make_batch, make_data, moved, same, scores, total
 
-from mrdib_pyg.nn.models import MODELS, MultimodalLightGCN, drop_modalities
-from mrdib_pyg.nn.models._drop_modalities import _keep
+from mrdib_pyg.nn.models import MODELS, MultimodalLightGCN
+from mrdib_pyg.nn.models._drop_modalities import _keep, drop_modalities
 from mrdib_pyg.transforms import InterestGraph, ItemKNN, SecondOrderGraph
 
 MULTIMODAL = [name for name, cls in MODELS.items() if cls.multimodal]

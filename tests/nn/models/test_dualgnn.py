@@ -5,8 +5,8 @@ import torch
 from contract import RecommenderContract, make_batch, make_data, moved
 from toy import BATCH, MEAN_ITEM, MEAN_USER, close, toy
 
-from mrdib_pyg.nn.models import DualGNN, Rows
-from mrdib_pyg.nn.models.batch import bpr_loss
+from mrdib_pyg.nn.models import DualGNN
+from mrdib_pyg.nn.models.batch import Rows, bpr_loss
 from mrdib_pyg.nn.models.dualgnn import LOSS_SCALE
 from mrdib_pyg.transforms import UserCooccurrence
 
