@@ -324,7 +324,7 @@ def test_refused_run(capsys, copy, monkeypatch, command, case):
 
 
 USE = {
-    'k beyond the catalogue': (['evaluate', '--k', '5,7'], 'number of items (6), got 7'),
+    'k beyond the catalogue': (['evaluate', '--k', '5,7'], 'number of items, 6 (got 7)'),
     'k of zero': (['evaluate', '--k', '0'], '--k must lie between 1'),
     'k not an integer': (['evaluate', '--k', '5,x'], "'x' is not an integer"),
     'k of nothing': (['evaluate', '--k', ','], 'names nothing'),
