@@ -70,6 +70,7 @@ class MultiView(Recommender):
         trainable_features (bool): Whether features are parameters.
         feature_scaling (str, optional): See :class:`Recommender`.
         mrdib (MRdIB, optional): See :class:`Recommender`.
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
     """
 
     lr_decay = 0.96 ** (1 / 50)
@@ -86,12 +87,13 @@ class MultiView(Recommender):
         trainable_features: bool,
         feature_scaling: str | None,
         mrdib: None | Layer | Mapping[str, Any],
+        **kwargs: Any,
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"'temperature' must be positive (got {temperature})")
         if num_layers < 0:
             raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.temperature = temperature
         self.trainable_features = trainable_features

@@ -73,6 +73,7 @@ class SOIL(MultiView):
         feature_scaling (str, optional): See :class:`Recommender`; the graphs do not depend on it.
             (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -114,10 +115,13 @@ class SOIL(MultiView):
         temperature: float = 0.2,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         if second_order not in RULES:
             raise ValueError(f"'second_order' must be one of {list(RULES)} (got {second_order!r})")
-        super().__init__(data, channels, num_layers, temperature, False, feature_scaling, mrdib)
+        super().__init__(
+            data, channels, num_layers, temperature, False, feature_scaling, mrdib, **kwargs
+        )
         self.k = k
         self.num_interests = num_interests
         self.num_second_order = num_second_order
