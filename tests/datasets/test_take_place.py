@@ -114,7 +114,7 @@ def test_a_failure_while_files_follow_one_by_one(tmp_path, monkeypatch):
         os.replace(source, target)
 
     monkeypatch.setattr(_take_place, '_move', full)
-    with pytest.raises(OSError, match='No space left.* has no table now; the files .*part'):
+    with pytest.raises(OSError, match='No space left.* has no table now; the files .*tmp'):
         prepare_table(path, out, **NAMES, force=True, name='data')
     (part,) = tmp_path.glob('.out.*.part')
     names = {p.name for p in part.iterdir()}
