@@ -328,10 +328,13 @@ def test_refuses_weights_of_terms_that_are_not_there(capsys, dataset, tmp_path):
     [
         (['--decoder', 'nce'], '--decoder is a setting of MRdIB: add --mrdib'),
         (['--mrdib', '--num-negatives', '4'], '--num-negatives is a setting of --decoder nce'),
-        (['--mrdib', '--decoder', 'nce', '--num-negatives', '0'], "'num_negatives' must .*got 0"),
-        (['--set', 'task=softmax'], "'task' must .*got 'softmax'"),
-        (['--set', 'num_negatives=many'], "'num_negatives' must be an integer .*got 'many'"),
-        (['--model', 'bm3', '--set', 'task=ssm'], "'task' must be 'bpr'.*got 'ssm'.*BM3"),
+        (
+            ['--mrdib', '--decoder', 'nce', '--num-negatives', '0'],
+            '--num-negatives must be a positive integer (got 0)',
+        ),
+        (['--set', 'task=softmax'], "(got 'softmax')"),
+        (['--set', 'num_negatives=many'], "--num-negatives must be an integer (got 'many')"),
+        (['--model', 'bm3', '--set', 'task=ssm'], "(got 'ssm'): BM3 has a task loss of its own"),
     ],
 )
 def test_refuses_a_decoder_and_a_task(capsys, dataset, tmp_path, options, message):
