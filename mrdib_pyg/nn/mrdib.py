@@ -46,10 +46,11 @@ class PIDTerms(NamedTuple):
             :math:`-\sum_m \mathbb{E} \log p(y|z_m)`.
         synergistic (torch.Tensor, optional): The loss of the decoder that sees the fusion,
             :math:`-\mathbb{E} \log p(y|z_1, \ldots, z_M)`, where a fused representation was given.
-        information (Dict[str, torch.Tensor], optional): With :obj:`decoder="nce"`, what each
-            modality's decoder certifies that its code tells of the positive item among the sampled
-            ones, :math:`\ln(K + 1)` less its loss, without gradient. Negative where the decoder is
-            worse than a guess, zero where no row counts.
+        information (Dict[str, torch.Tensor], optional): With :obj:`decoder="nce"`, what the decoder
+            of each modality certifies that its code says of which item is the positive one:
+            :math:`\ln(K + 1)` less its loss, with the number :math:`K` of negatives drawn. It has
+            no gradient. It is negative where the decoder does worse than a guess, and zero where no
+            row counts.
     """
 
     bottleneck: Tensor
