@@ -315,7 +315,7 @@ def curves_section(groups: Sequence[Group]) -> Section:
             _curves_figure(groups, f'val-{metric}', title, metric, limit, _validation(metric))
         )
     for name in terms:
-        title, unit = TERMS.get(name, (f'{name}: a term of the model', 'unweighted'))
+        title, unit = _described(name)
         figures.append(_curves_figure(groups, f'term-{name}', title, unit, limit, _term(name)))
     shown = [figure for figure in figures if figure is not None]
     blocks: list[Block] = []
@@ -407,6 +407,13 @@ def _curves_table(groups: Sequence[Group], terms: Sequence[str]) -> Table:
         rows.append(row)
     columns = ['term', *(group.label for group in groups)]
     return Table('The terms at the epoch that was kept, before their weights', columns, rows)
+
+
+def _described(name: str) -> tuple[str, str]:
+    modality = name.removeprefix('information_')
+    if modality != name:
+        return f'Information: what the code of {modality} alone certifies', 'nats'
+    return TERMS.get(name, (f'{name}: a term of the model', 'unweighted'))
 
 
 def _at_best(run: RunFolder, name: str) -> Any:
