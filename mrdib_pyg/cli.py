@@ -92,7 +92,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
 def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, str]:
     r"""Returns the options of a command, or of its own subcommand, by the names of their values."""
-    out = {}
+    out: dict[str, str] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             out |= _options(action.choices[getattr(args, action.dest)], args)

@@ -16,7 +16,8 @@ from mrdib_pyg.nn.bottleneck import (
     VariationalBottleneck,
     module_key,
 )
-from mrdib_pyg.nn.mrdib import Mask, MRdIB, PIDTerms
+from mrdib_pyg.nn.mrdib import MRdIB, PIDTerms
+from mrdib_pyg.nn.sides import Mask
 
 
 class Calls:
@@ -221,9 +222,10 @@ def attach(
             (default: :obj:`64`)
         name (str, optional): The attribute of :obj:`model` that holds the layer.
             (default: :obj:`"mrdib"`)
-        **settings (optional): :obj:`redundancy`, :obj:`hidden_channels` and
-            :obj:`num_critic_rows` of :class:`~mrdib_pyg.nn.MRdIB`. As a target returns one tensor
-            of rows, :obj:`user_codes` is :obj:`False` and :obj:`bottleneck` is :obj:`"late"`.
+        **settings (optional): :obj:`redundancy`, :obj:`hidden_channels`, :obj:`num_critic_rows`,
+            :obj:`decoder` and :obj:`num_negatives` of :class:`~mrdib_pyg.nn.MRdIB`. As a target
+            returns one tensor of rows, :obj:`user_codes` is :obj:`False` and :obj:`bottleneck` is
+            :obj:`"late"`.
 
     Returns:
         AttachedMRdIB: The layer, on the device and of the data type of the first target.

@@ -286,7 +286,7 @@ def curves_section(groups: Sequence[Group]) -> Section:
 
     curves = [('val', metric, f'Validation {metric}', metric) for metric in monitors]
     for name in terms:
-        title, unit = TERMS.get(name, (f'{name}: a term of the model', 'unweighted'))
+        title, unit = _described(name)
         curves.append(('train', name, title, unit))
     figures = [_curves_figure(groups, *curve, limit) for curve in curves]
     shown = [figure for figure in figures if figure is not None]
@@ -378,6 +378,13 @@ def _curves_table(groups: Sequence[Group], terms: Sequence[str]) -> Table:
         rows.append(row)
     columns = ['term', *(group.label for group in groups)]
     return Table('The terms at the kept epoch, without their weights', columns, rows)
+
+
+def _described(name: str) -> tuple[str, str]:
+    modality = name.removeprefix('information_')
+    if modality != name:
+        return f'Information: what the code of {modality} alone certifies', 'nats'
+    return TERMS.get(name, (f'{name}: a term of the model', 'unweighted'))
 
 
 def _at_best(run: RunFolder, name: str) -> Any:

@@ -139,6 +139,20 @@ def test_curves(page, runs):
     assert [row['epoch'] for row in first if row.get('best')] == [best]
 
 
+def test_curves_of_information(runs, tmp_path):
+    data = InteractionFolder(runs.dataset)[0]
+    train_model(
+        data, 'vbpr', settings={'channels': 4}, mrdib={'decoder': 'nce', 'num_negatives': 8},
+        out=tmp_path / 'run', dataset=str(runs.dataset), epochs=2, batch_size=64, progress=False,
+        weights={'unique': 0.1},
+    )  # fmt: skip
+    out = tmp_path / 'report.html'
+    write_report([tmp_path / 'run'], out, method='pca')
+    for modality in ('image', 'text'):
+        title = f'Information: what the code of {modality} alone certifies'
+        assert title in out.read_text()
+
+
 def test_runs_in_folders_of_one_name_are_told_apart(runs, tmp_path):
     for name, seed in (('a', 0), ('b', 1)):
         folder = tmp_path / name / 'run'

@@ -146,6 +146,7 @@ LAYERS = {
     'gaussian': {'redundancy': 'gaussian'},
     'all rows': {'num_critic_rows': None},
     'complete': {'bottleneck': 'complete'},
+    'nce': {'decoder': 'nce', 'num_negatives': 8},
 }
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 
@@ -175,8 +176,10 @@ def data():
 
 def make_model(data, name, mrdib, channels=8):
     seed_everything(0)
-    layer = LAYERS.get(mrdib, {})
-    model = MODELS[name](data, channels=channels, **({'mrdib': layer} if mrdib else {}))
+    settings = {'mrdib': LAYERS.get(mrdib, {})} if mrdib else {}
+    if mrdib == 'nce':
+        settings.update(task='ssm', num_negatives=8)
+    model = MODELS[name](data, channels=channels, **settings)
     model.train()
     model.on_epoch_start(1, torch.Generator().manual_seed(0))
     return model

@@ -64,6 +64,7 @@ class BM3(Recommender):
             published results. (default: :obj:`False`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -88,11 +89,12 @@ class BM3(Recommender):
         trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         check_at_least(0, num_layers=num_layers)
         if not 0 <= dropout < 1:
             raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.dropout = dropout
         self.reg_weight = reg_weight

@@ -74,6 +74,7 @@ class DualGNN(Recommender):
             none is published for Baby, Sports or Clothing. (default: :obj:`0.1`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -92,6 +93,7 @@ class DualGNN(Recommender):
         reg_weight: float = 0.1,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         check_at_least(0, num_layers=num_layers)
         check_at_least(1, num_neighbors=num_neighbors)
@@ -99,7 +101,7 @@ class DualGNN(Recommender):
             raise ValueError(
                 f"'neighbor_weighting' must be 'softmax' or 'mean' (got '{neighbor_weighting}')"
             )
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.num_neighbors = num_neighbors
         self.neighbor_weighting = neighbor_weighting

@@ -78,6 +78,7 @@ class FREEDOM(Recommender):
         feature_scaling (str, optional): See :class:`Recommender`; the item graph does not depend
             on it. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -106,13 +107,14 @@ class FREEDOM(Recommender):
         trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         if slot not in SLOTS:
             raise ValueError(f"'slot' must be one of {list(SLOTS)} (got {slot!r})")
         if not 0 <= edge_dropout < 1:
             raise ValueError(f"'edge_dropout' must lie in [0, 1) (got {edge_dropout})")
         check_at_least(0, num_layers=num_layers)
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.k = k
         self.edge_dropout = edge_dropout

@@ -30,6 +30,8 @@ class LightGCN(Recommender):
         reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
             embeddings of a batch before propagation, divided by its size. (default: :obj:`1e-4`)
         mrdib (optional): Refused: the model has no modality. (default: :obj:`None`)
+        task (str, optional): See :class:`Recommender`. (default: :obj:`"bpr"`)
+        num_negatives (int, optional): See :class:`Recommender`. (default: :obj:`128`)
 
     Raises:
         ValueError: If :obj:`num_layers` is negative or :obj:`mrdib` is given.
@@ -50,9 +52,11 @@ class LightGCN(Recommender):
         num_layers: int = 3,
         reg_weight: float = 1e-4,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        task: str = 'bpr',
+        num_negatives: int = 128,
     ) -> None:
         check_at_least(0, num_layers=num_layers)
-        super().__init__(data, channels, mrdib)
+        super().__init__(data, channels, mrdib, task=task, num_negatives=num_negatives)
         self.num_layers = num_layers
         self.reg_weight = reg_weight
         self.user_emb = nn.Embedding(self.num_users, channels)

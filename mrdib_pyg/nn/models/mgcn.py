@@ -59,6 +59,7 @@ class MGCN(MultiView):
         feature_scaling (str, optional): See :class:`Recommender`; the item graphs do not depend
             on it. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
     """
 
     #: The best weight of :obj:`contrastive` per data set is not published. Most later papers use
@@ -80,9 +81,17 @@ class MGCN(MultiView):
         trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            data, channels, num_layers, temperature, trainable_features, feature_scaling, mrdib
+            data,
+            channels,
+            num_layers,
+            temperature,
+            trainable_features,
+            feature_scaling,
+            mrdib,
+            **kwargs,
         )
         self.k = k
         self.contrastive_weight = contrastive_weight

@@ -63,6 +63,7 @@ class MMGCN(Recommender):
             batch's rows of the ID table and of the preferences. (default: :obj:`1e-3`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -83,9 +84,10 @@ class MMGCN(Recommender):
         reg_weight: float = 1e-3,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         check_at_least(1, hidden_channels=hidden_channels, num_layers=num_layers)
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.hidden_channels = hidden_channels
         self.num_layers = num_layers
         self.reg_weight = reg_weight

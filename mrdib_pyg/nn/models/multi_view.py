@@ -67,11 +67,12 @@ class MultiView(Recommender):
         trainable_features: bool,
         feature_scaling: str | None,
         mrdib: None | Layer | Mapping[str, Any],
+        **kwargs: Any,
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"'temperature' must be positive (got {temperature})")
         check_at_least(0, num_layers=num_layers)
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.temperature = temperature
         self.trainable_features = trainable_features

@@ -59,6 +59,7 @@ class MultimodalLightGCN(Recommender):
             embedding rows of a batch, divided by its size. (default: :obj:`1e-4`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`"standard"`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -75,12 +76,13 @@ class MultimodalLightGCN(Recommender):
         l2_weight: float = 1e-4,
         feature_scaling: str | None = 'standard',
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         if fusion not in FUSIONS:
             raise ValueError(f"'fusion' must be one of {list(FUSIONS)} (got '{fusion}')")
         if num_encoder_layers not in (1, 2):
             raise ValueError(f"'num_encoder_layers' must be 1 or 2 (got {num_encoder_layers})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.fusion = fusion
         self.fuse_posteriors = fusion == 'product_of_experts'

@@ -73,6 +73,8 @@ class SOIL(MultiView):
         feature_scaling (str, optional): See :class:`Recommender`; the graphs do not depend on it.
             (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        task (str, optional): See :class:`Recommender`. (default: :obj:`"bpr"`)
+        num_negatives (int, optional): See :class:`Recommender`. (default: :obj:`128`)
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -114,10 +116,22 @@ class SOIL(MultiView):
         temperature: float = 0.2,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        task: str = 'bpr',
+        num_negatives: int = 128,
     ) -> None:
         if second_order not in RULES:
             raise ValueError(f"'second_order' must be one of {list(RULES)} (got {second_order!r})")
-        super().__init__(data, channels, num_layers, temperature, False, feature_scaling, mrdib)
+        super().__init__(
+            data,
+            channels,
+            num_layers,
+            temperature,
+            False,
+            feature_scaling,
+            mrdib,
+            task=task,
+            num_negatives=num_negatives,
+        )
         self.k = k
         self.num_interests = num_interests
         self.num_second_order = num_second_order

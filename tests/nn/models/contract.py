@@ -19,6 +19,8 @@ WEIGHTS = {'bottleneck': 0.1, 'redundant': 0.1, 'unique': 0.1}
 LAYERS = {
     'plain': None,
     'mrdib': {'redundancy': 'mine', 'hidden_channels': 8},
+    # As many negatives as a batch has: which of them are drawn does not depend on a seed.
+    'nce': {'redundancy': None, 'decoder': 'nce', 'num_negatives': 64},
     'l2': {'control': 'l2'},
     'noise': {'control': 'noise'},
 }
@@ -152,7 +154,10 @@ class RecommenderContract:
         expected = set(model.loss_weights)
         if layer != 'plain':
             expected |= {'bottleneck', 'redundant', 'unique'}
-        if layer != 'plain' and self.task_is_bpr and (model.joint_is_score or layer == 'mrdib'):
+        if layer == 'nce':
+            expected |= {f'information_{m}' for m in model.modalities}
+        is_mrdib = layer in ('mrdib', 'nce')
+        if layer != 'plain' and self.task_is_bpr and (model.joint_is_score or is_mrdib):
             expected |= {'synergistic'}
             if model.joint_is_score:  # it is the task, which is there already
                 assert not terms['synergistic'].requires_grad
