@@ -36,7 +36,8 @@ from benchmarks.timer import (
     make_clock,
     time_rivals,
 )
-from mrdib_pyg.training import keep_freed_memory, write_atomic
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.training._freed_memory import keep_freed_memory
 
 
 class Entry(NamedTuple):

@@ -150,7 +150,7 @@ MODEL = form(variants=named(CELL), gains=GAINS, gains_over_plain=GAINS)
 EXPERIMENT = form(
     name=Text, description=dict[str, Any],
     bootstrap=form(num_samples=Positive, seed=NotNegative, level=Positive),
-    datasets=named(form(data_hash=Text, models=named(MODEL))),
+    datasets=named(form(data_hash=Text, popularity=METRICS | None, models=named(MODEL))),
     groups=named(form(models=some(Text), **MEANS), least=0), unfinished=list[Text],
     versions=some(VERSIONS), machines=some(ORIGIN['machine']), **MEANS,
 )  # fmt: skip

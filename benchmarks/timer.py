@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.schema import CAPTURED
-from mrdib_pyg.training import provenance
+from mrdib_pyg.training._run import provenance
 
 #: Packages that a rival may come from; their versions are noted where they are installed.
 OPTIONAL = ('triton', 'torch-sparse', 'torch-scatter', 'cornac', 'faiss-cpu', 'fastapi', 'uvicorn')

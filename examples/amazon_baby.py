@@ -11,12 +11,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import AmazonReviews
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import FREEDOM
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--root', default='data/amazon', help='the folder of the raw files')

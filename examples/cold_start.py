@@ -6,12 +6,13 @@ python examples/cold_start.py --epochs 30
 import argparse
 
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import Embeddings, MultimodalLightGCN
 from mrdib_pyg.ops import masked_topk
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 from mrdib_pyg.transforms import ColdItemSplit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

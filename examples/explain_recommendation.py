@@ -7,11 +7,12 @@ python examples/explain_recommendation.py data/tiktok --user 3
 import argparse
 
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.nn.models import MultimodalLightGCN
 from mrdib_pyg.pid import PIDExplainer
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('dataset', nargs='?', default='planted')

@@ -6,10 +6,12 @@ python examples/measure_pid.py data/tiktok        # a folder: *.inter and <modal
 
 import argparse
 
+from torch_geometric import seed_everything
+
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.nn.models import MultimodalLightGCN
 from mrdib_pyg.pid import measure_pid
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('dataset', nargs='?', default='planted')

@@ -18,7 +18,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import Embeddings, Recommender, Rows
-from mrdib_pyg.training import run
+from mrdib_pyg.training import train_model
 
 
 class GatedMF(Recommender):
@@ -64,7 +64,7 @@ if __name__ == '__main__':
     data = Planted(num_users=args.num_users, noise=1.0)[0]
     weights = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
     for title, mrdib in (('plain', None), ('MRdIB', {})):
-        results = run(
+        results = train_model(
             data, GatedMF, mrdib=mrdib, weights=weights if mrdib is not None else None,
             epochs=args.epochs, lr=5e-3, progress=not args.quiet,
         )  # fmt: skip

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import InteractionTable
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('table', nargs='?', help='.csv, .tsv or .parquet, a row per interaction')

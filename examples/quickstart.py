@@ -7,12 +7,13 @@ python examples/quickstart.py data/tiktok        # a folder: *.inter and <modali
 import argparse
 
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('dataset', nargs='?', default='planted')

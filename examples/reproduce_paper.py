@@ -10,7 +10,8 @@ python examples/reproduce_paper.py --root data --workers 8
 import argparse
 from pathlib import Path
 
-from mrdib_pyg.experiment import Experiment, Records, check_data, plan, run_experiment, save_report
+from mrdib_pyg.experiment import Experiment, Records, run_experiment, save_report
+from mrdib_pyg.experiment.runner import check_data, plan
 from mrdib_pyg.nn.models import MODELS
 
 WEIGHTS = [1e-4, 1e-3, 5e-3, 1e-2, 5e-2]

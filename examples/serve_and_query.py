@@ -11,11 +11,12 @@ import urllib.parse
 import urllib.request
 
 import uvicorn
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import IdMap, Planted
 from mrdib_pyg.nn.models import MultimodalLightGCN
 from mrdib_pyg.serving import make_app
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--num_users', type=int, default=300)

@@ -1,5 +1,6 @@
 import argparse
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -28,9 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         int: 0 if done, 2 for wrong input or usage, 1 if it failed while running.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
-    options = _options(parser, args)
+    for stream in (sys.stdout, sys.stderr):  # ids and paths that it cannot encode are escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    parser, commands = _parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands[args.command].error(f'unrecognized arguments: {" ".join(unknown)}')
+    options = {
+        action.dest: action.option_strings[-1]
+        for action in commands[args.command]._actions
+        if action.option_strings
+    }
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
@@ -54,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    r"""Returns the parser of all arguments, and those of the commands by name."""
     out = Parser(
         prog='mrdib',
         description='Multimodal recommendation with a representation-disentangled information '
@@ -80,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in COMMANDS:
         command = importlib.import_module(f'mrdib_pyg.commands.{name}')
         command.add_arguments(add(command.run))
-    return out
+    return out, subparsers.choices
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, *args: Any) -> None:
@@ -90,21 +101,14 @@ def _show_warning(message: Any, category: Any, filename: str, lineno: int, *args
 def _fail(error: Exception, code: int, debug: bool, options: dict[str, str]) -> int:
     if debug:
         traceback.print_exc()
-    reason = ' '.join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        reason = f"{error.strerror}: '{os.fsdecode(error.filename)}'"
+    else:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+    # Ids and names of files are not to move the cursor.
+    reason = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
     print(f'mrdib: {_with_options(reason, options)}', file=sys.stderr)
     return code
-
-
-def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, str]:
-    r"""Returns the options of the command that was given, by the names of their values."""
-    out: dict[str, str] = {}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            chosen = action.choices.get(str(getattr(args, action.dest, '')))
-            out |= {} if chosen is None else _options(chosen, args)
-        elif action.option_strings:
-            out[action.dest] = action.option_strings[-1]
-    return out
 
 
 def _with_options(reason: str, options: dict[str, str]) -> str:

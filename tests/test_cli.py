@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,13 @@ import torch
 
 from mrdib_pyg import __version__
 from mrdib_pyg.cli import main
-from mrdib_pyg.commands import COMMANDS
+from mrdib_pyg.commands import COMMANDS, demo
 from mrdib_pyg.commands.arguments import absolute
+from mrdib_pyg.commands.train import SETTINGS
 from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.training import load_checkpoint, load_model
+from mrdib_pyg.training._fit import DEFAULTS
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
@@ -50,7 +54,7 @@ def refused(capsys, argv, message, code=2):
 
 
 def process(*argv, **kwargs):
-    command = [sys.executable, '-m', 'mrdib_pyg.cli', *map(str, argv)]
+    command = [sys.executable, '-m', 'mrdib_pyg', *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=300, **kwargs)
 
 
@@ -89,6 +93,90 @@ def test_help_does_not_import_torch():
     out = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, env=ENV)
     assert out.returncode == 0, out.stderr
     assert '--dataset' in out.stdout and out.stderr == ''
+
+
+def test_help_shows_the_defaults_of_the_library(capsys):
+    call(['train', '--help'])
+    text = ' '.join(capsys.readouterr().out.split()).partition('examples:')[0]
+    defaults = {**DEFAULTS, 'seed': 0}
+    for name in SETTINGS:
+        if name != 'compile':
+            after = text.rpartition(f'--{name.replace("_", "-")} ')[2]
+            shown = after[after.index('(') + 1 : after.index(')')]
+            assert shown == (defaults[name] if name == 'monitor' else f'{defaults[name]:g}'), name
+
+
+def test_unknown_options_are_told_by_the_command(capsys, finished):
+    refused(capsys, ['evaluate', finished, '--quiet'], '--quiet\nsee `mrdib evaluate --help`')
+
+
+def test_messages_do_not_move_the_cursor(capsys, tmp_path):
+    refused(capsys, ['evaluate', tmp_path / 'a\x1b[2J'], r'a\x1b[2J')
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0, reason='nothing is denied to root')
+def test_permission_denied(capsys, tmp_path):
+    path = tmp_path / 'config.json'
+    path.write_text('{}')
+    path.chmod(0)
+    refused(capsys, ['evaluate', tmp_path], f"cannot read '{path}': Permission denied")
+
+
+@pytest.mark.parametrize('kind', ['folder', 'link', 'fifo'])
+@pytest.mark.parametrize('name', ['config.json', 'best.pt', 'last.pt', 'history.jsonl'])
+def test_what_is_no_file_in_a_run_folder_is_refused_at_once(
+    capsys, tmp_path, dataset, finished, kind, name
+):
+    if os.name != 'posix':
+        pytest.skip('needs FIFOs and links')
+    out = tmp_path / 'run'
+    shutil.copytree(finished, out)
+    (out / name).unlink()
+    make = {'folder': os.mkdir, 'link': lambda p: os.symlink('nothing', p), 'fifo': os.mkfifo}
+    make[kind](out / name)
+    argv = ['train', '--dataset', dataset, '--out', out, '--mrdib', *TRAIN]
+    refused(capsys, argv, 'not empty')
+    if name in ('config.json', 'best.pt'):
+        refused(capsys, ['evaluate', out], name)
+    refused(capsys, [*argv, '--resume'], f"{name}' must be a file")
+
+
+def test_links_in_a_run_folder_are_replaced(tmp_path, dataset):
+    if os.name != 'posix':
+        pytest.skip('needs links')
+    out, victim = tmp_path / 'run', tmp_path / 'victim'
+    argv = ['train', '--dataset', str(dataset), '--out', str(out), *TRAIN]
+    assert main(argv) == 0
+    for name in ('config.json', 'history.jsonl', 'best.pt', 'last.pt', 'results.json'):
+        (out / name).rename(tmp_path / name)
+        (out / name).symlink_to(tmp_path / name)
+    (out / '.lock').symlink_to(victim)
+    victim.write_text('precious')
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    assert main([*argv, '--epochs', '40', '--resume']) == 0
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+    linked = {p.name for p in out.iterdir() if p.is_symlink()}
+    assert linked <= {'best.pt'}  # which is only replaced by a better epoch
+
+
+def test_two_trainings_on_one_folder(tmp_path, dataset):
+    out = tmp_path / 'run'
+    argv = ['train', '--dataset', dataset, '--out', out, *TRAIN]
+    first = subprocess.Popen(
+        [sys.executable, '-m', 'mrdib_pyg', *map(str, argv), '--epochs', '100000',
+         '--patience', '100000'], env=ENV, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while not (out / 'last.pt').exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = process(*argv, '--epochs', '100000', '--patience', '100000', '--resume')
+        assert second.returncode == 2 and second.stdout == ''
+        assert f"'{out}'" in second.stderr and 'another process' in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+    assert main([str(x) for x in [*argv, '--epochs', '1', '--patience', '100000', '--resume']]) == 0
 
 
 @pytest.mark.parametrize(
@@ -234,7 +322,7 @@ def test_interrupt(capsys, tmp_path, dataset, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('mrdib_pyg.training._run', interrupt)
+    monkeypatch.setattr('mrdib_pyg.training.train_model', interrupt)
     argv = ['train', '--dataset', dataset, '--out', tmp_path / 'run', *TRAIN]
     refused(capsys, argv, 'stopped; continue with --resume', code=1)
 
@@ -341,10 +429,8 @@ def test_models_and_datasets(capsys):
 
 
 def test_demo(capsys, tmp_path, monkeypatch):
-    import mrdib_pyg.demo as demo
-
     small = Planted(num_users=40, num_items=50, num_interactions=10)[0]
-    monkeypatch.setattr(demo, 'load_dataset', lambda name: small)
+    monkeypatch.setattr('mrdib_pyg.datasets.load_dataset', lambda name: small)
     monkeypatch.setattr(demo, 'FIT', {'epochs': 2, 'lr': 3e-3, 'batch_size': 64})
     argv = ['demo', '--out', str(tmp_path), '--quiet']
     assert main(argv) == 0

@@ -9,7 +9,8 @@ from torch_geometric.data import HeteroData
 
 from benchmarks import schema
 from mrdib_pyg.datasets import data_hash, load_dataset
-from mrdib_pyg.training import provenance, write_atomic
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.training._run import provenance
 
 Spec = dict[str, Any]
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 from benchmarks.quality import results
@@ -28,7 +29,7 @@ from benchmarks.quality.cells import run_cells
 from benchmarks.schema import RESULTS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Embeddings
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 from mrdib_pyg.transforms import ColdItemSplit
 
 Spec = dict[str, Any]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 from benchmarks import schema
@@ -30,7 +31,7 @@ from benchmarks.quality.results import values_of
 from benchmarks.schema import RESULTS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 from mrdib_pyg.transforms import FillMissing, MaskModality
 
 WEIGHTS = {'bottleneck': 1e-4, 'redundant': 1e-4, 'unique': 5e-3}

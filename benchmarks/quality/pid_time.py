@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric import seed_everything
 
 from benchmarks.quality import results
 from benchmarks.quality.cells import save
@@ -20,7 +21,7 @@ from benchmarks.timer import peak_rss
 from mrdib_pyg.datasets import load_dataset
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.pid import PIDExplainer, measure_pid
-from mrdib_pyg.training import provenance, seed_everything
+from mrdib_pyg.training._run import provenance
 
 
 def timed(function: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, float]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import seed_everything
 
 from benchmarks.quality import results
 from benchmarks.quality.cells import save
@@ -30,7 +31,8 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.mrdib import ESTIMATORS
 from mrdib_pyg.pid import measure_pid
-from mrdib_pyg.training import fit, provenance, seed_everything
+from mrdib_pyg.training import fit
+from mrdib_pyg.training._run import provenance
 
 #: Of the planted data the model without graph and IDs, whose only signal is in the codes; else the
 #: reference as it is by default.

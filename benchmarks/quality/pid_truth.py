@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric import seed_everything
 
 from benchmarks.quality import results
 from benchmarks.quality.cells import save
@@ -25,7 +26,8 @@ from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.pid import measure_pid
 from mrdib_pyg.pid._measure import measure_sources
-from mrdib_pyg.training import fit, provenance, seed_everything
+from mrdib_pyg.training import fit
+from mrdib_pyg.training._run import provenance
 
 CASES = ('v', 't', 'r', 's', 'v+r', 'v+s', 'v+t')
 NOISES = (0.5, 1.0, 3.0)

@@ -18,7 +18,7 @@ from benchmarks.quality import results
 from benchmarks.quality.cells import save
 from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import Planted
-from mrdib_pyg.training import run
+from mrdib_pyg.training import train_model
 
 CONTENT = {'num_layers': 0, 'id_channel': False, 'num_encoder_layers': 2, 'fusion': 'mlp'}
 MODELS: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ def measure(
         for name, variant in spec['variants'].items():
             runs = []
             for seed in seeds:
-                result = run(
+                result = train_model(
                     Planted(seed=seed, noise=noise)[0],
                     'multimodal_lightgcn',
                     settings=spec['settings'],

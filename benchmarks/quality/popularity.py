@@ -18,7 +18,7 @@ from benchmarks.quality.cells import save
 from benchmarks.schema import RESULTS
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.training import provenance
+from mrdib_pyg.training._run import provenance
 
 K = (5, 10, 20)
 

@@ -27,7 +27,7 @@ from mrdib_pyg import transforms
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS
 from mrdib_pyg.nn.models.registry import takes_mrdib
-from mrdib_pyg.training import provenance
+from mrdib_pyg.training._run import provenance
 
 
 def measure_graph(name: str, path: str, num_runs: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import seed_everything
 
 from benchmarks.quality import results
 from benchmarks.quality.cells import save
@@ -31,7 +32,8 @@ from benchmarks.schema import RESULTS
 from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.training import LossWeights, fit, provenance, seed_everything
+from mrdib_pyg.training import LossWeights, fit
+from mrdib_pyg.training._run import provenance
 from mrdib_pyg.training.step import MRDIB_TERMS
 
 

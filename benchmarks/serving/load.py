@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.graphs import BABY, random_graph, to_hetero_data
 from benchmarks.run import Part, part_main
 from mrdib_pyg.datasets import load_dataset, write_folder
-from mrdib_pyg.training import run
+from mrdib_pyg.training import train_model
 
 SCRIPT = Path(__file__).with_name('load.lua')
 ADDRESSES = {
@@ -45,7 +45,7 @@ def measure(part: Part) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of users at random without an edge
             data = load_dataset(f'{folder}/data')
-        run(  # times do not depend on what it has learned
+        train_model(  # times do not depend on what it has learned
             data, 'multimodal_lightgcn', mrdib={}, test=False, out=f'{folder}/run', epochs=1,
             dataset=f'{folder}/data', batch_size=8192, progress=False,
         )  # fmt: skip

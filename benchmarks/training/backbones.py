@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 from torch_geometric.nn import LightGCN
 
@@ -29,7 +30,7 @@ from benchmarks.training.common.models import COMMON_MODELS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
 from mrdib_pyg.ops import encode_edges, sample_negatives
-from mrdib_pyg.training import LossWeights, fit, seed_everything
+from mrdib_pyg.training import LossWeights, fit
 from mrdib_pyg.training.step import make_adam, make_train_step
 
 BATCH_SIZE = 2_048

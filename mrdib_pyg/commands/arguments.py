@@ -251,10 +251,16 @@ def find_dataset(args: argparse.Namespace) -> str:
         raise Usage(f"there is no run folder '{folder}'; make one with `mrdib train --out`")
     if args.dataset is not None:
         return args.dataset
+    from mrdib_pyg.files import is_there
+
+    path = folder / 'config.json'
     try:
-        dataset = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['dataset']
+        config = json.loads(path.read_text(encoding='utf-8')) if is_there(path) else {}
+        dataset = config['dataset']
         assert isinstance(dataset, str)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError):
+    except OSError as e:
+        raise Usage(f"cannot read '{path}': {e.strerror}") from None
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise Usage(
             f"'{folder}' has no readable config.json, so it is no run folder; pass a folder "
             f'made by `mrdib train`, or --dataset'
@@ -270,6 +276,10 @@ def find_dataset(args: argparse.Namespace) -> str:
 def new_run_folder(out: str, resume: bool) -> Path:
     r"""Returns the folder of a run to be; nothing is made yet."""
     path = Path(out)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # PyTorch writes to no such path
+        raise Usage(f'--out must be a path in UTF-8 (got {os.fsencode(path)!r})') from None
     if path.exists() and not path.is_dir():
         raise Usage(f"--out '{path}' is a file; name a folder")
     names = {p.name for p in path.iterdir()} if path.is_dir() else set()

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from mrdib_pyg.commands.arguments import Add, Usage, import_from_here, read_device
@@ -55,18 +56,13 @@ def run(args: argparse.Namespace) -> None:
     if args.figures and importlib.util.find_spec('matplotlib') is None:
         raise Usage("--figures needs matplotlib: pip install 'mrdib_pyg[report]'")
 
-    import_from_here()
+    from mrdib_pyg.experiment import Records, load_experiment, run_experiment, save_report
+    from mrdib_pyg.experiment.runner import check_data, plan
+    from mrdib_pyg.files import lock_folder
 
-    from mrdib_pyg.experiment import (
-        Records,
-        check_data,
-        load_experiment,
-        plan,
-        run_experiment,
-        save_report,
-    )
-
-    experiment = load_experiment(args.file, models)
+    if not args.dry_run:  # which runs no code of others
+        import_from_here()
+    experiment = load_experiment(args.file, models, imports=not args.dry_run)
     out = Path(args.out or f'runs/{experiment.name}')
     if args.dry_run:
         check_data(experiment, Records(out), args.root)
@@ -83,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
                 f'{len(failures)} of the runs failed, first {first.name}: {first.reason}; the logs '
                 f'are in {out / "logs"}; call it again to try them again'
             )
-    summary = save_report(experiment, out, figures=args.figures)
+    with lock_folder(out) if out.is_dir() else nullcontext():
+        summary = save_report(experiment, out, figures=args.figures)
     if args.json:
         print(json.dumps(summary))
     elif args.table:

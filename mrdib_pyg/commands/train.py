@@ -19,6 +19,10 @@ from mrdib_pyg.commands.arguments import (
     value,
 )
 
+SETTINGS = (
+    'epochs', 'patience', 'monitor', 'batch_size', 'modality_dropout', 'lr', 'seed', 'compile'
+)  # fmt: skip
+
 DEFAULT_WEIGHTS = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
 
 
@@ -64,25 +68,23 @@ def add_arguments(add: Add) -> None:
         '--noise-scale', metavar='S', type=float, help='the scale of --control noise (0.1)'
     )
 
-    g = p.add_argument_group('training')
-    g.add_argument('--epochs', metavar='N', type=int, default=500, help='the most epochs (500)')
+    # Not given, these are left to `train_model`, whose defaults are in brackets.
+    g = p.add_argument_group('training', argument_default=argparse.SUPPRESS)
+    g.add_argument('--epochs', metavar='N', type=int, help='the most epochs (500)')
     g.add_argument(
-        '--patience', metavar='N', type=int, default=20,
+        '--patience', metavar='N', type=int,
         help='stop after more than N epochs without improvement (20)',
     )  # fmt: skip
     g.add_argument(
-        '--monitor', metavar='METRIC', default='recall@20',
-        help='the validation metric to select by (recall@20)',
-    )  # fmt: skip
-    g.add_argument(
-        '--batch-size', metavar='N', type=int, default=2048, help='triplets per step (2048)'
+        '--monitor', metavar='METRIC', help='the validation metric to select by (recall@20)'
     )
+    g.add_argument('--batch-size', metavar='N', type=int, help='triplets per step (2048)')
     g.add_argument(
-        '--modality-dropout', metavar='P', type=float, default=0.0,
+        '--modality-dropout', metavar='P', type=float,
         help='in each step an item lacks a modality with this probability, never the last (0)',
     )  # fmt: skip
-    g.add_argument('--lr', metavar='X', type=float, default=1e-3, help='learning rate (0.001)')
-    g.add_argument('--seed', metavar='N', type=int, default=0, help='seeds everything (0)')
+    g.add_argument('--lr', metavar='X', type=float, help='learning rate (0.001)')
+    g.add_argument('--seed', metavar='N', type=int, help='seeds everything (0)')
     g.add_argument(
         '--compile', action='store_true',
         help='run full batches in fixed shapes: on a GPU as one CUDA graph, else compiled',
@@ -107,7 +109,8 @@ def run(args: argparse.Namespace) -> None:
 
     from mrdib_pyg.datasets import load_dataset
     from mrdib_pyg.nn.models.registry import model_name
-    from mrdib_pyg.training import keep_freed_memory, run
+    from mrdib_pyg.training import train_model
+    from mrdib_pyg.training._freed_memory import keep_freed_memory
 
     dataset = Path(args.dataset).expanduser().resolve().name
     name = model_name(model).rpartition(':')[2]
@@ -115,26 +118,19 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and not (out / 'last.pt').exists():  # as of a folder that is misspelled
         print(f"warning: '{out}' holds no finished epoch; training begins anew", file=sys.stderr)
     keep_freed_memory()
-    results = run(
+    results = train_model(
         load_dataset(args.dataset),
         model,
         settings=settings,
         mrdib=mrdib,
-        seed=args.seed,
         test=not args.no_test,
         out=out,
         device=read_device(args.device),
         dataset=absolute(args.dataset),
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        lr=args.lr,
-        modality_dropout=args.modality_dropout,
         weights=weights,
-        patience=args.patience,
-        monitor=args.monitor,
-        compile=args.compile,
         resume=args.resume,
         progress=not args.quiet,
+        **{name: getattr(args, name) for name in SETTINGS if name in args},
     )
     if 'val' not in results:
         print(
@@ -150,7 +146,9 @@ def run(args: argparse.Namespace) -> None:
     }
     if measured:
         print(table(measured))
-    print(f'best epoch {results["best_epoch"]} of {results["num_epochs"]}; files in {out}')
+    best, last = results['best_epoch'], results['num_epochs']
+    more = ', still improving: train on with --resume and more --epochs' if best == last else ''
+    print(f'best epoch {best} of {last}{more if "val" in results else ""}; files in {out}')
 
 
 def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any] | None:

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 
 from mrdib_pyg.experiment import description as checks
+from mrdib_pyg.files import is_there
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
 from mrdib_pyg.nn.models import find_model
 from mrdib_pyg.nn.models.recommender import check_values
 from mrdib_pyg.nn.models.registry import model_settings, takes_mrdib
+from mrdib_pyg.training._fit import DEFAULTS as FIT_DEFAULTS
 from mrdib_pyg.training._fit import _check_settings, _cutoff
-from mrdib_pyg.training._fit import fit as fit_function
 from mrdib_pyg.training.step import LossWeights
 
 KeyPath = tuple[str, ...]
@@ -187,6 +188,8 @@ class Experiment:
         name (str, optional): What to call the experiment. (default: ``'experiment'``)
         models (Sequence[str], optional): Takes these models of the description alone.
             (default: :obj:`None`, all)
+        imports (bool, optional): If set to :obj:`False`, the modules of models of your own are not
+            imported, and the settings of these models not checked. (default: :obj:`True`)
 
     Raises:
         ValueError: If something is missing, unknown, out of range, or does not fit together; the
@@ -198,8 +201,9 @@ class Experiment:
         description: Mapping[str, Any],
         name: str = 'experiment',
         models: Sequence[str] | None = None,
+        imports: bool = True,
     ) -> None:
-        self.name = name
+        self.name, self._imports = name, imports
         try:
             self.description = json.loads(json.dumps(description))  # a copy that is surely plain
         except TypeError as e:  # TOML has dates
@@ -282,7 +286,9 @@ class Experiment:
             )
         fit = {**self._fit, **of_model.pop('fit', {}), **of_variant.pop('fit', {})}
         weights = of_variant.pop('weights', {})
-        checks.model(model, class_name, of_model, kind)
+        is_checked = self._imports or ':' not in str(class_name)
+        if is_checked:
+            checks.model(model, class_name, of_model, kind)
         checks.layer(variant, kind, of_variant)
         checks.weights(variant, kind, weights, TERMS[kind])
         own_fit = {k: v for k, v in fit.items() if k in self._variants[variant].get('fit', {})}
@@ -311,8 +317,9 @@ class Experiment:
             joined = [{**a, **b} for a, b in rows]
         settings = [_setting(nest(row), kind) for row in joined]
         for setting in settings:
-            checks.model_values(model, class_name, setting['settings'])
-            checks.fit(setting['fit'], class_name)
+            if is_checked:
+                checks.model_values(model, class_name, setting['settings'])
+            checks.fit(setting['fit'], class_name if is_checked else None)
             checks.weight_values(variant, setting['weights'])
         if kind != 'plain':
             layers = {json.dumps(setting['mrdib']): setting['mrdib'] for setting in settings}
@@ -327,20 +334,23 @@ class Experiment:
         )
 
 
-def load_experiment(path: str | Path, models: Sequence[str] | None = None) -> Experiment:
+def load_experiment(
+    path: str | Path, models: Sequence[str] | None = None, imports: bool = True
+) -> Experiment:
     r"""Reads the description of an experiment from a TOML file, or from a JSON file.
 
     Args:
         path (str or Path): The file.
         models (Sequence[str], optional): Takes these models of the description alone.
             (default: :obj:`None`, all)
+        imports (bool, optional): See :class:`Experiment`. (default: :obj:`True`)
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or the description is not possible.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_there(path):
         raise FileNotFoundError(f"there is no description of an experiment '{path}'")
     try:
         text = path.read_text(encoding='utf-8')
@@ -350,7 +360,7 @@ def load_experiment(path: str | Path, models: Sequence[str] | None = None) -> Ex
     if not isinstance(raw, dict):
         raise ValueError(f"'{path}' must hold a table of settings, not a {type(raw).__name__}")
     try:
-        return Experiment(raw, path.stem, models)
+        return Experiment(raw, path.stem, models, imports)
     except ValueError as e:
         raise ValueError(f"'{path}': {e}") from None
 
@@ -398,8 +408,6 @@ LAYERS: dict[str, type] = {'l2': CodePenalty, 'noise': CodeNoise, 'mrdib': MRdIB
 
 #: Arguments that the model or the experiment fills in.
 GIVEN = {'channels', 'fused_channels', 'user_codes'}
-
-FIT = {'epochs': 500, 'batch_size': 2048, 'lr': 1e-3, 'critic_steps': 0, 'patience': 20}
 
 
 def is_file_name(name: str) -> bool:
@@ -569,18 +577,16 @@ def weight_values(variant: str, table: Mapping[str, Any]) -> None:
         raise ValueError(f'[variants.{variant}]: {e}') from None
 
 
-def fit(settings: Mapping[str, Any], model: str) -> None:
+def fit(settings: Mapping[str, Any], model: str | None) -> None:
     r"""Refuses settings of the training that :func:`fit` does not have, not in this range, or not
-    for a model, the name of its class.
+    for a model, the name of its class; :obj:`None` if that is not known.
     """
-    known = [*FIT, 'compile', 'modality_dropout']
-    known = [name for name in inspect.signature(fit_function).parameters if name in known]
-    keys('[fit]', settings, known)
-    numbers = {name: value for name, value in settings.items() if name in FIT}
+    # The others have places of their own in a description.
+    keys('[fit]', settings, [name for name in FIT_DEFAULTS if name not in ('weights', 'monitor')])
     ratio = settings.get('modality_dropout', 0.0)
     if type(ratio) not in (int, float) or not 0 <= ratio < 1:
         raise ValueError(f"'fit.modality_dropout' must lie in [0, 1) (got {ratio!r})")
-    if ratio > 0 and not find_model(model).multimodal:
+    if ratio > 0 and model is not None and not find_model(model).multimodal:
         raise ValueError(
             f"'fit.modality_dropout' is {ratio}, but the model '{model}' reads no modality; set "
             f'fit.modality_dropout = 0 in its table'
@@ -593,6 +599,8 @@ def fit(settings: Mapping[str, Any], model: str) -> None:
     if not isinstance(settings.get('compile', False), bool):
         raise ValueError(f"'fit.compile' must be true or false (got {settings['compile']!r})")
     try:
-        _check_settings(seed=0, **{**FIT, **numbers})
+        given = {**FIT_DEFAULTS, **settings}
+        names = ('epochs', 'batch_size', 'lr', 'critic_steps', 'patience')
+        _check_settings(seed=0, **{name: given[name] for name in names})
     except TypeError:
         raise ValueError(f"'fit' must hold numbers (got {dict(settings)})") from None

@@ -1,17 +1,17 @@
 import hashlib
 import io
 import json
-import re
+import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrdib_pyg.datasets._read import UNREADABLE, Npz
-from mrdib_pyg.files import write_atomic
+from mrdib_pyg.files import is_there, write_atomic
 
 
 def job_id(job: Mapping[str, Any]) -> str:
@@ -48,23 +48,25 @@ class Records:
         """
         name = job_id(job)
         if name not in self._cache:
-            try:
-                record = json.loads(self.path(name).read_text(encoding='utf-8'))
-                is_of_job = record['job'] == json.loads(json.dumps(job))
-                is_of_job = is_of_job and ('diverged' in record or 'result' in record)
-            except FileNotFoundError:
+            path = self.path(name)
+            if not is_there(path):
                 return None
-            except (ValueError, KeyError, TypeError, RecursionError):
-                is_of_job = False
-            if not is_of_job:
+            try:
+                record = json.loads(path.read_text(encoding='utf-8'))
+                if record['job'] != json.loads(json.dumps(job)):
+                    raise ValueError("its 'job' is another one")
+                if not isinstance(record.get('diverged'), str):
+                    _check_result(record['result'], job)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+                reason = f'it has no {e}' if isinstance(e, KeyError) else str(e)
                 raise ValueError(
-                    f"'{self.path(name)}' is torn, or of another run; remove it, and run again"
-                )
+                    f"'{path}' is torn, or of another run ({reason}); remove it, and run again"
+                ) from None
             self._cache[name] = record
         return self._cache[name]
 
     def save(self, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        r"""Writes what :func:`mrdib_pyg.training.run` has returned."""
+        r"""Writes what :func:`mrdib_pyg.training.train_model` has returned."""
         result = dict(result)
         per_user = result.pop('per_user', None)
         name = job_id(job)
@@ -92,7 +94,7 @@ class Records:
             ValueError: If it is torn.
         """
         path = self.path(job_id(job), '.npz')
-        if not path.is_file():
+        if not is_there(path):
             raise FileNotFoundError(
                 f"the values per user '{path}' are missing beside their JSON; remove "
                 f"'{self.path(job_id(job)).name}' and run again"
@@ -112,11 +114,35 @@ class Records:
             ) from e
         return user, dict(zip(names, values))
 
-    def remove_leftovers(self) -> None:
-        r"""Removes what a process leaves behind that is killed while it writes a file."""
-        for path in (self.folder / 'runs').glob('.*.tmp'):
-            if re.fullmatch(r'\..+\.(json|npz)\.\w+\.tmp', path.name):
-                path.unlink(missing_ok=True)
+    def popularity(
+        self, dataset: str, data_hash: str | None, k: Sequence[int]
+    ) -> dict[str, float] | None:
+        r"""Returns the test metrics of ranking by popularity, if they are there for these data."""
+        found = self._popularity().get(dataset)
+        if not isinstance(found, dict) or found.get('data_hash') != data_hash:
+            return None
+        test = found.get('test')
+        if not isinstance(test, dict) or not all(_is_number(x) for x in test.values()):
+            return None
+        return test if {int(x.split('@')[1]) for x in test} == set(k) else None
+
+    def save_popularity(self, dataset: str, data_hash: str, test: Mapping[str, float]) -> None:
+        r"""Writes the test metrics of ranking by popularity."""
+        all = {**self._popularity(), dataset: {'data_hash': data_hash, 'test': dict(test)}}
+        content = json.dumps(all, indent=1) + '\n'
+        write_atomic(self.folder / 'popularity.json', content.encode())
+
+    def _popularity(self) -> dict[str, Any]:
+        path = self.folder / 'popularity.json'
+        if not is_there(path):
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding='utf-8'))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"'{path}' is torn; remove it, and run again")
+        return found
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         self.path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +151,27 @@ class Records:
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}('{self.folder}')"
+
+
+def _check_result(result: Any, job: Mapping[str, Any]) -> None:
+    r"""Refuses a result without what tables are made of, as of a file that somebody has edited."""
+    for split in ('val', 'test') if job['test'] else ('val',):
+        metrics = result[split]
+        if not metrics or not all(_is_number(value) for value in metrics.values()):
+            raise ValueError(f"'{split}' must be numbers by metric (got {metrics!r})")
+        missing = [k for k in job['k'] if f'recall@{k}' not in metrics]
+        if missing or (split == 'val' and job['monitor'] not in metrics):
+            raise ValueError(f"'{split}' lacks the metrics at {missing or job['monitor']}")
+    for name in ('best_epoch', 'num_epochs', 'num_parameters', 'epoch_seconds', 'seconds'):
+        if not _is_number(result[name]):
+            raise ValueError(f"'{name}' must be a number (got {result[name]!r})")
+    for name, kind in (('data_hash', str), ('terms', dict), ('versions', dict), ('machine', dict)):
+        if not isinstance(result[name], kind):
+            raise ValueError(f"'{name}' is damaged (got {result[name]!r})")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _pack(per_user: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""What a worker process does: one run after the other, each with a log of its own."""
+"""What an experiment does: one run after the other in processes of one thread each, resumable."""
 
 import functools
 import json
@@ -10,18 +10,24 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing import connection, parent_process, resource_tracker
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
+from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
 from mrdib_pyg.datasets import DATASETS, data_hash, load_dataset
-from mrdib_pyg.evaluation import held_out_edges
+from mrdib_pyg.evaluation import evaluate, held_out_edges
 from mrdib_pyg.experiment.description import Cell, Experiment
 from mrdib_pyg.experiment.records import Records, job_id
 from mrdib_pyg.experiment.selection import Stage, stage
+from mrdib_pyg.files import lock_folder, remove_leftovers
 
 Job = dict[str, Any]
 
@@ -40,14 +46,14 @@ class Task(NamedTuple):
 
 def run_job(job: Mapping[str, Any], path: str, device: str) -> dict[str, Any]:
     r"""Trains and evaluates what a job asks for, and returns what
-    :func:`mrdib_pyg.training.run` returns.
+    :func:`mrdib_pyg.training.train_model` returns.
     """
+    from mrdib_pyg.training import train_model
     from mrdib_pyg.training._freed_memory import keep_freed_memory
-    from mrdib_pyg.training._run import run
 
     keep_freed_memory()
     kwargs = {key: value for key, value in job['dataset'].items() if key != 'name'}
-    return run(
+    return train_model(
         _load(path, json.dumps(kwargs)),
         job.get('class', job['model']),
         settings=job['settings'],
@@ -62,6 +68,11 @@ def run_job(job: Mapping[str, Any], path: str, device: str) -> dict[str, Any]:
         monitor=job['monitor'],
         **job['fit'],
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: str, kwargs: str) -> HeteroData:
+    return load_dataset(path, **json.loads(kwargs))
 
 
 def execute(task: Task, runner: Callable[..., dict[str, Any]] = run_job) -> str | None:
@@ -93,72 +104,17 @@ def execute(task: Task, runner: Callable[..., dict[str, Any]] = run_job) -> str 
         return reason
 
 
-def serve(pipe: connection.Connection) -> None:
-    r"""Does the tasks that come through a pipe until it is closed; ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    import torch
-    from tqdm import tqdm
-
-    torch.set_num_threads(1)
-    # Its own lock is one between processes, which would be left behind by one that is ended.
-    tqdm.set_lock(threading.RLock())
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
-        _write_to_log(task)
-        reason = execute(task)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pipe.send(reason)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _write_to_log(task: Task) -> None:
-    path = Records(task.folder).path(job_id(task.job), '.log')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'wb') as file:  # the descriptors themselves, for libraries in C as well
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    print(json.dumps(task.job), flush=True)
-
-
-@functools.lru_cache(maxsize=1)
-def _load(path: str, kwargs: str) -> Any:
-    from mrdib_pyg.datasets import load_dataset
-
-    return load_dataset(path, **json.loads(kwargs))
-
-
 def locate(path: str, root: str | Path) -> str:
     r"""Returns the name of a data set as it is, and its folder below :obj:`root`."""
-    from mrdib_pyg.datasets import DATASETS
-
     # Joined as text: './tiktok' is a folder, where 'tiktok' would be a name.
     return path if path in DATASETS else osp.join(root, osp.expanduser(path))
 
 
-class Slot(NamedTuple):
-    r"""A worker process, and the pipe to it."""
-
-    process: Any
-    pipe: connection.Connection
-
-
-class WorkerPool:
+class Workers:
     r"""Processes of one thread each that do runs side by side.
 
-    A worker that dies, as by the system for want of memory, fails its run alone and is replaced.
-    All of them end with this process, in whatever way that ends.
+    Each is an executor of its own: a process that dies, as by the system for want of memory, fails
+    its run alone and is replaced. All of them end with this process, in whatever way that ends.
 
     Args:
         num_workers (int): The number of processes.
@@ -166,117 +122,101 @@ class WorkerPool:
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
-        self._idle: list[Slot] = []
-        self._busy: dict[str, Slot] = {}
+        self.busy: dict[Future[str | None], tuple[str, ProcessPoolExecutor]] = {}
+        self._idle: list[ProcessPoolExecutor] = []
+        # Nothing is ever sent: a worker ends when the other end is closed.
+        self._end, self._ours = multiprocessing.get_context('spawn').Pipe(duplex=False)
 
     @property
     def has_room(self) -> bool:
         r"""Whether another run can be started."""
-        return len(self._busy) < self.num_workers
-
-    @property
-    def num_running(self) -> int:
-        r"""The number of runs that have been started and not been waited for."""
-        return len(self._busy)
+        return len(self.busy) < self.num_workers
 
     def start(self, name: str, task: Task) -> None:
         r"""Gives a run to a worker."""
-        while self._idle:
-            slot = self._idle.pop()
-            if slot.process.is_alive():
-                break
-        else:
-            slot = _spawn()
-        self._busy[name] = slot
-        slot.pipe.send(task)
+        if self._idle:
+            executor = self._idle.pop()
+            with suppress(BrokenProcessPool):
+                self.busy[executor.submit(_work, task)] = name, executor
+                return
+        context = multiprocessing.get_context('spawn')
+        executor = ProcessPoolExecutor(1, context, _start_worker, (self._end,))
+        with _as_a_worker_starts():
+            self.busy[executor.submit(_work, task)] = name, executor
 
     def wait(self) -> list[tuple[str, str | None]]:
         r"""Waits until at least one run has ended, and returns the names of those that have, each
         with the reason if it failed.
         """
-        ends = [end for slot in self._busy.values() for end in (slot.pipe, slot.process.sentinel)]
-        ready = connection.wait(ends)
         out: list[tuple[str, str | None]] = []
-        for name, slot in list(self._busy.items()):
-            if slot.pipe not in ready and slot.process.sentinel not in ready:
-                continue
-            del self._busy[name]
+        for future in wait_for(self.busy, return_when=FIRST_COMPLETED).done:
+            name, executor = self.busy.pop(future)
             try:
-                out.append((name, slot.pipe.recv()))
-                self._idle.append(slot)
-            except (EOFError, ConnectionResetError):
-                slot.process.join()
-                code = slot.process.exitcode
-                how = f'by signal {-code}' if code < 0 else f'with exit code {code}'
-                hint = '; was there enough memory? Try fewer workers' if code == -9 else ''
-                out.append((name, f'its process ended {how}{hint}'))
+                out.append((name, future.result()))
+                self._idle.append(executor)
+            except BrokenProcessPool:
+                reason = 'its process was ended; was there enough memory? Try fewer workers'
+                out.append((name, reason))
         return out
 
-    def close(self) -> None:
-        r"""Ends all workers at once, with whatever they are doing."""
-        slots = [*self._idle, *self._busy.values()]
-        self._idle, self._busy = [], {}
-        for slot in slots:
-            slot.pipe.close()
-            slot.process.terminate()
-        for slot in slots:
-            slot.process.join(5)
-            if slot.process.is_alive():
-                slot.process.kill()
-                slot.process.join()
-
-    def __enter__(self) -> 'WorkerPool':
+    def __enter__(self) -> 'Workers':
         return self
 
     def __exit__(self, *args: Any) -> None:
-        with hold_interrupts():
-            self.close()
-
-
-def _spawn() -> Slot:
-    context = multiprocessing.get_context('spawn')
-    pipe, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs,), daemon=True)
-    # A worker starts with what is set here: one thread, since two workers on two threads each
-    # would wait for each other; few lines of progress for its logs; and no interest in Ctrl-C
-    # from its first moment on.
-    settings = {'OMP_NUM_THREADS': '1', 'TQDM_MININTERVAL': '10'}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        with hold_interrupts():
-            process.start()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    theirs.close()  # else the end of the process would not be seen
-    return Slot(process, pipe)
+        self._ours.close()  # ends all workers at once, with whatever they are doing
+        for executor in [*self._idle, *(executor for _, executor in self.busy.values())]:
+            executor.shutdown()
+        self._end.close()
 
 
 @contextmanager
-def hold_interrupts() -> Iterator[None]:
-    r"""Puts off Ctrl-C until the end of the block; processes that it starts never hear of it."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or not hasattr(signal, 'pthread_sigmask'):
-        yield
-        return
-    # It is started with the first process, and clears the mask then.
-    resource_tracker.ensure_running()
-    held: list[Any] = []
-    # The mask is for the processes, which inherit it. It does not keep the signal from the other
-    # threads here, such as that of a progress bar; what they catch is held by the handler.
-    handler = signal.signal(signal.SIGINT, lambda *args: held.append(args))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _as_a_worker_starts() -> Iterator[None]:
+    # One thread, since two workers on two threads each would wait for each other; few lines of
+    # progress for its logs; and no interest in Ctrl-C from its first moment on: it inherits the
+    # mask, and this process, which ends it, hears of the signal afterwards.
+    settings = {'OMP_NUM_THREADS': '1', 'TQDM_MININTERVAL': '10'}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    has_mask = hasattr(signal, 'pthread_sigmask')
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if has_mask else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if held and callable(handler):
-            handler(*held[0])
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start_worker(end: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(end,), daemon=True).start()
+    torch.set_num_threads(1)
+    # Its own lock is one between processes, which would be left behind by one that is ended.
+    tqdm.set_lock(threading.RLock())
+
+
+def _end_with_parent(end: Any) -> None:
+    with suppress(EOFError, OSError):
+        end.recv_bytes()
+    os._exit(1)
+
+
+def _work(task: Task) -> str | None:
+    path = Records(task.folder).path(job_id(task.job), '.log')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # a link is not followed
+    with open(path, 'xb') as file:  # the descriptors themselves, for libraries in C as well
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    print(json.dumps(task.job), flush=True)
+    reason = execute(task)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return reason
 
 
 def seconds_per_run(
@@ -433,10 +373,16 @@ def run_experiment(
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"'{out}' is a file; name a folder")
     records = Records(out)
+    hashes: dict[str, str] = {}
     if runner is None:  # with a runner of the caller's, so are the data
-        check_data(experiment, records, root)
-    with _lock(Path(out)):
-        records.remove_leftovers()
+        hashes = check_data(experiment, records, root)
+    with lock_folder(out):
+        remove_leftovers(records.folder / 'runs')
+        for source in experiment.datasets if hashes else []:
+            if records.popularity(source.name, hashes[source.name], experiment.k) is None:
+                data = load_dataset(locate(source.path, root), **source.kwargs)
+                found = by_popularity(data, experiment.k)
+                records.save_popularity(source.name, hashes[source.name], found)
         loop = _Loop(experiment, records, root, device, compile, progress)
         return loop.run(workers, runner)
 
@@ -483,6 +429,19 @@ def check_data(experiment: Experiment, records: Records, root: str | Path = '.')
     return out
 
 
+def by_popularity(data: HeteroData, k: Sequence[int]) -> dict[str, float]:
+    r"""Returns the test metrics of ranking all items by their number of training edges: the floor
+    that a model has to pass. Of equals, the item of lower id is first.
+    """
+    if ('user', 'test', 'item') not in data.edge_types:
+        return {}
+    item = data['user', 'rates', 'item'].edge_index[1]
+    count = torch.bincount(item, minlength=data['item'].num_nodes).double().unsqueeze(1)
+    user = torch.ones(data['user'].num_nodes, 1, dtype=torch.double)
+    model = SimpleNamespace(embed=lambda: SimpleNamespace(user=user, item=count))
+    return evaluate(model, data, 'test', k=list(k))
+
+
 def _all_runs(experiment: Experiment, num_trials: int) -> Iterator[tuple[int, int, bool]]:
     for trial in range(num_trials):
         for seed in experiment.selection_seeds:
@@ -515,7 +474,7 @@ class _Loop:
         self.refresh()
         self.bar.total = sum(s.num_runs for s in self.stages)
         self.bar.n = sum(s.num_finished for s in self.stages)
-        with self.bar, WorkerPool(workers) as pool:
+        with self.bar, Workers(workers) as pool:
             while True:
                 queue = self.queue()
                 while queue and pool.has_room:
@@ -526,7 +485,7 @@ class _Loop:
                     else:
                         self.finish(name, execute(task, runner))
                         break
-                if pool.num_running > 0:
+                if pool.busy:
                     self.show(workers)
                     for name, reason in pool.wait():
                         self.finish(name, reason)
@@ -578,20 +537,3 @@ class _Loop:
 
 
 _BAR = '{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs, {elapsed}{postfix}'
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    r"""Keeps a second process out: both would do the same runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == 'win32':
-        yield
-        return
-    import fcntl
-
-    with open(folder / '.lock', 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another process is at work in '{folder}'; wait for it") from None
-        yield

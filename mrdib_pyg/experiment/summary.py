@@ -33,18 +33,20 @@ class Gain(NamedTuple):
 def bootstrap_gain(
     treated: np.ndarray, baseline: np.ndarray, num_samples: int = 2000, seed: int = 0
 ) -> Gain:
-    r"""The relative gain of one metric over another, with an interval by a bootstrap over users,
+    r"""The relative gain of one metric over another, with an interval by a bootstrap over users and
+    training seeds,
 
     .. math::
         \frac{\sum_s \frac{1}{U} \sum_u a_{su}}{\sum_s \frac{1}{U} \sum_u b_{su}} - 1
 
-    for users :math:`u` and training seeds :math:`s`. Users are drawn with replacement, the same
-    ones in both metrics and in all seeds: both are measured on the same users, who therefore are
-    the only units that can be taken for independent. The interval says what other users like these
-    would give; that other seeds differ as well is told by the differences seed by seed.
+    for users :math:`u` and training seeds :math:`s`. Each resample draws users and, independently,
+    seeds with replacement: the same ones in both metrics, and the same users in all seeds, since
+    all are measured on the same users. The interval says what other users and other trainings like
+    these would give. It is that of the percentiles 2.5 and 97.5; under three seeds, which say
+    nothing of their spread, there is none (NaN).
 
-    The interval is that of the percentiles 2.5 and 97.5. The same arguments give the same draws,
-    which depend on the number of users alone, so that replicates of several models may be averaged.
+    The same arguments give the same draws. Those of users depend on :obj:`seed` and the number of
+    users alone, so that replicates of several models may be averaged.
 
     Args:
         treated (numpy.ndarray): The metric of each seed and user, ``[S, U]``.
@@ -60,10 +62,8 @@ def bootstrap_gain(
             f"'treated' and 'baseline' must have the same shape [S, U] (got {treated.shape} and "
             f'{baseline.shape})'
         )
-    # Users are resampled as wholes, so the sums over seeds are all that is needed of them.
-    sums = np.stack([x.sum(axis=0, dtype=np.float64) for x in (treated, baseline)], axis=1)
-    resampled = resample_sums(sums, num_samples, seed)
-    return ratio_gain(sums.sum(axis=0), resampled)
+    values = np.stack([treated.T, baseline.T], axis=2).astype(np.float64)
+    return ratio_gain(values.sum(axis=(0, 1)), resample_sums(values, num_samples, seed))
 
 
 def ratio_gain(total: np.ndarray, resampled: np.ndarray) -> Gain:
@@ -81,22 +81,38 @@ def make_gain(gain: float, replicates: np.ndarray) -> Gain:
     return Gain(gain, float(low), float(high), replicates)
 
 
-def resample_sums(values: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
-    r"""Returns the column sums of resamples of the rows, ``[num_samples, C]`` of ``[U, C]``."""
-    rng = np.random.default_rng(seed)
-    num_users = values.shape[0]
-    out = np.empty((num_samples, values.shape[1]))
+#: With fewer seeds there is no interval.
+MIN_SEEDS = 3
+
+
+def resample_sums(values: np.ndarray, num_samples: int, seed: int, stream: int = 0) -> np.ndarray:
+    r"""Returns the sums of resamples of users and seeds, ``[num_samples, C]`` of ``[U, S, C]``; NaN
+    under three seeds.
+
+    Args:
+        values (numpy.ndarray): What is summed, ``[U, S, C]``.
+        num_samples (int): The number of resamples.
+        seed (int): Seeds the draws of users and, with :obj:`stream`, those of seeds.
+        stream (int, optional): Tells models apart, whose trainings are independent of each other.
+            (default: :obj:`0`)
+    """
+    rng, rng_of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, stream])
+    num_users, num_seeds, num_columns = values.shape
+    out = np.full((num_samples, num_columns), np.nan)
+    if num_seeds < MIN_SEEDS:
+        return out
+    flat = values.reshape(num_users, -1)
     step = max(1, 2**22 // num_users)  # bounds the memory of the counts
     for start in range(0, num_samples, step):
         count = min(step, num_samples - start)
         drawn = rng.integers(num_users, size=(count, num_users))
         drawn += np.arange(count)[:, None] * num_users
         counts = np.bincount(drawn.ravel(), minlength=count * num_users)
-        out[start : start + count] = counts.reshape(count, num_users) @ values
+        sums = (counts.reshape(count, num_users) @ flat).reshape(count, num_seeds, num_columns)
+        times = rng_of_seeds.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=count)
+        out[start : start + count] = np.einsum('ns,nsc->nc', times, sums)
     return out
 
-
-METRICS = ('recall', 'precision', 'map', 'ndcg')
 
 #: By the name of a gain, the kinds of variants over which it is taken: the best of them.
 OTHERS = {
@@ -143,8 +159,8 @@ def summarize(
     }
     gains: dict[str, dict[tuple[str, str], dict[str, dict[str, Gain]]]] = {x: {} for x in OTHERS}
     for index, source in enumerate(experiment.datasets):
-        of_dataset: dict[str, Any] = {'data_hash': None, 'models': {}}
-        for model in experiment.models:
+        of_dataset: dict[str, Any] = {'data_hash': None, 'popularity': None, 'models': {}}
+        for stream, model in enumerate(experiment.models):
             cells = [c for c in experiment.cells if (c.dataset, c.model) == (source, model)]
             stages = {c.variant: stage(experiment, c, records) for c in cells}
             variants = {}
@@ -164,13 +180,16 @@ def summarize(
             of_dataset['models'][model] = of_model
             if len(variants) == len(cells) and any(c.kind == 'mrdib' for c in cells):
                 users = {c.variant: _users(experiment, c, stages, records) for c in cells}
-                sums = _resample(variants, users, num_samples, seed + index)
+                sums = _resample(variants, users, num_samples, seed + index, stream)
                 for kind_of_gain, kinds in OTHERS.items():
                     found = _gains(variants, sums, kinds)
                     of_model[kind_of_gain] = {name: rows for name, (_, rows) in found.items()}
                     replicates = {name: values for name, (values, _) in found.items()}
                     if replicates:
                         gains[kind_of_gain][source.name, model] = replicates
+        of_dataset['popularity'] = records.popularity(
+            source.name, of_dataset['data_hash'], experiment.k
+        )
         out['datasets'][source.name] = of_dataset
     if not any(of_dataset['models'] for of_dataset in out['datasets'].values()):
         raise ValueError(
@@ -214,7 +233,7 @@ def _variant(experiment: Experiment, cell: Cell, at: Stage, records: Records) ->
 
 def _by_metric(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     cutoffs = sorted({int(name.split('@')[1]) for name in rows[0]})
-    names = [f'{metric}@{k}' for metric in METRICS for k in cutoffs]
+    names = [f'{metric}@{k}' for metric in LABELS for k in cutoffs]
     return {name: [row[name] for row in rows] for name in names}
 
 
@@ -257,34 +276,36 @@ Users = tuple[np.ndarray, dict[str, np.ndarray]]
 def _users(
     experiment: Experiment, cell: Cell, stages: Mapping[str, Stage], records: Records
 ) -> Users:
-    r"""Returns the evaluated users, and each metric of each of them summed over seeds."""
+    r"""Returns the evaluated users, and each metric by user and seed, ``[U, S]``."""
     chosen = stages[cell.variant].chosen
     assert chosen is not None
     jobs = [experiment.job(cell, chosen, seed, test=True) for seed in experiment.seeds]
-    user, sums = records.per_user(jobs[0])
-    for job in jobs[1:]:
-        other, values = records.per_user(job)
-        if not np.array_equal(user, other):
-            raise ValueError(f"the runs of '{cell.model}' have evaluated different users")
-        sums = {name: sums[name] + values[name] for name in sums}
-    return user, sums
+    found = [records.per_user(job) for job in jobs]
+    user, first = found[0]
+    if any(not np.array_equal(user, other) for other, _ in found):
+        raise ValueError(f"the runs of '{cell.model}' have evaluated different users")
+    return user, {name: np.stack([x[name] for _, x in found], axis=1) for name in first}
 
 
 Sums = tuple[np.ndarray, np.ndarray]
 
 
 def _resample(
-    variants: Mapping[str, dict[str, Any]], users: Mapping[str, Users], num_samples: int, seed: int
+    variants: Mapping[str, dict[str, Any]],
+    users: Mapping[str, Users],
+    num_samples: int,
+    seed: int,
+    stream: int,
 ) -> Sums:
-    r"""Returns the sums over users, variant by variant and metric by metric, and those of each
-    resample.
+    r"""Returns the sums over users and seeds, variant by variant and metric by metric, and those of
+    each resample.
     """
     names = list(variants)
     if any(not np.array_equal(users[name][0], users[names[0]][0]) for name in names):
         raise ValueError('the variants of a model have evaluated different users')
     metrics = variants[names[0]]['test']
-    columns = np.stack([users[name][1][m] for name in names for m in metrics], axis=1)
-    return columns.sum(axis=0), resample_sums(columns, num_samples, seed)
+    columns = np.stack([users[name][1][m] for name in names for m in metrics], axis=2)
+    return columns.sum(axis=(0, 1)), resample_sums(columns, num_samples, seed, stream)
 
 
 def _gains(
@@ -351,6 +372,7 @@ def _numbers(gain: Gain) -> dict[str, Any]:
 #: What the overview of the gains shows.
 OVERVIEW = ('recall@5', 'ndcg@5', 'recall@20', 'ndcg@20')
 
+#: The metrics in the order of the tables.
 LABELS = {'recall': 'Recall', 'precision': 'Precision', 'map': 'MAP', 'ndcg': 'NDCG'}
 
 
@@ -367,8 +389,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
             continue
         lines += [f'## {dataset}', '', f'Data: SHA-256 `{of_dataset["data_hash"][:16]}`.', '']
         lines += _overview(summary, dataset)
+        popularity = of_dataset.get('popularity')
         for model, of_model in of_dataset['models'].items():
-            lines += [f'### {model}', '', *_model(of_model), *_chosen(of_model)]
+            lines += [f'### {model}', '', *_model(of_model, popularity), *_chosen(of_model)]
     if sum(1 for d in summary['datasets'].values() if d['models']) > 1:
         lines += _mean_over_all(summary)
     if summary['unfinished']:
@@ -416,7 +439,7 @@ def _protocol(summary: Mapping[str, Any]) -> str:
         f'Test edges, mean ± standard deviation over {_join(seeds, " or ")} seeds; every variant '
         f'had {_join(trials, " or ")} trials, chosen on the validation edges. A gain is that of '
         f'MRdIB over the best of the other variants, metric by metric, in percent, with a 95 % '
-        f'interval by a bootstrap over users.'
+        f'interval by a bootstrap over users and seeds; under three seeds there is none.'
     )
 
 
@@ -477,9 +500,9 @@ def _gain_table(rows: Mapping[str, Any], title: str) -> list[str]:
     return lines
 
 
-def _model(of_model: Mapping[str, Any]) -> list[str]:
+def _model(of_model: Mapping[str, Any], popularity: Mapping[str, float] | None) -> list[str]:
     variants, gains = of_model['variants'], of_model['gains']
-    head = ['', *variants]
+    head = ['', *variants, *(['by popularity'] if popularity else [])]
     for name in gains:
         more = '' if len(gains) == 1 else f' of {name}'
         head += [f'gain{more} in %', 'over', 'seed by seed, in 1e-4']
@@ -488,6 +511,8 @@ def _model(of_model: Mapping[str, Any]) -> list[str]:
         cells = [_label(metric)]
         for variant in variants.values():
             cells.append(mean_sd(variant['test'][metric]))
+        if popularity:
+            cells.append(f'{popularity[metric]:.4f}')
         for of_metric in gains.values():
             gain = of_metric[metric]
             differences = ' '.join(f'{1e4 * x:+.1f}' for x in gain['differences'])
@@ -506,6 +531,9 @@ def _chosen(of_model: Mapping[str, Any]) -> list[str]:
                          parts.items())  # fmt: skip
         diverged = sum(None in trial['val'] for trial in variant['trials'])
         note = f'; {diverged} of {len(variant["trials"])} trials diverged' if diverged else ''
+        epochs = list(zip(variant['best_epoch'], variant['num_epochs']))
+        last = sum(best == num_epochs for best, num_epochs in epochs)
+        note += f'; the last epoch was the best in {last} of {len(epochs)} runs' if last else ''
         seconds = statistics.median(variant['epoch_seconds'])
         lines.append(f'- {name}: {text}; {seconds:.2f} s an epoch{note}')
     return ['Chosen:', '', *lines, '']

@@ -13,8 +13,8 @@ NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
 
 
 class RunFolder(NamedTuple):
-    r"""What the files of a run say, as :func:`~mrdib_pyg.training.run` and ``mrdib measure`` wrote
-    them.
+    r"""What the files of a run say, as :func:`~mrdib_pyg.training.train_model` and
+    ``mrdib measure`` wrote them.
     """
 
     path: Path  # the folder

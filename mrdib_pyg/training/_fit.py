@@ -1,8 +1,9 @@
+import inspect
 import math
 import operator
-import random
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,29 +15,13 @@ from torch_geometric.utils import coalesce
 from tqdm import tqdm
 
 from mrdib_pyg.evaluation import METRICS, evaluate, held_out_edges
+from mrdib_pyg.files import lock_folder
 from mrdib_pyg.interactions import TRAIN_EDGE
 from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
 from mrdib_pyg.nn.models._drop_modalities import check_ratio
 from mrdib_pyg.ops import sample_negatives
 from mrdib_pyg.training.checkpoint import RunState
 from mrdib_pyg.training.step import MRDIB_TERMS, LossWeights, TrainStep, make_train_step
-
-
-def seed_everything(seed: int) -> None:
-    r"""Seeds every global random number generator that this package draws from: Python, NumPy and
-    PyTorch on all devices.
-
-    Args:
-        seed (int): A non-negative integer.
-
-    Raises:
-        ValueError: If :obj:`seed` is negative or does not fit 32 bits, which NumPy needs.
-    """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"'seed' must lie in [0, 2**32) (got {seed})")
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # all devices
 
 
 def epoch_generator(
@@ -88,16 +73,20 @@ def fit(
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    r"""Trains a recommender by Adam on triplets of a user, an item of his training edges and a
-    negative drawn anew in every epoch, and stops early on the validation edges.
+    r"""Trains a recommender by Adam on triplets: a user, a positive from the user's training edges,
+    and a freshly sampled negative. Stops early on the validation edges.
 
     The model ends with the parameters of its best epoch. All draws depend on :obj:`seed` and the
     epoch alone: on the same CPU and with the same number of threads the same call gives the same
     bits, with and without interruptions in between.
 
+    Negatives are drawn uniformly from the items *with training edges*, except those that the user
+    has interacted with. Evaluation ranks all items, so that one without a training edge is ranked
+    although no step has pushed it down.
+
     Args:
         model (Recommender): The model, on the device to train on. Seed its initialization with
-            :func:`seed_everything`.
+            :func:`torch_geometric.seed_everything`.
         data (HeteroData): The graph with validation edges in
             ``data['user', 'val', 'item'].edge_label_index``; without any, all epochs are run.
         epochs (int, optional): The largest number of epochs. (default: :obj:`500`)
@@ -117,22 +106,23 @@ def fit(
         monitor (str, optional): The validation metric to select by. (default: ``'recall@20'``)
         compile (bool, optional): If set to :obj:`True`, full batches run in fixed shapes: on a GPU
             each step as one CUDA graph, elsewhere its forward pass as one compiled graph. It
-            computes the rows of all users and items, and pays where launching kernels is what a
-            step waits for: small data on a GPU. The loss is the same; its random draws are others.
-            It excludes :obj:`modality_dropout`. (default: :obj:`False`)
+            computes the rows of all users and items, and pays where a step mostly waits for the
+            launch of kernels: small data on a GPU. The loss is the same; its random draws are
+            others. It excludes :obj:`modality_dropout`. (default: :obj:`False`)
         out (str or Path, optional): A folder for ``history.jsonl`` and the checkpoints
-            ``best.pt`` and ``last.pt``. (default: :obj:`None`)
+            ``best.pt`` and ``last.pt``, locked while the training runs. (default: :obj:`None`)
         resume (bool, optional): If set to :obj:`True`, continues from ``last.pt`` where there is
             one. (default: :obj:`False`)
         progress (bool, optional): If set to :obj:`False`, no progress bar is shown.
             (default: :obj:`True`)
-        config (Dict[str, Any], optional): What ``config.json`` in :obj:`out` shall tell about the
-            run; without it, there is no such file. (default: :obj:`None`)
+        config (Dict[str, Any], optional): The content of ``config.json`` in :obj:`out`. Its
+            ``'data_hash'``, if it has one, is taken for that of the data. Without it, there is no
+            such file. (default: :obj:`None`)
 
     Raises:
         ValueError: If a setting is out of range, a checkpoint belongs to other settings, another
-            model or other data, or :obj:`out` holds a run and :obj:`resume` is not set. In all
-            these cases nothing has been written.
+            model or other data, :obj:`out` holds a run and :obj:`resume` is not set, or another
+            process is at work in :obj:`out`. In all these cases nothing has been written.
         FloatingPointError: If a term of the loss or a parameter is not finite.
         RuntimeError: If a step is to be compiled on a GPU, and waits for it or has shapes that
             depend on the batch, as one of a model of your own may.
@@ -145,84 +135,90 @@ def fit(
             f"'modality_dropout' is {modality_dropout}, but a compiled step takes the same masks "
             f"each time; leave out 'compile'"
         )
-    # Also where they came as NumPy's numbers, which a checkpoint could not hold.
-    batch_size, lr, seed = int(batch_size), float(lr), int(seed)
-    critic_steps, patience = int(critic_steps), int(patience)
     k = _cutoff(monitor)
     weighting = LossWeights(model.loss_weights, weights)
-    idle = [name for name in MRDIB_TERMS if weighting.weights[name] > 0]
-    if model.mrdib is None and idle:
-        raise ValueError(
-            f"'weights' names {idle}, but the model has neither MRdIB nor a control in its place; "
-            f"build it with 'mrdib', or leave these weights out"
-        )
+    _check_weights(model, weighting)
     has_validation = num_held_out(data, 'val') > 0
     if has_validation and k > model.num_items:
         raise ValueError(
             f"'monitor' is '{monitor}' but there are {model.num_items} items to rank; lower the "
             f'number after the @'
         )
+    # Plain numbers, also where they came as NumPy's, which a checkpoint could not hold.
     settings: dict[str, Any] = {
-        'batch_size': batch_size,
-        'lr': lr,
+        'batch_size': int(batch_size),
+        'lr': float(lr),
         'weights': weighting.weights,
-        'critic_steps': critic_steps,
-        'seed': seed,
-        'patience': patience,
+        'critic_steps': int(critic_steps),
+        'seed': int(seed),
+        'patience': int(patience),
         'monitor': monitor,
     }
-    if compile:
-        settings['compile'] = True
-    if modality_dropout > 0:  # without it, runs of older versions can be continued
-        settings['modality_dropout'] = float(modality_dropout)
-    run = RunState(model, data, settings, out)
-    if not _same_edges(run.edge_index.cpu(), data[TRAIN_EDGE].edge_index.cpu()):
+    # Only where they are used: a checkpoint says no more.
+    settings |= {'compile': True} if compile else {}
+    settings |= {'modality_dropout': float(modality_dropout)} if modality_dropout > 0 else {}
+    hash = None if config is None else config.get('data_hash')
+    run = RunState(model, data, settings, out, hash)
+    _check_edges(run, data)
+    with nullcontext() if out is None else lock_folder(out):
+        run.start(resume, config)
+        compile_size = min(int(batch_size), run.edge_index.size(1)) if compile else None
+        step = make_train_step(model, weighting, run.optimizer, compile_size)
+        devices = [p.device for p in model.parameters() if p.is_cuda][:1]
+        bar = tqdm(total=epochs, initial=run.epoch, desc='train', unit='epoch',
+                   disable=not progress)  # fmt: skip
+        with bar, torch.random.fork_rng(devices=devices):
+            while run.epoch < epochs and run.num_bad <= patience:
+                start = time.perf_counter()
+                run.set_lr(settings['lr'] * model.lr_decay**run.epoch)
+                losses = _train_epoch(run, step, settings)
+                row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
+                row['train'] = losses
+                improved, metric = True, math.nan
+                if has_validation:
+                    model.eval()
+                    row['val'] = _validate(model, data, k, run.epoch)
+                    metric = row['val'][monitor]
+                    improved = not metric <= run.best_metric  # strictly; NaN at the start
+                run.finish_epoch(row, improved, metric)
+                shown = losses if not has_validation else {**losses, monitor: metric}
+                bar.set_postfix({x: f'{value:.4f}' for x, value in shown.items()}, refresh=False)
+                bar.update()
+        run.load_best()
+    model.eval()
+    return FitResult(run.best_epoch, run.best_metric, run.history.epochs)
+
+
+#: The defaults of :func:`fit`, by the names of its settings.
+DEFAULTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(fit).parameters.items()
+    if name not in ('model', 'data', 'seed', 'out', 'resume', 'progress', 'config')
+}
+
+
+def _check_weights(model: Recommender, weighting: LossWeights) -> None:
+    idle = [name for name in MRDIB_TERMS if weighting.weights[name] > 0]
+    if model.mrdib is None and idle:
+        raise ValueError(
+            f"'weights' names {idle}, but the model has neither MRdIB nor a control in its place; "
+            f"build it with 'mrdib', or leave these weights out"
+        )
+    terms = {*model.loss_weights, *(() if model.mrdib is None else MRDIB_TERMS)}
+    if not any(weighting.weights[name] > 0 for name in terms):
+        raise ValueError(f"'weights' are zero for every term of the loss: {sorted(terms)}")
+
+
+def _check_edges(run: RunState, data: HeteroData) -> None:
+    ours, given = run.edge_index.cpu(), data[TRAIN_EDGE].edge_index.cpu()
+    # The model sorts its edges and merges repeated ones.
+    if not (torch.equal(ours, given) or torch.equal(ours, coalesce(given.long()))):
         raise ValueError("'data' has other training edges than the data 'model' was built from")
     if run.codes.numel() == run.edge_index[0].unique().numel() * run.candidates.numel():
         raise ValueError(
             'every user with training edges has interacted with every item of the training edges: '
             'there is no negative to learn from'
         )
-    terms = [*model.loss_weights, *(() if model.mrdib is None else MRDIB_TERMS)]
-    if not any(weighting.weights[name] > 0 for name in terms):
-        raise ValueError(f"'weights' are zero for every term of the loss: {sorted(set(terms))}")
-    run.start(resume, config)
-    compile_size = min(batch_size, run.edge_index.size(1)) if compile else None
-    step = make_train_step(model, weighting, run.optimizer, compile_size)
-
-    devices = [p.device for p in model.parameters() if p.is_cuda][:1]
-    bar = tqdm(
-        total=epochs,
-        initial=run.epoch,
-        desc='train',
-        unit='epoch',
-        disable=not progress,
-        leave=True,
-    )
-    with bar, torch.random.fork_rng(devices=devices):
-        while run.epoch < epochs and run.num_bad <= patience:
-            start = time.perf_counter()
-            run.set_lr(lr * model.lr_decay**run.epoch)
-            losses = _train_epoch(
-                run, step, batch_size, seed, critic_steps, float(modality_dropout)
-            )
-            row: dict[str, Any] = {'epoch': run.epoch, 'seconds': time.perf_counter() - start}
-            row['train'] = losses
-            improved = True
-            if has_validation:
-                model.eval()
-                row['val'] = _validate(model, data, k, run.epoch)
-                improved = not row['val'][monitor] <= run.best_metric  # strictly, NaN at the start
-            run.finish_epoch(row, improved, row['val'][monitor] if has_validation else math.nan)
-            shown = {name: f'{value:.4f}' for name, value in losses.items()}
-            if has_validation:
-                shown[monitor] = f'{row["val"][monitor]:.4f}'
-            bar.set_postfix(shown, refresh=False)
-            bar.update()
-
-    run.load_best()
-    model.eval()
-    return FitResult(run.best_epoch, run.best_metric, run.history.epochs)
 
 
 def _validate(model: Recommender, data: HeteroData, k: int, epoch: int) -> dict[str, float]:
@@ -238,19 +234,9 @@ def _validate(model: Recommender, data: HeteroData, k: int, epoch: int) -> dict[
         ) from e
 
 
-def _same_edges(ours: Tensor, given: Tensor) -> bool:
-    # The model sorts its edges and merges repeated ones.
-    return torch.equal(ours, given) or torch.equal(ours, coalesce(given.long()))
-
-
-def _train_epoch(
-    run: RunState,
-    step: TrainStep,
-    batch_size: int,
-    seed: int,
-    critic_steps: int,
-    modality_dropout: float,
-) -> dict[str, float]:
+def _train_epoch(run: RunState, step: TrainStep, settings: Mapping[str, Any]) -> dict[str, float]:
+    seed, batch_size = settings['seed'], settings['batch_size']
+    critic_steps = settings['critic_steps'] if run.critic_optimizer is not None else 0
     model, edge_index = run.model, run.edge_index
     device = edge_index.device
     run.epoch += 1
@@ -279,8 +265,8 @@ def _train_epoch(
     steps: list[dict[str, Tensor]] = []
     for batch in zip(*(t.split(batch_size) for t in (src, pos, neg))):
         triplets = Triplets(*batch)
-        with drop_modalities(model, modality_dropout):
-            for _ in range(critic_steps if run.critic_optimizer is not None else 0):
+        with drop_modalities(model, settings.get('modality_dropout', 0.0)):
+            for _ in range(critic_steps):
                 _critic_step(run, triplets)
             steps.append(step(triplets))
     out = _mean_terms(steps, [t.numel() for t in src.split(batch_size)], run.epoch)
@@ -346,6 +332,11 @@ def _check_settings(
             raise ValueError(f"'{name}' must not be negative (got {value})")
     if not 0 < lr < math.inf:
         raise ValueError(f"'lr' must be positive and finite (got {lr})")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    r"""Refuses what NumPy cannot be seeded by."""
     if not 0 <= _to_integer('seed', seed) < 2**32:
         raise ValueError(f"'seed' must lie in [0, 2**32) (got {seed})")
 

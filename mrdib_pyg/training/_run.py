@@ -4,24 +4,25 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy
 import numpy as np
 import torch
 import torch_geometric
 from torch import Tensor
+from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 import mrdib_pyg
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average_metrics, evaluate
-from mrdib_pyg.files import write_atomic
+from mrdib_pyg.files import lock_folder, write_atomic
 from mrdib_pyg.nn.models import Recommender, find_model
 from mrdib_pyg.nn.models.recommender import check_values
 from mrdib_pyg.nn.models.registry import model_name, model_settings, takes_mrdib
-from mrdib_pyg.training._fit import fit, num_held_out, seed_everything
+from mrdib_pyg.training._fit import DEFAULTS, check_seed, fit, num_held_out
 
 
 def provenance() -> dict[str, Any]:
@@ -34,7 +35,7 @@ def provenance() -> dict[str, Any]:
             'mrdib_pyg': mrdib_pyg.__version__,
             'torch': torch.__version__,
             'torch_geometric': torch_geometric.__version__,
-            'numpy': numpy.__version__,
+            'numpy': np.__version__,
             'python': platform.python_version(),
         },
         'machine': {
@@ -58,7 +59,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def run(
+def train_model(
     data: HeteroData,
     model: str | type[Recommender],
     *,
@@ -73,7 +74,7 @@ def run(
     dataset: str | None = None,
     **fit_settings: Any,
 ) -> dict[str, Any]:
-    r"""Trains a new model, evaluates its best epoch, and returns (and saves) everything a
+    r"""Trains a new model, evaluates its best epoch, and returns (and saves) everything that a
     result needs: settings, seed, metrics, hash of the data, versions and machine.
 
     The test edges are read once, after training.
@@ -104,13 +105,59 @@ def run(
     Raises:
         ValueError: If the model or a setting is unknown or out of range.
     """
-    cls = find_model(model)
-    name = model_name(cls)
     seed, settings, fit_settings = (_plain(x) for x in (seed, settings, fit_settings))
+    check_seed(seed)
     for split in ('val', 'test') if test else ('val',):
         num_held_out(data, split)  # refused now rather than after the training
-    kwargs = dict(settings or {})
-    known = model_settings(cls)
+    with nullcontext() if out is None else lock_folder(out):
+        net, kwargs = _build(data, find_model(model), dict(settings or {}), mrdib, seed)
+        net = net.to(device)
+        config = {
+            'dataset': dataset or data.to_dict().get('name'),
+            'data_hash': data_hash(data),
+            'model': model_name(type(net)),
+            'settings': kwargs,
+            'seed': seed,
+            'fit': {
+                **{name: fit_settings.get(name, DEFAULTS[name]) for name in DEFAULTS},
+                'weights': dict(fit_settings.get('weights') or {}),
+            },
+            **provenance(),
+        }
+        start = time.perf_counter()
+        fitted = fit(net, data, seed=seed, out=out, config=config, **fit_settings)
+        results = {
+            **config,
+            'num_parameters': sum(p.numel() for p in net.parameters()),
+            'num_epochs': len(fitted.history),
+            'best_epoch': fitted.best_epoch,
+            'epoch_seconds': sum(row['seconds'] for row in fitted.history) / len(fitted.history),
+            'seconds': time.perf_counter() - start,
+            'terms': fitted.history[fitted.best_epoch - 1]['train'],
+        }
+        cutoffs = [n for n in k if n <= net.num_items] or [net.num_items]
+        users: dict[str, Tensor] | None = None
+        for split in ('val', 'test') if test else ('val',):
+            if num_held_out(data, split) > 0:
+                users = evaluate(net, data, split, k=cutoffs, per_user=True)
+                results[split] = average_metrics(users)
+        if out is not None:
+            text = json.dumps(results, indent=2) + '\n'
+            write_atomic(Path(out) / 'results.json', text.encode())
+    if per_user and 'test' in results and users is not None:
+        results['per_user'] = {name: value.cpu() for name, value in users.items()}
+    return results
+
+
+def _build(
+    data: HeteroData,
+    cls: type[Recommender],
+    kwargs: dict[str, Any],
+    mrdib: Mapping[str, Any] | None,
+    seed: int,
+) -> tuple[Recommender, dict[str, Any]]:
+    r"""Returns a new model and the arguments of its constructor."""
+    name, known = model_name(cls), model_settings(cls)
     unknown = sorted(set(kwargs) - set(known))
     if unknown:
         raise ValueError(f"the model '{name}' has no settings {unknown}; it has {list(known)}")
@@ -125,9 +172,9 @@ def run(
             f"the constructor of the model '{name}' takes no 'mrdib'; give it that argument, and "
             f'hand it on to Recommender'
         )
-    seed_everything(seed)
     if mrdib is not None:
         kwargs['mrdib'] = dict(mrdib)
+    seed_everything(seed)
     try:
         net = cls(data, **kwargs)
     except TypeError as e:
@@ -136,41 +183,7 @@ def run(
             f'{cls.__name__}'
         ) from e
     _check_stored(net, name, {**known, **kwargs}, mrdib is not None)
-    net = net.to(device)
-    config = {
-        'dataset': dataset or data.to_dict().get('name'),
-        'data_hash': data_hash(data),
-        'model': name,
-        'settings': kwargs,
-        'seed': seed,
-        'fit': {
-            key: value for key, value in fit_settings.items() if key not in ('resume', 'progress')
-        },
-    }
-    start = time.perf_counter()
-    fitted = fit(net, data, seed=seed, out=out, config={**config, **provenance()}, **fit_settings)
-    cutoffs = [n for n in k if n <= net.num_items] or [net.num_items]
-    results = {
-        **config,
-        **provenance(),
-        'num_parameters': sum(p.numel() for p in net.parameters()),
-        'num_epochs': len(fitted.history),
-        'best_epoch': fitted.best_epoch,
-        'epoch_seconds': sum(row['seconds'] for row in fitted.history) / len(fitted.history),
-        'seconds': time.perf_counter() - start,
-        'terms': fitted.history[fitted.best_epoch - 1]['train'],
-    }
-    users: dict[str, Tensor] | None = None
-    for split in ('val', 'test') if test else ('val',):
-        if num_held_out(data, split) > 0:
-            users = evaluate(net, data, split, k=cutoffs, per_user=True)
-            results[split] = average_metrics(users)
-    if out is not None:
-        text = json.dumps(results, indent=2) + '\n'
-        write_atomic(Path(out) / 'results.json', text.encode())
-    if per_user and 'test' in results and users is not None:
-        results['per_user'] = {name: value.cpu() for name, value in users.items()}
-    return results
+    return net, kwargs
 
 
 def _check_stored(net: Recommender, name: str, given: Mapping[str, Any], has_mrdib: bool) -> None:

@@ -2,7 +2,6 @@ import copy
 import json
 import math
 import os
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash
-from mrdib_pyg.files import atomic_file, write_atomic
+from mrdib_pyg.files import append_line, atomic_file, is_there, remove_leftovers, write_atomic
+from mrdib_pyg.interactions import num_nodes
 from mrdib_pyg.nn.models import MODELS, Recommender, find_model
 from mrdib_pyg.nn.models.registry import is_of_model, model_name
 from mrdib_pyg.ops import encode_edges
@@ -49,17 +49,6 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         ) from e
 
 
-def remove_temporary_files(folder: str | Path) -> None:
-    r"""Removes what a process leaves behind that is killed while it writes a file of this module.
-
-    Args:
-        folder (str or Path): The folder of the files; it need not exist.
-    """
-    for path in Path(folder).glob('.*.tmp'):
-        if re.fullmatch(r'\.(\w+\.(?:pt|json|jsonl))\.\w+\.tmp', path.name):
-            path.unlink(missing_ok=True)
-
-
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     r"""Loads what :func:`save_checkpoint` has saved, without running any code from the file.
 
@@ -74,14 +63,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: If the file is torn, not a checkpoint, or of another version.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        found = is_there(path)
+    except ValueError as e:
+        raise CheckpointError(str(e)) from None
+    if not found:
         raise FileNotFoundError(f"there is no checkpoint '{path}'; train a model into this folder")
     try:
-        with open(path, 'rb') as f, zipfile.ZipFile(f) as archive:
-            # A flipped bit in a tensor would pass unnoticed without the checksums.
-            torn = archive.testzip()
-        if torn is not None:
-            raise zipfile.BadZipFile(f"the checksum of '{torn}' is wrong")
+        _check_archive(path)
         state = torch.load(path, map_location='cpu', weights_only=True)
     except (PermissionError, MemoryError):
         raise
@@ -96,6 +85,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"'{path}' is not a checkpoint of version {VERSION} of this package; train again"
         )
     return state
+
+
+def _check_archive(path: Path) -> None:
+    # PyTorch compresses nothing and checks no checksum: a flipped bit would pass unnoticed, and a
+    # small file that was compressed could fill the memory.
+    with open(path, 'rb') as f, zipfile.ZipFile(f) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile('it is compressed')
+        if sum(member.file_size for member in members) > os.fstat(f.fileno()).st_size:
+            raise zipfile.BadZipFile('its parts overlap')
+        torn = archive.testzip()
+        if torn is not None:
+            raise zipfile.BadZipFile(f"the checksum of '{torn}' is wrong")
 
 
 class History:
@@ -114,10 +117,7 @@ class History:
         r"""Adds an epoch."""
         self.epochs.append(row)
         if self.path is not None:
-            with open(self.path, 'a', encoding='utf-8') as f:
-                f.write(json.dumps(row) + '\n')
-                f.flush()
-                os.fsync(f.fileno())
+            append_line(self.path, json.dumps(row))
 
     def restore(self, num_epochs: int) -> None:
         r"""Reads the first epochs back from the file and drops what an interrupted run wrote after
@@ -131,7 +131,7 @@ class History:
         """
         assert self.path is not None
         text = ''
-        if self.path.exists():
+        if is_there(self.path):
             text = self.path.read_text(encoding='utf-8', errors='replace')
         self.epochs = []
         for line in text.splitlines()[:num_epochs]:
@@ -158,7 +158,7 @@ class History:
 
 COUNTS = ('epoch', 'best_epoch', 'num_bad')
 
-RUN_FILES = ('config.json', 'history.jsonl', 'best.pt', 'last.pt', 'results.json')
+RUN_FILES = ('config.json', 'history.jsonl', 'best.pt', 'last.pt', 'results.json', 'pid.json')
 
 
 class RunState:
@@ -170,6 +170,7 @@ class RunState:
         data (HeteroData): Its data.
         settings (Dict[str, Any]): What decides over the course of the training.
         out (str or Path, optional): The folder of the files; :obj:`None` keeps none.
+        hash (str, optional): The hash of the data, where it is known. (default: :obj:`None`)
     """
 
     def __init__(
@@ -178,8 +179,9 @@ class RunState:
         data: HeteroData,
         settings: dict[str, Any],
         out: None | str | Path,
+        hash: str | None = None,
     ) -> None:
-        self.model, self.settings = model, settings
+        self.model = model
         compile = settings.get('compile', False)
         self.optimizer = make_adam(list(model.parameters()), settings['lr'], compile)
         critics = getattr(model.mrdib, 'critics', None)
@@ -189,7 +191,7 @@ class RunState:
             self.critic_optimizer = make_adam(self.critics, settings['lr'])
         self.epoch, self.best_epoch, self.num_bad = 0, 0, 0
         self.best_metric = math.nan
-        self.best_state: dict[str, Tensor] = {}
+        self.best_state: dict[str, Tensor] = {}  # without a folder, where it is on the disk
 
         self.edge_index = model.train_edge_index
         self.codes = encode_edges(self.edge_index, model.num_items)
@@ -201,7 +203,7 @@ class RunState:
             self.identity = {
                 'model': model_name(type(model)),
                 'config': _plain(model.config),
-                'data_hash': data_hash(data),
+                'data_hash': data_hash(data) if hash is None else hash,
                 'settings': _plain(settings),
             }
         self.history = History(None if self.out is None else self.out / 'history.jsonl')
@@ -218,8 +220,10 @@ class RunState:
                 raise ValueError("'resume' needs 'out', the folder of the run to continue")
             return
         if resume:
+            for name in RUN_FILES:
+                is_there(self.out / name)  # refused now rather than in some epoch
             self._restore(self.out)
-        elif any((self.out / name).exists() for name in RUN_FILES):
+        elif any(os.path.lexists(self.out / name) for name in RUN_FILES[:-1]):
             raise ValueError(
                 f"'out' ({self.out}) holds a run already; pass 'resume=True' to continue it, or "
                 f'name another folder'
@@ -252,9 +256,10 @@ class RunState:
         self.num_bad = 0 if improved else self.num_bad + 1
         if improved:
             self.best_epoch, self.best_metric = self.epoch, metric
-            self.best_state = copy.deepcopy(self.model.state_dict())
         self.history.append(row)
         if self.out is None:
+            if improved:
+                self.best_state = copy.deepcopy(self.model.state_dict())
             return
         last = {
             **self._common(),
@@ -273,13 +278,17 @@ class RunState:
 
     def load_best(self) -> None:
         r"""Gives the model the parameters of its best epoch."""
-        if len(self.best_state) > 0:
-            self.model.load_state_dict(self.best_state)
+        if self.best_epoch in (0, self.epoch):
+            return
+        best = self.best_state
+        if self.out is not None:
+            best = load_checkpoint(self.out / 'best.pt')['model']
+        self.model.load_state_dict(best)
 
     def _restore(self, out: Path) -> None:
-        remove_temporary_files(out)  # of a process that was killed while it wrote
+        remove_leftovers(out)  # of a process that was killed while it wrote
         if not (out / 'last.pt').exists():  # stopped before the first epoch was done
-            if self.history.path is not None and self.history.path.exists():
+            if (out / 'history.jsonl').exists():
                 self.history.restore(0)
             return
         state = load_checkpoint(out / 'last.pt')
@@ -335,7 +344,6 @@ class RunState:
         self.history.restore(state['epoch'])
         self.epoch, self.best_epoch = state['epoch'], state['best_epoch']
         self.num_bad, self.best_metric = state['num_bad'], state['best_metric']
-        self.best_state = best['model']
         if self.best_epoch == self.epoch and not self._has_best(out):
             self._save_best(out)
 
@@ -346,7 +354,7 @@ class RunState:
             return False
 
     def _save_best(self, out: Path) -> None:
-        save_checkpoint(out / 'best.pt', {**self._common(), 'model': self.best_state})
+        save_checkpoint(out / 'best.pt', {**self._common(), 'model': self.model.state_dict()})
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -460,6 +468,8 @@ def load_model(
             f"'{path}' holds the model {name}, not {model_name(cls)}; pass its class as 'cls', on "
             f'the command line by --model, or leave that out for a model of this package'
         )
+    nodes = [num_nodes(data, name) for name in ('user', 'item')]
+    _check_sizes(path, identity['config'], state['model'], nodes)
     try:
         model = cls(data, **identity['config'])
         model.load_state_dict(state['model'])
@@ -470,3 +480,21 @@ def load_model(
     model.eval()
     info = {key: value for key, value in state.items() if key != 'model'}
     return model, info
+
+
+def _check_sizes(path: str | Path, config: Any, parameters: Any, nodes: list[int]) -> None:
+    # A checkpoint of somebody else must not ask for a model that takes all memory, or forever.
+    tensors = parameters.values() if isinstance(parameters, dict) else ()
+    widths = [n for x in tensors if isinstance(x, Tensor) for n in x.shape]
+    most = max(*nodes, *widths, 4096)
+    pending = [('config', config)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, (dict, list, tuple)):
+            pending += value.items() if isinstance(value, dict) else [(name, x) for x in value]
+        limit = 100 if str(name).endswith('layers') else most
+        if isinstance(value, int) and abs(value) > limit:
+            raise CheckpointError(
+                f"the setting '{name}' in '{path}' must be at most {limit} (got {value}); train "
+                f'again'
+            )

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from torch_geometric import seed_everything
 
 from benchmarks.graphs import random_graph, to_hetero_data
 from benchmarks.training.backbones import SETTINGS, make_batches
@@ -17,7 +18,7 @@ from benchmarks.training.common.models import COMMON_MODELS as COMMON
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Triplets
 from mrdib_pyg.ops import masked_topk
-from mrdib_pyg.training import LossWeights, seed_everything
+from mrdib_pyg.training import LossWeights
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from benchmarks.quality import (
 from benchmarks.schema import RESULTS
 from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import Planted, load_dataset, write_folder
-from mrdib_pyg.experiment import markdown
+from mrdib_pyg.experiment.summary import markdown
 from mrdib_pyg.nn.models import VBPR, Triplets
 
 

@@ -109,6 +109,14 @@ def test_experiment(here, capsys):
         },
     }  # fmt: skip
     (here / 'e.json').write_text(json.dumps(description))
+    (here / 'trap.py').write_text("open('sprung', 'w').close()")
+    trap = {**description, 'models': {'trap': {'class': 'trap:Model', 'any': [1, 2]}}}
+    (here / 'trap.json').write_text(json.dumps(trap))
+    assert main(['experiment', 'trap.json', '--dry-run']) == 0
+    assert '6 runs, 0 finished' in capsys.readouterr().out
+    assert not (here / 'sprung').exists()  # a dry run imports nothing
+    assert main(['experiment', 'trap.json']) == 2 and (here / 'sprung').exists()
+    capsys.readouterr()
     assert main(['experiment', 'e.json', '--out', 'out', '--quiet']) == 0, capsys.readouterr().err
     jobs = [json.loads(path.read_text()) for path in (here / 'out' / 'runs').glob('*.json')]
     assert {(job['job']['model'], job['job']['class']) for job in jobs} == {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tables import NAMES, csv, load
 
-from mrdib_pyg import files as _take_place
+from mrdib_pyg import files
 from mrdib_pyg.datasets import IdMap, prepare_table
 
 
@@ -56,12 +56,12 @@ def test_what_is_replaced_and_what_stays(tmp_path, monkeypatch, how):
     out.chmod(0o750)
     target = out
     if how == 'file by file':
-        monkeypatch.setattr(_take_place, '_exchange', cannot)
+        monkeypatch.setattr(files, '_exchange', cannot)
     elif how == 'mounted':
-        monkeypatch.setattr(_take_place, '_devices', lambda folder: {hash(folder)})
+        monkeypatch.setattr(files, '_devices', lambda folder: {hash(folder)})
     elif how == 'across devices':
-        monkeypatch.setattr(_take_place, '_exchange', cannot)
-        monkeypatch.setattr(_take_place.os, 'replace', lambda a, b: Path(b).parent == out and (
+        monkeypatch.setattr(files, '_exchange', cannot)
+        monkeypatch.setattr(files.os, 'replace', lambda a, b: Path(b).parent == out and (
             cannot()) or os.rename(a, b))  # fmt: skip
     elif how == 'working directory':
         monkeypatch.chdir(out)
@@ -106,17 +106,17 @@ def test_a_report_names_no_file_outside_of_its_folder(tmp_path):
 def test_a_failure_while_files_follow_one_by_one(tmp_path, monkeypatch):
     out, path = tmp_path / 'out', csv(tmp_path)
     prepare_table(path, out, **NAMES, name='data')
-    monkeypatch.setattr(_take_place, '_exchange', cannot)
+    monkeypatch.setattr(files, '_exchange', cannot)
 
     def full(source, target):
         if source.name == 'user_ids.csv':
             raise OSError(28, 'No space left on device')
         os.replace(source, target)
 
-    monkeypatch.setattr(_take_place, '_move', full)
-    with pytest.raises(OSError, match='No space left.* has no table now; the files .*part'):
+    monkeypatch.setattr(files, '_move', full)
+    with pytest.raises(OSError, match='No space left.* has no table now; the files .*tmp'):
         prepare_table(path, out, **NAMES, force=True, name='data')
-    (part,) = tmp_path.glob('.out.*.part')
+    (part,) = tmp_path.glob('.out.*.tmp')
     names = {p.name for p in part.iterdir()}
     assert {'user_ids.csv', 'data.inter'} <= names and not (out / 'data.inter').exists()
     monkeypatch.undo()
@@ -128,15 +128,16 @@ KILLER = """
 import os, shutil, sys
 from pathlib import Path
 from killing import die_at_call, fork
-from mrdib_pyg.datasets import _take_place, _write, prepare_table
+from mrdib_pyg import files
+from mrdib_pyg.datasets import prepare_table
 
 folder, num_kills, exchanges = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == 'exchange'
 out, features = folder / 'out', {'a': folder / 'a.npz'}
 if not exchanges:
     def cannot(*args):
         raise OSError('the system cannot exchange two folders')
-    _take_place._exchange = cannot
-calls = [(os, 'replace'), (os, 'link'), (_take_place, '_exchange'), (os, 'unlink')]
+    files._exchange = cannot
+calls = [(os, 'replace'), (os, 'link'), (files, '_exchange'), (os, 'unlink')]
 
 def write(seed, *die):
     if die:
@@ -164,7 +165,7 @@ for i in range(num_kills):
     if exchanges or any(name.endswith('.inter') for name in found):
         assert found in wanted, i
         seen.add(wanted.index(found))
-    for path in folder.glob('.out.*.part'):
+    for path in folder.glob('.out.*.tmp'):
         shutil.rmtree(path)
 print(killed, len(seen))
 """

@@ -22,7 +22,7 @@ from reader import PATIENCE  # noqa: E402
 from readers import READERS  # noqa: E402
 
 from benchmarks import schema  # noqa: E402
-from mrdib_pyg.training import write_atomic  # noqa: E402
+from mrdib_pyg.files import write_atomic  # noqa: E402
 from mrdib_pyg.training._run import provenance  # noqa: E402
 
 #: Packages that read files, or make the inputs.

@@ -107,7 +107,7 @@ def make_records(folder):
 
 
 def record(suffix):
-    from mrdib_pyg.experiment import job_id
+    from mrdib_pyg.experiment.records import job_id
 
     return f'runs/{job_id(JOB)}{suffix}'
 

@@ -2,10 +2,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.training import fit, seed_everything
+from mrdib_pyg.training import fit
 
 # So that the tests of all measures can import the tables they share.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mrdib_pyg.datasets import Planted, write_folder
-from mrdib_pyg.training import run
+from mrdib_pyg.training import train_model
 
 
 class Runs:
@@ -34,7 +34,7 @@ def runs(tmp_path_factory) -> Runs:
     write_folder(data, out.dataset)
     weights = {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 5e-2}
     for folder, mrdib, fit in ((out.plain, None, {}), (out.mrdib, {}, {'weights': weights})):
-        run(
+        train_model(
             data, 'multimodal_lightgcn', settings={'channels': 8}, mrdib=mrdib, seed=0, out=folder,
             dataset=str(out.dataset), epochs=3, batch_size=64, progress=False, **fit,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from mrdib_pyg.nn.mutual_information import Gaussian
 from mrdib_pyg.pid import explain_pair
 from mrdib_pyg.report import charts, write_report
 from mrdib_pyg.report.results_section import thin
-from mrdib_pyg.training import load_model, run
+from mrdib_pyg.training import load_model, train_model
 
 altair = pytest.importorskip('altair', reason='altair is not installed')
 pytest.importorskip('vl_convert', reason='vl-convert-python is not installed')
@@ -304,7 +304,7 @@ def test_a_torn_checkpoint_and_unfinished_runs(runs, tmp_path):
 
 def test_a_model_without_modalities(runs, tmp_path):
     data = InteractionFolder(runs.dataset)[0]
-    run(
+    train_model(
         data, 'lightgcn', settings={'channels': 8}, out=tmp_path / 'run', epochs=1,
         dataset=str(runs.dataset), batch_size=256, progress=False,
     )  # fmt: skip

@@ -1,10 +1,10 @@
 import warnings
 
 import pytest
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import IdMap, Planted
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.training import seed_everything
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,9 @@
+"""Checkpoints, the history of a run, and the models that are built of them."""
+
+import copy
 import errno
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -9,9 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_geometric import seed_everything
 
-from mrdib_pyg.training import CheckpointError, load_checkpoint, save_checkpoint, write_atomic
-from mrdib_pyg.training.checkpoint import remove_temporary_files
+from mrdib_pyg.datasets import Planted
+from mrdib_pyg.files import write_atomic
+from mrdib_pyg.nn.models import VBPR, MultimodalLightGCN
+from mrdib_pyg.nn.models.registry import model_name
+from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, load_model, save_checkpoint
+from mrdib_pyg.training.checkpoint import History
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
 STATE = {
@@ -204,11 +213,205 @@ def test_pickle_bomb_is_not_run(tmp_path, kind):
         assert mark.exists()
 
 
-def test_remove_temporary_files(tmp_path):
-    ours = ['.last.pt.a_1b2.tmp', '.history.jsonl.xyz.tmp', '.config.json.k.tmp']
-    others = ['.x.tmp', 'last.pt', '.last.pt', 'notes.tmp', '.vimrc.swp.tmp']
-    for name in [*ours, *others]:
-        (tmp_path / name).touch()
-    remove_temporary_files(tmp_path)
-    assert names(tmp_path) == sorted(others)
-    remove_temporary_files(tmp_path / 'absent')
+ROWS = [{'epoch': n, 'train': {'task': 1 / n}} for n in (1, 2, 3)]
+
+
+def write_history(path, rows, tail=''):
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows) + tail)
+    return History(path)
+
+
+def read_history(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_history(tmp_path):
+    history = History(tmp_path / 'history.jsonl')
+    for n, row in enumerate(ROWS, start=1):
+        history.append(row)
+        assert read_history(history.path) == ROWS[:n]  # on disk at once
+    assert history.epochs == ROWS and len(history) == 3
+    assert str(history) == 'History(num_epochs=3)'
+
+
+def test_history_in_memory():
+    history = History()
+    history.append(ROWS[0])
+    assert history.epochs == ROWS[:1] and history.path is None
+
+
+@pytest.mark.parametrize('num_epochs', [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    'tail', ['', '{"epoch": 4, "tra', '{"epoch": 4}\n{"epo', '\0\0\0', '4', '[]\n', '\ud800'],
+    ids=['none', 'torn', 'ahead', 'zeros', 'number', 'list', 'bytes'],
+)  # fmt: skip
+def test_history_restore(tmp_path, num_epochs, tail):
+    history = write_history(tmp_path / 'history.jsonl', ROWS)
+    with open(history.path, 'ab') as f:
+        f.write(tail.encode('utf-8', 'surrogatepass'))
+    history.restore(num_epochs)
+    assert history.epochs == read_history(history.path) == ROWS[:num_epochs]
+    history.append({'epoch': num_epochs + 1})
+    assert len(read_history(history.path)) == num_epochs + 1
+    assert [p.name for p in tmp_path.iterdir()] == ['history.jsonl']
+
+
+def test_history_restore_nothing(tmp_path):
+    history = History(tmp_path / 'history.jsonl')
+    history.restore(0)
+    assert history.epochs == [] and read_history(history.path) == []
+
+
+@pytest.mark.parametrize(
+    ('rows', 'found'), [([], 0), (ROWS[:1], 1), ([ROWS[0], ROWS[2]], 1), (ROWS[1:], 0)]
+)
+def test_history_with_a_gap(tmp_path, rows, found):
+    history = write_history(tmp_path / 'history.jsonl', rows)
+    before = history.path.read_bytes()
+    with pytest.raises(CheckpointError, match=f'holds {found} of the 2 epochs'):
+        history.restore(2)
+    assert history.path.read_bytes() == before
+
+
+class Mine(VBPR):
+    """A model that this package does not know."""
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+    return train(data, tmp_path, VBPR)[0]
+
+
+def train(data, folder, cls, **kwargs):
+    seed_everything(0)
+    model = cls(data, channels=8, **kwargs)
+    fit(model, data, epochs=2, batch_size=64, out=folder, progress=False)
+    return folder, model
+
+
+def change(path, **changes):
+    state = load_checkpoint(path)
+    torch.save({**state, **changes}, path)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'kwargs'),
+    [
+        (VBPR, {}),
+        (VBPR, {'mrdib': {'redundancy': 'club'}, 'feature_scaling': 'row'}),
+        (VBPR, {'mrdib': {'control': 'noise', 'noise_scale': 0.2}}),
+        (VBPR, {'mrdib': {'control': 'l2'}}),
+        (MultimodalLightGCN, {'fusion': 'mlp', 'num_layers': 1, 'id_channel': False}),
+        (MultimodalLightGCN, {'fusion': 'product_of_experts', 'mrdib': {}}),
+        (MultimodalLightGCN, {'fusion': 'attention', 'mrdib': {'bottleneck': 'complete'}}),
+    ],
+)
+def test_load_model(data, tmp_path, cls, kwargs):
+    _, model = train(data, tmp_path, cls, **kwargs)
+    loaded, info = load_model(tmp_path / 'best.pt', data)
+    assert type(loaded) is cls and not loaded.training
+    assert loaded.config == model.config
+    assert torch.equal(loaded.embed().user, model.embed().user)
+    assert torch.equal(loaded.embed().item, model.embed().item)
+    assert info['epoch'] in (1, 2) and info['identity']['model'] == model_name(cls)
+    assert 'model' not in info
+
+
+def test_load_last(data, folder):
+    assert load_model(folder / 'last.pt', data)[1]['epoch'] == 2
+
+
+def test_load_model_of_a_class_of_ones_own(data, tmp_path):
+    train(data, tmp_path, Mine)
+    message = f'holds the model {__name__}:Mine, which is not one of this package; pass its class'
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / 'best.pt', data)
+    for wrong in (VBPR, 'vbpr'):
+        with pytest.raises(CheckpointError, match=f'holds the model {__name__}:Mine, not vbpr'):
+            load_model(tmp_path / 'best.pt', data, cls=wrong)
+    for cls in (Mine, f'{__name__}:Mine'):
+        assert type(load_model(tmp_path / 'best.pt', data, cls=cls)[0]) is Mine
+
+
+def test_a_class_of_ones_own_with_a_name_of_this_package(data, tmp_path):
+    own = type('VBPR', (VBPR,), {'__module__': 'elsewhere'})
+    train(data, tmp_path / 'own', own)
+    train(data, tmp_path / 'vbpr', VBPR)
+    with pytest.raises(CheckpointError, match='holds the model elsewhere:VBPR, which is not one'):
+        load_model(tmp_path / 'own' / 'best.pt', data)
+    with pytest.raises(CheckpointError, match='holds the model vbpr, not elsewhere:VBPR.*leave th'):
+        load_model(tmp_path / 'vbpr' / 'best.pt', data, cls=own)
+    # Its file may have moved, and its script may have trained it.
+    for module in ('moved', '__main__'):
+        moved = type('VBPR', (VBPR,), {'__module__': module})
+        assert type(load_model(tmp_path / 'own' / 'best.pt', data, cls=moved)[0]) is moved
+    with pytest.raises(CheckpointError, match="made with model 'elsewhere:VBPR' but this run has"):
+        fit(VBPR(data, channels=8), data, out=tmp_path / 'own', resume=True, progress=False)
+
+
+def test_other_data(folder):
+    other = Planted(num_users=40, num_items=50, num_interactions=10, noise=1.0)[0]
+    with pytest.raises(CheckpointError, match='trained on other data'):
+        load_model(folder / 'best.pt', other)
+
+
+def test_no_checkpoint(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        load_model(tmp_path / 'best.pt', data)
+
+
+@pytest.mark.parametrize('identity', [None, {}, {'model': 'VBPR'}, 'VBPR'])
+def test_no_identity(data, folder, identity):
+    change(folder / 'best.pt', identity=identity)
+    with pytest.raises(CheckpointError, match='not a checkpoint of a training run'):
+        load_model(folder / 'best.pt', data)
+
+
+def test_parameters_that_do_not_fit(data, folder):
+    state = load_checkpoint(folder / 'best.pt')['model']
+    change(folder / 'best.pt', model={**state, 'bias': torch.zeros(9)})
+    with pytest.raises(CheckpointError, match='do not fit the model vbpr'):
+        load_model(folder / 'best.pt', data)
+
+
+def test_settings_that_are_gone(data, folder):
+    identity = load_checkpoint(folder / 'best.pt')['identity']
+    config = {**identity['config'], 'no_longer': 1}
+    change(folder / 'best.pt', identity={**identity, 'config': config})
+    with pytest.raises(CheckpointError, match='do not fit the model vbpr'):
+        load_model(folder / 'best.pt', data)
+
+
+@pytest.mark.parametrize('how', ['compressed', 'overlapping'])
+def test_archives_that_are_larger_than_they_seem(tmp_path, how):
+    """A small file must not fill the memory, nor take minutes to be checked."""
+    path, packed = tmp_path / 'last.pt', tmp_path / 'packed.pt'
+    save_checkpoint(path, {'x': torch.zeros(300_000)})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, 'w') as new:
+        for member in old.infolist():
+            content = old.read(member)
+            member.compress_type = zipfile.ZIP_STORED
+            if how == 'compressed':
+                member.compress_type = zipfile.ZIP_DEFLATED
+            new.writestr(member, content)
+        if how == 'overlapping':  # names for one content
+            large = max(new.filelist, key=lambda member: member.file_size)
+            for i in range(1000):
+                again = copy.copy(large)
+                again.filename = f'last/data/{i + 10}'
+                new.filelist.append(again)
+    assert packed.stat().st_size < 3_000_000
+    with pytest.raises(CheckpointError, match='packed.pt. is torn or not a checkpoint'):
+        load_checkpoint(packed)
+
+
+@pytest.mark.parametrize(
+    'setting', [{'num_layers': 10**9}, {'channels': 10**9}, {'mrdib': {'hidden_channels': 10**9}}]
+)
+def test_sizes_that_would_never_end(data, tmp_path, setting):
+    train(data, tmp_path, MultimodalLightGCN, mrdib={})
+    identity = load_checkpoint(tmp_path / 'best.pt')['identity']
+    config = {**identity['config'], **setting}
+    change(tmp_path / 'best.pt', identity={**identity, 'config': config})
+    with pytest.raises(CheckpointError, match=r'best.pt. must be at most \d+ .got 1000000000.'):
+        load_model(tmp_path / 'best.pt', data)

@@ -1,3 +1,5 @@
+"""Training epoch by epoch, early stopping, and what is refused."""
+
 import importlib
 import json
 import math
@@ -5,13 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
 from mrdib_pyg.nn.mutual_information import MINE
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
+from mrdib_pyg.training import CheckpointError, fit, load_checkpoint
+from mrdib_pyg.training._fit import check_seed, epoch_generator
 
 # The function hides the module of the same name.
 fit_module = importlib.import_module('mrdib_pyg.training._fit')
@@ -502,3 +506,27 @@ def test_generators_of_other_devices_are_left(data, monkeypatch):
     called.clear()
     fit(model, data, epochs=2, progress=False)
     assert called == []
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32, 0.5, True])
+def test_seeds_that_are_refused(seed):
+    with pytest.raises(ValueError, match=f"'seed' must .*got {seed}"):
+        check_seed(seed)
+
+
+def test_epoch_generator():
+    keys = [(s, e, k) for s in (0, 1, 2**32 - 1) for e in (1, 2, 3, 10**6) for k in range(4)]
+    draws = {key: tuple(torch.rand(4, generator=generator(*key)).tolist()) for key in keys}
+    assert len(set(draws.values())) == len(keys)  # neighbors share nothing
+    for key in keys:
+        assert tuple(torch.rand(4, generator=generator(*key)).tolist()) == draws[key]
+
+
+def generator(seed, epoch, stream):
+    return epoch_generator(seed, epoch, stream=stream)
+
+
+def test_epoch_generator_leaves_the_global_state():
+    before = torch.get_rng_state()
+    epoch_generator(0, 1)
+    assert torch.equal(torch.get_rng_state(), before)

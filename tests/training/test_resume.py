@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_geometric import seed_everything
 
 from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, seed_everything
+from mrdib_pyg.training import CheckpointError, fit, load_checkpoint
 from mrdib_pyg.training.checkpoint import _load_optimizer
 
 ROOT = Path(__file__).parents[2]
@@ -227,7 +228,8 @@ import torch
 from killing import die_at_call, fork
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MultimodalLightGCN
-from mrdib_pyg.training import fit, seed_everything
+from torch_geometric import seed_everything
+from mrdib_pyg.training import fit
 
 torch.set_num_threads(1)
 how, folder = sys.argv[1], Path(sys.argv[2])

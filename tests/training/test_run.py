@@ -1,4 +1,7 @@
+"""Trainings as a whole, their results, and the memory they keep."""
+
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -8,14 +11,17 @@ import torch
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average_metrics, evaluate
 from mrdib_pyg.nn.models import MODELS, VBPR, Recommender
-from mrdib_pyg.training import CheckpointError, load_model, provenance, run
+from mrdib_pyg.training import CheckpointError, load_checkpoint, load_model, train_model
+from mrdib_pyg.training import _freed_memory as freed_memory
+from mrdib_pyg.training._freed_memory import keep_freed_memory
+from mrdib_pyg.training._run import provenance
 
 FIT = {'epochs': 2, 'batch_size': 64, 'progress': False}
 
 
 def test_run(data, tmp_path):
     mrdib, weights = {'redundancy': 'gaussian'}, {'unique': 0.1}
-    results = run(
+    results = train_model(
         data, 'multimodal_lightgcn', settings={'channels': 8}, mrdib=mrdib, seed=3,
         weights=weights, out=tmp_path, dataset='small', **FIT,
     )  # fmt: skip
@@ -25,7 +31,10 @@ def test_run(data, tmp_path):
         assert config[name] == results[name], name
     assert results['dataset'] == 'small' and results['data_hash'] == data_hash(data)
     assert results['seed'] == 3 and results['settings'] == {'channels': 8, 'mrdib': mrdib}
-    assert results['fit'] == {'epochs': 2, 'batch_size': 64, 'weights': weights}
+    assert results['fit'] == {
+        'epochs': 2, 'batch_size': 64, 'weights': weights, 'lr': 1e-3, 'critic_steps': 0,
+        'modality_dropout': 0.0, 'patience': 20, 'monitor': 'recall@20', 'compile': False,
+    }  # fmt: skip
     assert results['num_epochs'] == 2 and results['best_epoch'] in (1, 2)
     assert {'task', 'bottleneck', 'redundant', 'unique', 'synergistic'} < set(results['terms'])
     model, _ = load_model(tmp_path / 'best.pt', data)
@@ -40,9 +49,10 @@ def test_run_of_every_model(data, tmp_path, name, mrdib):
     if mrdib is not None and not MODELS[name].multimodal:
         pytest.skip('has no modality for MRdIB to encode')
     kwargs = {'settings': {'channels': 8}, 'mrdib': mrdib, 'test': False}
-    whole = run(data, name, **kwargs, **FIT)
+    whole = train_model(data, name, **kwargs, **FIT)
     for epochs in (1, 2):
-        out = run(data, name, out=tmp_path, resume=True, **kwargs, **{**FIT, 'epochs': epochs})
+        settings = {**kwargs, **FIT, 'epochs': epochs, 'resume': True}
+        out = train_model(data, name, out=tmp_path, **settings)
     assert out['val'] == whole['val'] and out['terms'] == whole['terms']  # interrupted, or not
     model, _ = load_model(tmp_path / 'best.pt', data)
     assert evaluate(model, data, 'val', k=(5, 10, 20, 50)) == whole['val']
@@ -58,17 +68,17 @@ class WithoutLayer(Recommender):
 
 
 def test_run_of_a_class(data, tmp_path):
-    results = run(data, Mine, mrdib={}, out=tmp_path, **FIT)
+    results = train_model(data, Mine, mrdib={}, out=tmp_path, **FIT)
     assert results['model'] == f'{__name__}:Mine'
-    assert results['test'] == run(data, results['model'], mrdib={}, **FIT)['test']
+    assert results['test'] == train_model(data, results['model'], mrdib={}, **FIT)['test']
     model, _ = load_model(tmp_path / 'best.pt', data, cls=Mine)
     assert evaluate(model, data, 'test', k=(5, 10, 20, 50)) == results['test']
     with pytest.raises(ValueError, match="WithoutLayer' takes no 'mrdib'; give it that argument"):
-        run(data, WithoutLayer, mrdib={}, **FIT)
+        train_model(data, WithoutLayer, mrdib={}, **FIT)
     with pytest.raises(ValueError, match='must be a subclass of mrdib_pyg.nn.models.Recommender'):
-        run(data, dict, **FIT)
+        train_model(data, dict, **FIT)
     with pytest.raises(ValueError, match='LightGCN reads no modality, so there is nothing'):
-        run(data, 'lightgcn', mrdib={}, **FIT)
+        train_model(data, 'lightgcn', mrdib={}, **FIT)
 
 
 class Forgot(Recommender):
@@ -106,81 +116,97 @@ class Dropped(VBPR):
 )
 def test_what_a_model_of_ones_own_may_forget(data, tmp_path, cls, settings, mrdib, message):
     with pytest.raises(ValueError, match=message):
-        run(data, cls, settings=settings, mrdib=mrdib, out=tmp_path / 'run', **FIT)
+        train_model(data, cls, settings=settings, mrdib=mrdib, out=tmp_path / 'run', **FIT)
     assert not (tmp_path / 'run').exists()
+
+
+def test_the_data_are_hashed_once(data, tmp_path, monkeypatch):
+    hashed = []
+
+    def spy(data):
+        hashed.append(data)
+        return data_hash(data)
+
+    for module in ('_run', 'checkpoint'):
+        monkeypatch.setattr(f'mrdib_pyg.training.{module}.data_hash', spy)
+    train_model(data, 'vbpr', out=tmp_path, **FIT)
+    identity = load_checkpoint(tmp_path / 'last.pt')['identity']
+    assert len(hashed) == 1 and identity['data_hash'] == data_hash(data)
 
 
 def test_run_with_numbers_of_numpy(data, tmp_path):
     fit = {'epochs': np.int64(2), 'batch_size': np.int64(64), 'lr': np.float32(0.5)}
     settings = {'reg_weight': np.float64(0.1)}
     given = {'seed': np.int64(3), 'settings': settings, 'progress': False, 'out': tmp_path}
-    results = run(data, 'vbpr', **given, **fit)
+    results = train_model(data, 'vbpr', **given, **fit)
     config = json.loads((tmp_path / 'config.json').read_text())
-    assert config['fit'] == {'epochs': 2, 'batch_size': 64, 'lr': 0.5} and config['seed'] == 3
+    assert config['fit'] | {'epochs': 2, 'batch_size': 64, 'lr': 0.5} == config['fit']
+    assert config['seed'] == 3
     plain = {'epochs': 2, 'batch_size': 64, 'lr': 0.5, 'seed': 3, 'progress': False}
-    assert results['test'] == run(data, 'vbpr', settings={'reg_weight': 0.1}, **plain)['test']
+    again = train_model(data, 'vbpr', settings={'reg_weight': 0.1}, **plain)
+    assert results['test'] == again['test']
 
 
 def test_a_folder_is_not_made_of_what_cannot_be_recorded(data, tmp_path):
     with pytest.raises(TypeError, match='not JSON serializable'):
-        run(data, 'vbpr', out=tmp_path / 'run', dataset=object(), **FIT)
+        train_model(data, 'vbpr', out=tmp_path / 'run', dataset=object(), **FIT)
     assert not (tmp_path / 'run').exists()
 
 
 def test_run_is_reproducible(data):
-    runs = [run(data, 'vbpr', seed=seed, **FIT) for seed in (0, 0, 1)]
+    runs = [train_model(data, 'vbpr', seed=seed, **FIT) for seed in (0, 0, 1)]
     assert runs[0]['test'] == runs[1]['test'] != runs[2]['test']
     assert runs[0]['terms'] == runs[1]['terms']
 
 
 def test_run_does_not_read_the_test_edges(data, monkeypatch):
     del data['user', 'test', 'item']
-    assert 'test' not in run(data, 'vbpr', test=False, **FIT)
-    assert 'test' not in run(data, 'vbpr', **FIT)
+    assert 'test' not in train_model(data, 'vbpr', test=False, **FIT)
+    assert 'test' not in train_model(data, 'vbpr', **FIT)
 
 
 def test_run_without_held_out_edges(data):
     del data['user', 'val', 'item'], data['user', 'test', 'item']
-    results = run(data, 'vbpr', **FIT)
+    results = train_model(data, 'vbpr', **FIT)
     assert results['best_epoch'] == 2 and 'val' not in results
 
 
 def test_run_in_a_small_catalogue(data):
-    results = run(data, 'vbpr', k=(5, 20, 100), **FIT)
+    results = train_model(data, 'vbpr', k=(5, 20, 100), **FIT)
     assert {key.split('@')[1] for key in results['test']} == {'5', '20'}
-    results = run(data, 'vbpr', k=(100,), **FIT)
+    results = train_model(data, 'vbpr', k=(100,), **FIT)
     assert {key.split('@')[1] for key in results['test']} == {'50'}
 
 
 def test_run_per_user(data, tmp_path):
-    results = run(data, 'vbpr', per_user=True, out=tmp_path, **FIT)
+    results = train_model(data, 'vbpr', per_user=True, out=tmp_path, **FIT)
     users = results.pop('per_user')
     assert json.loads((tmp_path / 'results.json').read_text()) == results
     assert users['user'].tolist() == list(range(40)) and average_metrics(users) == results['test']
-    assert results['test'] == run(data, 'vbpr', **FIT)['test']
-    assert 'per_user' not in run(data, 'vbpr', per_user=True, test=False, **FIT)
+    assert results['test'] == train_model(data, 'vbpr', **FIT)['test']
+    assert 'per_user' not in train_model(data, 'vbpr', per_user=True, test=False, **FIT)
 
 
 def test_run_resumed(data, tmp_path):
-    whole = run(data, 'vbpr', out=tmp_path / 'a', **{**FIT, 'epochs': 4})
-    run(data, 'vbpr', out=tmp_path / 'b', **FIT)
-    resumed = run(data, 'vbpr', out=tmp_path / 'b', resume=True, **{**FIT, 'epochs': 4})
+    whole = train_model(data, 'vbpr', out=tmp_path / 'a', **{**FIT, 'epochs': 4})
+    train_model(data, 'vbpr', out=tmp_path / 'b', **FIT)
+    resumed = train_model(data, 'vbpr', out=tmp_path / 'b', resume=True, **{**FIT, 'epochs': 4})
     for name in ('best_epoch', 'num_epochs', 'terms', 'val', 'test'):
         assert whole[name] == resumed[name]
     # Resumed for fewer epochs than it has, it says what it is.
-    shorter = run(data, 'vbpr', out=tmp_path / 'b', resume=True, **FIT)
+    shorter = train_model(data, 'vbpr', out=tmp_path / 'b', resume=True, **FIT)
     assert shorter['num_epochs'] == 4
     assert json.loads((tmp_path / 'b' / 'config.json').read_text())['fit']['epochs'] == 4
     before = {p.name: p.read_bytes() for p in (tmp_path / 'b').iterdir()}
     with pytest.raises(CheckpointError):
-        run(data, 'vbpr', out=tmp_path / 'b', resume=True, seed=1, **FIT)
+        train_model(data, 'vbpr', out=tmp_path / 'b', resume=True, seed=1, **FIT)
     assert {p.name: p.read_bytes() for p in (tmp_path / 'b').iterdir()} == before
 
 
 def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch):
-    run(data, 'vbpr', out=tmp_path, **FIT)
+    train_model(data, 'vbpr', out=tmp_path, **FIT)
     (tmp_path / 'pid.json').write_text('{}')
-    run(data, 'vbpr', out=tmp_path, resume=True, **FIT)  # nothing is left to train
+    train_model(data, 'vbpr', out=tmp_path, resume=True, **FIT)  # nothing is left to train
     assert (tmp_path / 'results.json').exists() and (tmp_path / 'pid.json').exists()
 
     train_epoch = sys.modules['mrdib_pyg.training._fit']._train_epoch
@@ -193,10 +219,10 @@ def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch
     monkeypatch.setattr(sys.modules['mrdib_pyg.training._fit'], '_train_epoch', stop)
     for last in (2, 3):  # before and after a further epoch is done
         with pytest.raises(KeyboardInterrupt):
-            run(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})
+            train_model(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})
         assert (tmp_path / 'results.json').exists() == (last == 2)
     monkeypatch.undo()
-    results = run(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})
+    results = train_model(data, 'vbpr', out=tmp_path, resume=True, **{**FIT, 'epochs': 9})
     assert (tmp_path / 'results.json').exists()
     assert (tmp_path / 'pid.json').exists() == (results['best_epoch'] <= 2)
 
@@ -225,7 +251,7 @@ def test_results_of_fewer_epochs_do_not_outlive_them(data, tmp_path, monkeypatch
 def test_run_refuses(data, tmp_path, kwargs, message):
     kwargs = {'model': 'vbpr', **FIT, **kwargs}
     with pytest.raises(ValueError, match=message):
-        run(data, out=tmp_path / 'run', **kwargs)
+        train_model(data, out=tmp_path / 'run', **kwargs)
     assert not (tmp_path / 'run').exists()
 
 
@@ -234,7 +260,7 @@ def test_run_refuses_what_it_could_not_evaluate(data, tmp_path, split):
     data['user'].num_nodes = 41
     data['user', split, 'item'].edge_label_index = torch.tensor([[40], [0]])
     with pytest.raises(ValueError, match=f"no user with held-out edges in split '{split}'"):
-        run(data, 'vbpr', out=tmp_path / 'run', **FIT)
+        train_model(data, 'vbpr', out=tmp_path / 'run', **FIT)
     assert not (tmp_path / 'run').exists()
 
 
@@ -243,3 +269,53 @@ def test_provenance():
     assert json.loads(json.dumps(out)) == out
     assert out['versions']['torch'] == torch.__version__
     assert out['machine']['threads'] == torch.get_num_threads()
+
+
+FAULTS = """
+import resource
+import sys
+import torch
+from mrdib_pyg.training._freed_memory import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work():
+    tensors = [torch.ones(2**20) for _ in range(75)]  # 300 MiB in blocks of 4 MiB
+    del tensors
+
+is_set = keep_freed_memory() if sys.argv[1] == 'keep' else False
+for _ in range(4):
+    work()
+before = faults()
+for _ in range(4):
+    work()
+print(is_set, faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='mallopt is of glibc')
+def test_freed_blocks_are_not_mapped_anew():
+    def measure(how):
+        command = [sys.executable, '-c', FAULTS, how]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return out[0] == 'True', int(out[1])
+
+    is_set, kept = measure('keep')
+    if not is_set:
+        pytest.skip('this C library has no mallopt')
+    _, default = measure('default')
+    assert kept < 1_000  # pages of 4 KiB; all of it would be 307,200
+    # Without it none are mapped anew only if something happens to lie behind them in the heap.
+    assert kept < default or default == 0
+
+
+def test_elsewhere_nothing_is_set(monkeypatch):
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'darwin')
+    assert keep_freed_memory() is False
+
+
+def test_a_library_without_it(monkeypatch):
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda name: object())
+    assert keep_freed_memory() is False

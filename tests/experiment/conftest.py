@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from mrdib_pyg.datasets import Planted
 from mrdib_pyg.experiment import Experiment
 
 DESCRIPTION = {
@@ -24,6 +25,11 @@ DESCRIPTION = {
 }
 FACTOR = {None: 1.0, 'l2': 1.2, 'noise': 0.9, 'mrdib': 1.5}
 METRICS = [f'{name}@{k}' for name in ('recall', 'precision', 'map', 'ndcg') for k in (5, 10, 20)]
+
+
+@pytest.fixture
+def data():
+    return Planted(num_users=40, num_items=50, num_interactions=10)[0]
 
 
 @pytest.fixture

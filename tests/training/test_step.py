@@ -1,4 +1,4 @@
-"""A step as a CUDA graph; without a GPU, that nothing in a step would wait for one."""
+"""The weights of the loss, and a step of training: plain, compiled and as one CUDA graph."""
 
 import contextlib
 from importlib import import_module
@@ -7,12 +7,128 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_geometric import seed_everything
 
 from mrdib_pyg.datasets import Planted
-from mrdib_pyg.nn.models import MODELS, Triplets
+from mrdib_pyg.nn.models import MODELS, LightGCN, MultimodalLightGCN, Triplets
 from mrdib_pyg.ops._fixed_shapes import fixed_shapes, has_fixed_shapes
-from mrdib_pyg.training import LossWeights, fit, seed_everything
-from mrdib_pyg.training.step import GraphedStep, TrainStep, make_adam, make_train_step
+from mrdib_pyg.training import LossWeights, fit, load_checkpoint
+from mrdib_pyg.training.step import (
+    GraphedStep,
+    TrainStep,
+    make_adam,
+    make_loss_step,
+    make_train_step,
+)
+
+
+def terms(**values):
+    return {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
+
+
+def test_loss_weights_sum_and_gradient():
+    weights = LossWeights({'task': 1.0, 'l2': 1e-4}, {'bottleneck': 0.5, 'l2': 0.25})
+    x = terms(task=2.0, l2=8.0, bottleneck=3.0, redundant=7.0, unique=11.0, synergistic=2.0)
+    total = weights(x)
+    assert total.item() == 2.0 + 0.25 * 8.0 + 0.5 * 3.0  # the others are only reported
+    total.backward()
+    grads = {name: None if v.grad is None else v.grad.item() for name, v in x.items()}
+    assert grads == {
+        'task': 1.0, 'l2': 0.25, 'bottleneck': 0.5,
+        'redundant': None, 'unique': None, 'synergistic': None,
+    }  # fmt: skip
+
+
+def test_loss_weights_keep_a_plain_loss_bit_for_bit():
+    x = terms(task=0.1234567)
+    assert LossWeights({'task': 1.0})(x) is x['task']
+
+
+def test_loss_weights_pass_over_absent_terms():
+    x = {**terms(task=2.0), 'synergistic': None}
+    assert LossWeights({'task': 1.0}, {'unique': 1.0})(x).item() == 2.0
+
+
+def test_loss_weights_do_not_let_an_unweighted_term_in():
+    x = terms(task=2.0, redundant=float('nan'))
+    assert LossWeights({'task': 1.0})(x).item() == 2.0
+
+
+def test_loss_weights_repr():
+    weights = LossWeights({'task': 1.0}, {'bottleneck': 1e-3})
+    assert str(weights) == 'LossWeights(bottleneck=0.001, redundant=0, unique=0, task=1)'
+
+
+@pytest.mark.parametrize('name', ['synergistic', 'loss', 'l2', 'Task'])
+def test_loss_weights_refuse_a_name(name):
+    with pytest.raises(ValueError, match=rf"no loss term '{name}' .*known are \['bottleneck'"):
+        LossWeights({'task': 1.0}, {name: 1.0})
+
+
+@pytest.mark.parametrize('weight', [-1.0, float('nan'), float('inf'), '1', None, True])
+@pytest.mark.parametrize('of_model', [True, False])
+def test_loss_weights_refuse_a_value(weight, of_model):
+    args = ({'task': weight},) if of_model else ({'task': 1.0}, {'task': weight})
+    with pytest.raises(ValueError, match="weight 'task' must be a number >= 0"):
+        LossWeights(*args)
+
+
+def test_loss_weights_refuse_an_empty_sum():
+    with pytest.raises(ValueError, match='every term has a weight of zero'):
+        LossWeights({'task': 1.0}, {'task': 0.0})(terms(task=1.0, unique=2.0))
+
+
+# By torch's own tracing.
+pytestmark = pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
+
+
+@pytest.fixture(scope='module')
+def small():
+    return Planted(num_users=40, num_items=30, num_interactions=10)[0]
+
+
+def test_other_sizes_run_as_they_are(small, monkeypatch):
+    sizes = []
+
+    def compile(function, **kwargs):
+        assert kwargs == {'dynamic': False}
+
+        def compiled(batch):
+            sizes.append(batch.src_index.numel())
+            return function(batch)
+
+        return compiled
+
+    monkeypatch.setattr(torch, 'compile', compile)
+    seed_everything(0)
+    model = MultimodalLightGCN(small, channels=4)
+    weighting = LossWeights(model.loss_weights)
+    step, plain = make_loss_step(model, weighting, 8), make_loss_step(model, weighting)
+    user, pos = small['user', 'rates', 'item'].edge_index
+    for size in (8, 5, 8):
+        batch = Triplets(user[:size], pos[:size], pos[-size:])
+        (loss, terms), (expected, expected_terms) = step(batch), plain(batch)
+        torch.testing.assert_close(loss, expected)
+        assert loss.requires_grad and terms.keys() == expected_terms.keys()
+    assert sizes == [8, 8]
+
+
+@pytest.mark.slow
+def test_fit_compiled(small, tmp_path):
+    """By the compiler of PyTorch, which compiles C++ on a CPU."""
+    histories = []
+    for compile in (False, True):
+        torch.compiler.reset()
+        seed_everything(0)
+        model = LightGCN(small, channels=8)
+        out = tmp_path / str(compile)
+        settings = {'epochs': 3, 'batch_size': 64, 'compile': compile, 'progress': False}
+        fitted = fit(model, small, out=out, **settings)
+        assert ('compile' in load_checkpoint(out / 'best.pt')['identity']['settings']) == compile
+        histories.append([row['train'] for row in fitted.history])
+    for plain, compiled in zip(*histories):
+        assert compiled == pytest.approx(plain, rel=1e-4)
+
 
 CASES = [
     (name, mrdib)

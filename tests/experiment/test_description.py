@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mrdib_pyg.experiment import Experiment, job_id, load_experiment
+from mrdib_pyg.experiment import Experiment, load_experiment
+from mrdib_pyg.experiment.records import job_id
 from mrdib_pyg.nn.models import MODELS, Recommender
 
 
@@ -297,7 +298,7 @@ def test_load_toml(tmp_path):
 
 def test_the_description_in_the_documentation(tmp_path):
     tomllib = pytest.importorskip('tomllib')
-    page = Path(__file__).resolve().parents[3] / 'docs' / 'EXPERIMENTS.md'
+    page = Path(__file__).resolve().parents[2] / 'docs' / 'EXPERIMENTS.md'
     (text,) = re.findall(r'```toml\n(.*?)```', page.read_text(), flags=re.DOTALL)
     raw = tomllib.loads(text)
     models = [model for model in raw['models'] if model in MODELS]
