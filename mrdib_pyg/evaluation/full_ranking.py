@@ -243,7 +243,8 @@ def evaluate(
         index = index.masked_fill(index < 0, num_items)
         metrics.update(index, torch.stack([label_row[labels_i] - start, label_item[labels_i]]))
 
-    table = [torch.cat([x_user.new_empty(0), *metric.values]) for metric in metrics.values()]
+    none = user.new_empty(0, dtype=torch.get_default_dtype())  # where processes outnumber users
+    table = [torch.cat(metric.values or [none]) for metric in metrics.values()]
     if columns is not None:
         table = list(columns.all_columns(torch.stack(table), user.numel()))
     values = dict(zip(metrics.keys(), table))
