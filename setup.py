@@ -21,14 +21,16 @@ install_requires = [
     'torch-geometric>=2.8',
     'numpy>=1.26',
     'scipy>=1.11',
+    'pandas>=2.2',
     'ogb>=1.3.6',
     'tqdm>=4.60',
 ]
 
 report = ['matplotlib>=3.8', 'altair>=6.0', 'vl-convert-python>=1.9', 'jinja2>=3.1']
-data = ['pyarrow>=14', 'safetensors>=0.4']
+# The oldest releases that work with NumPy 2.
+data = ['duckdb>=1.3', 'pyarrow>=17', 'safetensors>=0.4.3']
 text = ['sentence-transformers>=3.0']
-serve = [*data, 'fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.8']
+serve = [*data, 'fastapi>=0.110', 'uvicorn>=0.29', 'faiss-cpu>=1.9']
 test = [
     'pytest>=8.0',
     'hypothesis>=6.100',

@@ -31,7 +31,7 @@ parser.add_argument('--dry-run', action='store_true', help='only say which files
 args = parser.parse_args()
 
 if args.dry_run:
-    from mrdib_pyg.datasets.prepare_amazon import find_category, raw_files
+    from mrdib_pyg.datasets.amazon import find_category, raw_files
 
     for name, url in raw_files(find_category(args.category)).items():
         places = [Path(args.root) / name, Path(args.root) / 'raw' / name]

@@ -138,6 +138,10 @@ def _with_options(reason: str, options: dict[str, str]) -> str:
         reason = reason.replace("that as 'sep'", 'that to --sep').replace(
             "pass 'sep'", 'pass --sep'
         )
+        reason = reason.replace("header=False and 'names'", '--header none and --names').replace(
+            "header=False, 'names'", '--header none --names'
+        )
+        reason = reason.replace('pass force=True', 'add --force')
     return reason
 
 

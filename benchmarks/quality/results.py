@@ -290,7 +290,7 @@ def pages(results: Path = RESULTS) -> dict[str, dict[str, str]]:
         return value
 
     floors, begin = load('popularity'), load('short_runs')
-    masked, new = load('missing_modalities'), load('cold_items')
+    masked, new = load('missing_modalities'), load('cold_models')
     readme, of_results = {'planted': planted(load('planted'))}, {}
     for path in sorted(results.glob('experiments/*/summary.json')):
         name = path.parent.name

@@ -7,6 +7,7 @@ Nothing here is meant for import from elsewhere. Commands import PyTorch only wh
 #: The commands, in the order of ``mrdib --help``; each is the module of its name.
 COMMANDS = (
     'prepare',
+    'inspect',
     'train',
     'evaluate',
     'recommend',

@@ -59,7 +59,7 @@ def _add_amazon(sources: Any) -> None:
         '--modalities', metavar='NAME,...', default='image,text',
         help='what to prepare (image,text)',
     )  # fmt: skip
-    _add_common(p, k_core=5, cache='RAW/cache')
+    _add_common(p, k_core=5, cache='RAW/cache', split='random')
 
 
 def _add_table(sources: Any) -> None:
@@ -67,13 +67,13 @@ def _add_table(sources: Any) -> None:
         sources,
         'table',
         'FILE --user COLUMN --item COLUMN --out FOLDER [options]',
-        'A table of your own: CSV, TSV or Parquet with a row for each interaction.',
+        'A table of your own (CSV, TSV, JSON, Parquet) with a row for each interaction.',
         'examples:\n'
         '  mrdib prepare table orders.csv --user customer --item sku --out data/shop\n'
         '  mrdib prepare table plays.parquet --user u --item i --time at --split temporal \\\n'
         '      --features audio=audio.npz --items tracks.csv --text title,artist --out data/plays',
     )
-    p.add_argument('table', metavar='FILE', help='the table: .csv, .tsv (also .gz), .parquet')
+    p.add_argument('table', metavar='FILE', help='the table: .csv, .tsv, .json, .parquet; .gz')
     p.add_argument('--user', metavar='COLUMN', required=True, help='the column of user ids')
     p.add_argument('--item', metavar='COLUMN', required=True, help='the column of item ids')
     p.add_argument('--rating', metavar='COLUMN', help='the column of ratings')
@@ -83,8 +83,16 @@ def _add_table(sources: Any) -> None:
         help="the form of dates that are not of ISO 8601, such as '%%d/%%m/%%Y'",
     )  # fmt: skip
     p.add_argument('--weight', metavar='COLUMN', help='the column of weights')
-    p.add_argument('--sep', metavar='CHAR', help='what separates the fields (by the name of FILE)')
+    p.add_argument('--sep', metavar='TEXT', help='what separates the fields, e.g. :: (found out)')
+    p.add_argument(
+        '--header', choices=['first', 'none'], metavar='WHERE',
+        help='the names of columns: in the first line, or none (found out)',
+    )  # fmt: skip
+    p.add_argument('--names', metavar='NAME,...', help='the names of all columns')
     p.add_argument('--no-quotes', action='store_true', help='double quotes are plain text')
+    p.add_argument(
+        '--keep-null-words', action='store_true', help='ids may be words such as NA or NULL'
+    )
     g = p.add_argument_group('features of the items')
     g.add_argument(
         '--features', metavar='NAME=FILE,...', default='',
@@ -97,10 +105,10 @@ def _add_table(sources: Any) -> None:
     g.add_argument('--text', metavar='COLUMN,...', help='columns to encode as modality text')
     g.add_argument('--items', metavar='FILE', help='the table of items that has these columns')
     g.add_argument('--item-id', metavar='COLUMN', help='its column of item ids (as --item)')
-    _add_common(p, k_core=1, cache='none')
+    _add_common(p, k_core=1, cache='none', split=None)
 
 
-def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
+def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str, split: str | None) -> None:
     p.add_argument(
         '--text-encoder', metavar='NAME',
         help='minilm, hashing (no download), or a sentence encoder or its folder (minilm)',
@@ -120,8 +128,9 @@ def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
         help=f'the least interactions of a user and of an item ({k_core})',
     )  # fmt: skip
     g.add_argument(
-        '--split', choices=SPLITS, default='random', metavar='NAME',
-        help='random (per user), leave_one_out (by time) or temporal (random)',
+        '--split', choices=SPLITS, default=split, metavar='NAME',
+        help='random (per user), leave_one_out (by time) or temporal '
+        + (f'({split})' if split else '(temporal where there is --time, else random)'),
     )  # fmt: skip
     g.add_argument('--seed', metavar='N', type=int, default=0, help='of the random split (0)')
     g.add_argument('--ratios', metavar='A,B,C', help='of --split temporal (0.8,0.1,0.1)')
@@ -134,7 +143,8 @@ def _add_common(p: argparse.ArgumentParser, k_core: int, cache: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
-    if args.ratios is not None and args.split != 'temporal':
+    by_time = args.split is None and getattr(args, 'time', None) is not None
+    if args.ratios is not None and args.split != 'temporal' and not by_time:
         raise Usage('--ratios are those of --split temporal: add it, or leave them out')
     ratios = tuple(number('--ratios', part) for part in (args.ratios or RATIOS).split(','))
     common: dict[str, Any] = {
@@ -154,10 +164,12 @@ def run(args: argparse.Namespace) -> None:
     else:
         if args.min_rating is not None and args.rating is None:
             raise Usage('--min-rating needs the column of ratings: add --rating COLUMN')
-        if args.split != 'random' and args.time is None:
+        if args.split not in (None, 'random') and args.time is None:
             raise Usage(f'--split {args.split} needs the column of times: add --time COLUMN')
         if args.time_format is not None and args.time is None:
             raise Usage('--time-format is that of the column of times: add --time COLUMN')
+        if args.header == 'none' and not args.names:
+            raise Usage('without a header columns need names: add --names NAME,...')
         if args.item_id is not None and args.items is None:
             raise Usage('--item-id is a column of the table of items: add --items FILE')
         if args.item_order is not None and not args.features:
@@ -173,7 +185,10 @@ def run(args: argparse.Namespace) -> None:
             args.table, args.out, user=args.user, item=args.item, rating=args.rating,
             time=args.time, time_format=args.time_format, weight=args.weight,
             sep='\t' if args.sep == '\\t' else args.sep,
-            quote=not args.no_quotes, features=pairs('--features', args.features, _path),
+            header=None if args.header is None else args.header == 'first',
+            names=None if args.names is None else [n.strip() for n in args.names.split(',')],
+            quote=not args.no_quotes, keep_null_words=args.keep_null_words,
+            features=pairs('--features', args.features, _path),
             item_order=args.item_order, text=text, items=args.items, item_id=args.item_id, **common,
         )  # fmt: skip
     if report.split.get('validation') == 0:
@@ -182,7 +197,8 @@ def run(args: argparse.Namespace) -> None:
             'too few for this split',
             file=sys.stderr,
         )
-    print(report.to_json() if args.json else f'{report}\nwrote {args.out}')
+    shown = str(report).replace("split='random'", '--split random')
+    print(report.to_json() if args.json else f'{shown}\nwrote {args.out}')
 
 
 def _path(option: str, text: str) -> str:

@@ -1,12 +1,9 @@
-from mrdib_pyg.datasets.amazon_reviews import AmazonReviews
+from mrdib_pyg.datasets.amazon import AmazonReviews, prepare_amazon
 from mrdib_pyg.datasets.catalog import DATASETS, load_dataset
 from mrdib_pyg.datasets.folder import InteractionFolder, data_hash, write_folder
 from mrdib_pyg.datasets.ids import IdMap
-from mrdib_pyg.datasets.interaction_table import InteractionTable
 from mrdib_pyg.datasets.planted import Planted
-from mrdib_pyg.datasets.prepare_amazon import prepare_amazon
 from mrdib_pyg.datasets.prepare_report import PrepareReport
-from mrdib_pyg.datasets.prepare_table import prepare_table
 from mrdib_pyg.datasets.splits import (
     k_core,
     leave_one_out_split,
@@ -14,6 +11,7 @@ from mrdib_pyg.datasets.splits import (
     split_interactions,
     temporal_split,
 )
+from mrdib_pyg.datasets.tables import InteractionTable, prepare_table
 from mrdib_pyg.datasets.text import HashingTextEncoder, SentenceTextEncoder
 from mrdib_pyg.datasets.tiktok import TikTok
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mrdib_pyg.datasets._collect import as_id
 from mrdib_pyg.datasets._read import (
     UNREADABLE,
     Arrays,
@@ -18,6 +17,7 @@ from mrdib_pyg.datasets._read import (
     read_array,
     shown,
 )
+from mrdib_pyg.datasets._values import as_id
 
 #: The features, zero where there are none, which items have them, and counts by their reason.
 Found = tuple[np.ndarray, np.ndarray, dict[str, int]]

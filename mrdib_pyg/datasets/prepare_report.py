@@ -26,6 +26,7 @@ class PrepareReport:
         times (Dict[str, Any]): The first and the last time of the rows that were read: dates in
             UTC, or numbers as they are.
         notes (Dict[str, int]): What else is worth knowing, counted.
+        remarks (List[str]): What was chosen where nothing was said.
     """
 
     def __init__(self, source: str, settings: dict[str, Any]) -> None:
@@ -38,9 +39,10 @@ class PrepareReport:
         self.modalities: dict[str, dict[str, Any]] = {}
         self.times: dict[str, Any] = {}
         self.notes: dict[str, int] = {}
+        self.remarks: list[str] = []
 
     def drop(self, reason: str, count: int, example: Any = None) -> None:
-        r"""Counts rows that are left out; none are not mentioned."""
+        r"""Counts rows that are left out. Zero counts are omitted."""
         if count > 0:
             self.dropped[reason] = self.dropped.get(reason, 0) + int(count)
             if example is not None:
@@ -54,7 +56,7 @@ class PrepareReport:
         }
 
     def note(self, text: str, count: int) -> None:
-        r"""Counts something else; nothing is not mentioned."""
+        r"""Counts something else. Zero counts are omitted."""
         if count > 0:
             self.notes[text] = self.notes.get(text, 0) + int(count)
 
@@ -71,6 +73,7 @@ class PrepareReport:
             'modalities': self.modalities,
             'times': self.times,
             'notes': self.notes,
+            'remarks': self.remarks,
         }
 
     def to_json(self) -> str:
@@ -92,6 +95,7 @@ class PrepareReport:
                 setattr(out, name, dict(value[name]))
             for name in ('times', 'examples'):  # reports of older versions have none
                 setattr(out, name, dict(value.get(name, {})))
+            out.remarks = [str(remark) for remark in value.get('remarks', ())]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return out
@@ -113,7 +117,7 @@ class PrepareReport:
             text = f'{name}: {entry["items"]:,} items have it, {entry["channels"]} channels'
             counts = [f'{count:,} {why}' for why, count in entry.get('notes', {}).items()]
             lines.append('; '.join([text, *counts]))
-        lines += [f'{count:,} {text}' for text, count in self.notes.items()]
+        lines += [f'{count:,} {text}' for text, count in self.notes.items()] + self.remarks
         return '\n'.join(lines)
 
     def __repr__(self) -> str:

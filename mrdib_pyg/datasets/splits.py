@@ -5,6 +5,7 @@ file: 0 train, 1 validation, 2 test.
 """
 
 import numpy as np
+from scipy.sparse import coo_array
 
 #: The names of the splits that :func:`split_interactions` knows.
 SPLIT_NAMES = ('random', 'leave_one_out', 'temporal')
@@ -159,9 +160,10 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int | tuple[int, int]) -> np.n
 def _rank(key: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r"""The place of each row among those of its user by :obj:`key`, and the counts of users."""
     count = np.bincount(user) if user.size > 0 else np.zeros(0, dtype=np.int64)
-    # Two stable sorts: several times faster than `lexsort`, which merges by indirection.
-    order = np.argsort(key, kind='stable')
-    order = order[np.argsort(user[order], kind='stable')]
+    order = np.argsort(key, kind='stable').astype(np.int32 if user.size < 2**31 else np.int64)
+    # A counting sort by user, which keeps the order of the keys.
+    place = (user[order], np.arange(user.size, dtype=order.dtype))
+    order = coo_array((order, place), shape=(count.size, user.size)).tocsr().data
     rank = np.empty(user.size, dtype=np.int64)
     rank[order] = np.arange(user.size) - np.repeat(np.cumsum(count) - count, count)
     return rank, count

@@ -11,7 +11,7 @@ from torch_geometric.data import HeteroData
 
 from benchmarks import schema
 from benchmarks.quality import (
-    cold_items,
+    cold_models,
     missing_modalities,
     pid_training,
     pid_truth,
@@ -220,7 +220,7 @@ def missing(folder):
 @pytest.fixture(scope='module')
 def cold(folder):
     path = Path(folder).parent / 'cold.json'
-    cold_items.run(folder, path, COLD)
+    cold_models.run(folder, path, COLD)
     return path
 
 
@@ -243,7 +243,7 @@ def test_missing(missing):
 @pytest.mark.parametrize('name', ['missing', 'cold'])
 def test_continues(name, folder, request, monkeypatch):
     path = request.getfixturevalue(name)
-    module = {'missing': missing_modalities, 'cold': cold_items}[name]
+    module = {'missing': missing_modalities, 'cold': cold_models}[name]
     settings = {'missing': MISSING, 'cold': COLD}[name]
     whole = json.loads(path.read_text())
     part = path.with_name(f'{name}-part.json')
@@ -281,11 +281,11 @@ def test_content_neighbors_of_a_worked_example():
     data = HeteroData()
     data['item'].x_image = torch.tensor([[0.0, 5.0], [2.0, 5.0]])  # the second column is constant
     data['cold_item'].x_image = torch.tensor([[3.0, 9.0], [1.0, 5.0]])
-    known, new = cold_items.content(data, 'item', 'cold_item')
+    known, new = cold_models.content(data, 'item', 'cold_item')
     assert known.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     assert new.tolist() == [[1.0, 0.0], [0.0, 0.0]]
     edges = torch.tensor([[0, 0, 2], [0, 1, 1]])
-    assert cold_items.mean_of_items(edges, known, 3).tolist() == [[0, 0], [0, 0], [1, 0]]
+    assert cold_models.mean_of_items(edges, known, 3).tolist() == [[0, 0], [0, 0], [1, 0]]
 
 
 # -- experiments -----------------------------------------------------------------------------------

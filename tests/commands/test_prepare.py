@@ -30,13 +30,17 @@ ONES = 'user,item\na,x\nb,x\nc,y\n'
 @pytest.mark.parametrize(
     ('text', 'argv', 'message'),
     [
-        ('user;item\na;x\n', [], "is it separated by ';'? Then pass that to --sep"),
+        ('user;item\na;x\n', ['--sep', ','], "separated by ','? If not, pass --sep"),
+        ('1\t2\t3\n4\t5\t6\n', [], 'looks like data'),
+        ('1\t2\t3\n4\t5\t6\n', [], 'its 3 columns: --header none --names'),
+        ('user,item\n1,2\n', ['--names', 'a,b,c'], '--names has 3 names'),
+        ('user,item\n1,2\n', ['--header', 'none'], 'add --names NAME,...'),
         (b'user,item\n\xfcber,x\n', [], 'or convert it to UTF-8'),
         (ONES, ['--k-core', '9'], 'Please choose a smaller --k-core'),
         (ONES, ['--k-core', '-1'], '--k-core needs to be at least'),
         (ONES, ['--time-format', '%d'], '--time-format is that of the column of times'),
         ('user,item,at\na,x,05/03/2023\n', ['--time', 'at'], "give their form as --time-format, "
-                                                             "such as '%d/%m/%Y'"),
+                                                             "'%d/%m/%Y' or '%m/%d/%Y'"),
     ],
 )  # fmt: skip
 def test_messages_name_options(capsys, tmp_path, text, argv, message):
@@ -46,6 +50,16 @@ def test_messages_name_options(capsys, tmp_path, text, argv, message):
     assert main([*argv, '--out', str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_tables_without_a_header(tmp_path, capsys):
+    table, out = tmp_path / 'ratings.dat', tmp_path / 'out'
+    table.write_text('1::1193::5::978300760\n2::1193::4::978300761\n1::914::3::978300762\n')
+    argv = ['prepare', 'table', str(table), '--user', 'u', '--item', 'i', '--out', str(out)]
+    assert main([*argv, '--names', 'u,i,r,t', '--header', 'none', '--time', 't']) == 0
+    shown = capsys.readouterr().out
+    assert '3 rows of' in shown and '2 users with 2 items' in shown
+    assert 'the split is by time' in shown and '--split random' in shown
 
 
 def test_the_parser_of_a_source_has_its_name(capsys):

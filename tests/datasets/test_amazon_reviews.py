@@ -21,8 +21,8 @@ from mrdib_pyg.datasets import (
     prepare_amazon,
     random_split,
 )
-from mrdib_pyg.datasets import _amazon_files as files
-from mrdib_pyg.datasets.prepare_amazon import find_category, raw_files
+from mrdib_pyg.datasets import amazon as files
+from mrdib_pyg.datasets.amazon import find_category, raw_files
 
 QUICK = {'text_encoder': 'hashing'}
 
@@ -80,7 +80,7 @@ def test_amazon_reviews_are_prepared_once_for_each_choice(published, monkeypatch
     other = AmazonReviews(root, 'Baby', seed=1, modalities=['text'], **QUICK)
     assert data_hash(first[0]) != data_hash(other[0])
     assert len(list((root / 'processed').iterdir())) == 2
-    module = importlib.import_module('mrdib_pyg.datasets.prepare_amazon')
+    module = importlib.import_module('mrdib_pyg.datasets.amazon')
     monkeypatch.setattr(module, 'prepare', None)
     again = AmazonReviews(root, 'Baby', **QUICK)
     assert data_hash(again[0]) == data_hash(first[0])
@@ -219,6 +219,16 @@ def test_raw_files_with_faults_that_are_survived(raw):
     assert (item.x_image[~item.has_image] == 0).all()
     assert item.has_text.sum() == 4
     assert 'image: 2 items have it, 4096 channels; 1 records' in str(report)
+
+
+@pytest.mark.parametrize('modality', ['image', 'text'])
+def test_columns_in_another_order_are_refused(raw, modality):
+    path = raw / 'ratings_Baby.csv'
+    rows = [line.split(',') for line in path.read_text().splitlines()]
+    path.write_text(''.join(f'{i},{u},{r},{t}\n' for u, i, r, t in rows))
+    with pytest.raises(ValueError, match=f'0 of 12 items have .* {modality}.*user, item, rating'):
+        prepare(raw, modalities=[modality])
+    assert not (raw / 'out').exists()
 
 
 def test_mean_filling(raw):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrdib_pyg.datasets._literal import DEPTH, parse_literal
+from mrdib_pyg.datasets.amazon import DEPTH, parse_literal
 
 TEXT = st.text(st.characters(exclude_categories=['Cs']))
 VALUES = st.recursive(
@@ -33,16 +33,18 @@ def test_what_json_prints(value):
 @pytest.mark.parametrize(
     ('text', 'value'),
     [
-        ("(1, 'a')", [1, 'a']),
+        ("(1, 'a')", (1, 'a')),
         ('[1, 2,]', [1, 2]),
         ('  {  }  ', {}),
         ("u'caf\\xe9'", 'café'),
         ("'it\\'s \\\\ \"x\"\\n'", 'it\'s \\ "x"\n'),
-        (r"'\d\/'", r'\d/'),
+        (r"'\d\/'", r'\d\/'),
+        (r'"\/"', '/'),
         (r"'\101\0'", 'A\0'),
         (r'"\ud83d\ude00"', '\U0001f600'),
-        (r"'\ud83d'", '\ufffd'),
-        (r"'\UFFFFFFFF'", '\ufffd'),
+        ('{"a": [true, null, NaN]}'.replace('NaN', '1'), {'a': [True, None, 1]}),
+        ("{'a': [true, null, nan]}", {'a': [True, None, None]}),
+        ("'true L null'", 'true L null'),
         ('123L', 123),
         ('-.5e3', -500.0),
         ('1e999', math.inf),
@@ -55,9 +57,9 @@ def test_value(text, value):
 @pytest.mark.parametrize(
     'text',
     [
-        '', ' ', '{', '[1', "{'a'}", "{'a': }", "{'a' 1}", "{'a': 1", "{[1]: 2}", "'a", "'a\\'",
-        "'a\n'", '[1 2]', '[,]', 'x', '__import__("os")', 'open("x")', "'a' 'b'", "b'a'", '1 2',
-        '1+1', '--1', '{1: 2}}', 'lambda: 0', "f'{1}'", '(' * 50, '[' * 10**6, '{0:' * 10**5,
+        '', ' ', '{', '[1', "{'a': }", "{'a' 1}", "{'a': 1", "{[1]: 2}", "'a", "'a\\'",
+        "'a\n'", '[1 2]', '[,]', 'x', '__import__("os")', 'open("x")', "b'a'", r"'\UFFFFFFFF'",
+        '1 2', '1+1', '--1', '{1: 2}}', 'lambda: 0', "f'{1}'", '(' * 50, '[' * 10**6, '{0:' * 10**5,
         '9' * 5000, '-' * 10**6, 'a' * 10**6, "'" + '\\' * 10**6, '"' * (10**6 + 1),
     ],
 )  # fmt: skip
@@ -69,6 +71,6 @@ def test_refused(text):
 
 
 def test_depth():
-    assert parse_literal('[' * DEPTH + ']' * DEPTH) is not None
+    assert parse_literal("['a', " * DEPTH + ']' * DEPTH) is not None
     with pytest.raises(ValueError, match=f'more than {DEPTH}'):
-        parse_literal('[' * (DEPTH + 1) + ']' * (DEPTH + 1))
+        parse_literal("['a', " * (DEPTH + 1) + ']' * (DEPTH + 1))

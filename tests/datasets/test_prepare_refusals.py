@@ -1,10 +1,16 @@
+import bz2
 import gzip
+import lzma
+import zipfile
 
 import numpy as np
 import pytest
-from tables import CSV, HEADER, NAMES, csv, refuse
+from tables import CSV, HEADER, NAMES, VECTORS, csv, refuse
 
-from mrdib_pyg.datasets import IdMap, _chunks, prepare_table
+from mrdib_pyg.datasets import (
+    IdMap,
+    prepare_table,
+)
 
 
 def test_refused_settings(tmp_path):
@@ -40,23 +46,37 @@ def test_refused_settings(tmp_path):
         )  # fmt: skip
 
 
-def test_refused_files(tmp_path, monkeypatch):
+def test_refused_files(tmp_path):
     refuse(tmp_path, 'there is no table', FileNotFoundError, table=tmp_path / 'none.csv')
-    refuse(tmp_path, "does not tell what separates.*pass 'sep'", table=csv(tmp_path, name='t.dat'))
+    refuse(tmp_path, 'is a folder', table=tmp_path)
     refuse(tmp_path, 'is a spreadsheet.*export it as CSV', table=csv(tmp_path, name='t.xlsx'))
     refuse(tmp_path, 'is empty', table='')
     refuse(tmp_path, 'UTF-8 text', table=HEADER.encode() + b'\xff\xfe,1,1,1\n')
-    refuse(tmp_path, 'no row of names', table=b'\xff\xfe,1,1,1\n')
-    torn = gzip.compress(CSV.encode() * 50)[:-9]
-    refuse(tmp_path, 'cut short or damaged', table=csv(tmp_path, torn, 't.csv.gz'))
-    refuse(tmp_path, 'cut short or damaged', table=csv(tmp_path, CSV, 'u.csv.gz'))
-    refuse(tmp_path, 'pass quote=False', table='user,item\n"a,1\nb,2\n')
-    prepare_table(csv(tmp_path, 'user,item\n"a,1\nb,2\n'), tmp_path / 'ok', **NAMES, quote=False)
-    assert IdMap.load(tmp_path / 'ok', 'user').ids == ['"a', 'b']
-    monkeypatch.setattr(_chunks, 'BLOCK', 64)
-    refuse(tmp_path, 'a row of more than', table='user,item\n"' + 'a,1\n' * 100)
-    pytest.importorskip('pyarrow')
-    refuse(tmp_path, 'not a Parquet file', table=csv(tmp_path, b'PAR1' * 9, 't.parquet'))
+    refuse(tmp_path, 'no row of names', table=b'\xff,1,1,1\n')
+    refuse(tmp_path, 'is UTF-16', table=CSV.encode('utf-16'))
+    for kind, pack in (('gz', gzip.compress), ('bz2', bz2.compress), ('xz', lzma.compress)):
+        torn = pack(CSV.encode() * 50)[:-9]
+        refuse(tmp_path, 'cut short or damaged', table=csv(tmp_path, torn, f't.csv.{kind}'))
+        refuse(tmp_path, 'cut short or damaged', table=csv(tmp_path, CSV, f'u.csv.{kind}'))
+    with zipfile.ZipFile(tmp_path / 'two.zip', 'w') as archive:
+        archive.writestr('a.csv', CSV)
+        archive.writestr('b.csv', CSV)
+    refuse(tmp_path, 'holds 2 files .a.csv, b.csv.', table=tmp_path / 'two.zip')
+    refuse(tmp_path, 'not a Parquet|Parquet|damaged', table=csv(tmp_path, b'PAR1' * 9, 't.parquet'))
+    refuse(tmp_path, "'sep' needs to be one to four", sep='"')
+    refuse(tmp_path, "'names' has 2 names, but .* 4 fields", names=['user', 'item'], sep=',')
+    refuse(tmp_path, "needs the names of its columns: 'names'", header=False)
+    refuse(tmp_path, "neither|'table' needs to be a path", TypeError, table=5)
+
+
+@pytest.mark.parametrize('rows', [2, 1_000_000])
+@pytest.mark.parametrize('text', ['"a,1\n', 'a,"1\n', '"a,1\nb,"2"\n'])
+def test_a_quote_that_does_not_end(tmp_path, rows, text):
+    """Whatever the size of the file: no row behind it is lost in silence."""
+    table = csv(tmp_path, 'user,item\na,"3"\n' + text + 'b,2\n' * rows)
+    refuse(tmp_path, 'double quote that does not end .*pass quote=False', table=table)
+    prepare_table(table, tmp_path / 'ok', **NAMES, quote=False)
+    assert IdMap.load(tmp_path / 'ok', 'item').ids[-1].strip('"') == '2'
 
 
 def test_refused_features(tmp_path):
@@ -89,14 +109,31 @@ def test_refused_features(tmp_path):
 def test_an_archive_that_claims_more_than_it_holds(tmp_path):
     np.savez_compressed(tmp_path / 'f.npz', **{'007': np.zeros(2, 'f4')})
     content = (tmp_path / 'f.npz').read_bytes()
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / 'g.npz', 'w', zipfile.ZIP_DEFLATED) as archive:
         with zipfile.ZipFile(tmp_path / 'f.npz') as old:
             raw = old.read('007.npy').replace(b'(2,), }' + b' ' * 11, b'(2000000000000,), }')
         archive.writestr('007.npy', raw)
     assert content != (tmp_path / 'g.npz').read_bytes()
     refuse(tmp_path, r"g\.npz' is no complete", features={'a': tmp_path / 'g.npz'})
+
+
+def test_an_input_in_the_folder_is_not_replaced(tmp_path):
+    """Whether it is named by its own path or by that of a link."""
+    out = tmp_path / 'out'
+    prepare_table(csv(tmp_path), out, **NAMES, features={'a': VECTORS})
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / 'link.inter').symlink_to(out / 'out.inter')
+    table = {'user': 'userID', 'item': 'itemID'}
+    for path in (out / 'out.inter', tmp_path / 'link.inter', str(out / '..' / 'out' / 'out.inter')):
+        with pytest.raises(ValueError, match='is an input, and one of the files'):
+            prepare_table(path, out, **table, force=True)
+    for kwargs in ({'features': {'a': out / 'a_feat.npy'}}, {'item_order': out / 'item_ids.csv'}):
+        with pytest.raises(ValueError, match='is an input, and one of the files'):
+            prepare_table(tmp_path / 't.csv', out, **NAMES, **kwargs, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    csv(out, name='orders.csv')  # which stays
+    prepare_table(out / 'orders.csv', out, **NAMES, force=True)
+    assert (out / 'orders.csv').exists()
 
 
 def test_nothing_is_left_by_a_failure_while_writing(tmp_path, monkeypatch):

@@ -1,18 +1,32 @@
+import bz2
 import gzip
 import json
+import lzma
+import warnings
+import zipfile
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
-from tables import CSV, NAMES, ROWS, csv, frame, load, read_back
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tables import CSV, HEADER, NAMES, ROWS, csv, frame, load, read_back
 
-from mrdib_pyg.datasets import IdMap, PrepareReport, _chunks, prepare_table, random_split
+from mrdib_pyg.datasets import (
+    IdMap,
+    PrepareReport,
+    prepare_table,
+    random_split,
+)
+from mrdib_pyg.datasets.missing import is_missing
 
 
 def test_prepare_table(tmp_path):
     out = tmp_path / 'a' / 'shop'
-    report = prepare_table(csv(tmp_path), out, **NAMES, rating='stars', time='at', min_rating=2)
+    report = prepare_table(
+        csv(tmp_path), out, **NAMES, rating='stars', time='at', min_rating=2, split='random'
+    )
     table = read_back(out)
     assert list(table.columns) == ['userID', 'itemID', 'rating', 'timestamp', 'x_label']
     assert [tuple(row) for row in table.iloc[:, :4].to_numpy().tolist()] == [
@@ -56,30 +70,53 @@ def write(kind, folder):
         'last line': CSV.rstrip('\n'),
         'blank lines': CSV.replace('\n', '\n\n'),
         'quoted': CSV.replace('x y', '"x y"').replace('ann', '"ann"'),
+        'tabs by the content': CSV.replace(',', '\t'),
+        'mixed line ends': CSV.replace('\n', '\r\n', 3),
+        'mixed line ends and quotes': CSV.replace('\n', '\r\n', 3).replace('ann', '"ann"'),
+        'two colons': CSV.replace(',', '::'),
+        'blanks in names': CSV.replace('user,item', 'user, item '),
+        'of RecBole': CSV.replace(HEADER, 'user:token,item:token,stars:float,at:float\n'),
         'other columns': 'note,' + CSV.replace('\n', '\n"é\n",', len(ROWS)),
     }.get(kind, CSV)
-    if kind == 'gzip':
-        return csv(folder, gzip.compress(CSV.encode()), 't.csv.gz')
+    packed = {
+        'gzip': ('t.csv.gz', gzip.compress), 'bz2': ('t.csv.bz2', bz2.compress),
+        'xz': ('t.csv.xz', lzma.compress), 'gzip by its content': ('t.csv', gzip.compress),
+    }  # fmt: skip
+    if kind in packed:
+        name, pack = packed[kind]
+        return csv(folder, pack(CSV.encode()), name)
+    if kind == 'zip':
+        with zipfile.ZipFile(folder / 't.csv.zip', 'w') as archive:
+            archive.writestr('t.csv', CSV)
+        return folder / 't.csv.zip'
+    if kind == 'zstd':
+        pa = pytest.importorskip('pyarrow')
+        content = pa.compress(CSV.encode(), codec='zstd', asbytes=True)
+        return csv(folder, content, 't.csv.zst')
+    if kind == 'json lines':
+        return csv(folder, frame().to_json(orient='records', lines=True), 't.jsonl')
+    if kind == 'json':
+        return csv(folder, frame().to_json(orient='records'), 't.json')
+    if kind == 'dict':
+        return {name: column.tolist() for name, column in frame().items()}
+    if kind == 'arrow':
+        return pytest.importorskip('pyarrow').Table.from_pandas(frame())
     return csv(folder, text, 't.tsv' if kind == 'tsv' else 't.csv')
 
 
-@pytest.mark.parametrize('block', [7, 1 << 20])
 @pytest.mark.parametrize(
     'kind',
     ['frame', 'categorical', 'parquet', 'tsv', 'semicolon', 'crlf', 'bom', 'last line',
-     'blank lines', 'quoted', 'other columns', 'gzip'],
+     'blank lines', 'quoted', 'other columns', 'gzip', 'bz2', 'xz', 'gzip by its content', 'zip',
+     'zstd', 'json lines', 'json', 'dict', 'arrow', 'tabs by the content', 'mixed line ends',
+     'mixed line ends and quotes', 'two colons', 'blanks in names', 'of RecBole'],
 )  # fmt: skip
-def test_equivalent_tables(tmp_path, monkeypatch, kind, block):
-    """Whatever the file, and wherever it is cut into pieces, the folder is the same."""
+def test_equivalent_tables(tmp_path, kind):
+    """Whatever the table, the folder is the same."""
     prepare_table(csv(tmp_path), tmp_path / 'a', **NAMES, rating='stars', time='at', name='n')
-    # A row may take two blocks: the longest has 17 bytes here.
-    monkeypatch.setattr(_chunks, 'BLOCK', max(block, 11))
-    monkeypatch.setattr(_chunks, 'ROWS', 3)
-    sep = ';' if kind == 'semicolon' else None
     prepare_table(
-        write(kind, tmp_path), tmp_path / 'b', **NAMES, rating='stars', time='at', name='n',
-        sep=sep,
-    )  # fmt: skip
+        write(kind, tmp_path), tmp_path / 'b', **NAMES, rating='stars', time='at', name='n'
+    )
     for name in ('n.inter', 'user_ids.csv', 'item_ids.csv'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
 
@@ -87,23 +124,102 @@ def test_equivalent_tables(tmp_path, monkeypatch, kind, block):
 def test_ids_of_any_type(tmp_path):
     values = {
         'int': ([5, 10**18, 5], ['5', '1000000000000000000']),
-        'float': ([5.0, None, 7.0], ['5', '7']),
-        'text': (['007', '', 'NA'], ['007', 'NA']),
+        'float': ([5.0, None, 7.5], ['5', '7.5']),
+        'text': (['007', '', 'NA'], ['007']),
         'mixed': ([5, '5', 'ü'], ['5', 'ü']),
+        'number and truth': (pd.Series([1, True, 'True'], dtype=object), ['1', 'True']),
         'nullable': (pd.array([1, None, 2], dtype='Int64'), ['1', '2']),
         'bytes': ([b'a', None, 'b'], ['a', 'b']),
-        'half': (pd.Series(['\ud800', None, 'a\nb'], dtype=object), ['?', 'a\nb']),
+        'half': (pd.Series(['\ud800', None, 'a\nb'], dtype=object), ['eda080', 'a\nb']),
         'bool': ([True, False, True], ['True', 'False']),
-    }
+        'date': (pd.to_datetime(['2024-01-01', None, '2024-01-02 03:00:00.000000001'],
+                                format='ISO8601'),
+                 ['2024-01-01 00:00:00', '2024-01-02 03:00:00.000000001']),
+        'category': (pd.Categorical([7, 8, 7]), ['7', '8']),
+    }  # fmt: skip
     for name, (column, expected) in values.items():
         table = pd.DataFrame({'user': column, 'item': [1, 2, 3]})
         report = prepare_table(table, tmp_path / name, **NAMES)
         assert IdMap.load(tmp_path / name, 'user').ids == expected, name
         assert sum(report.dropped.values()) == 3 - report.kept['interactions']
-    with pytest.raises(ValueError, match="ids in column 'user' are neither numbers nor text"):
-        prepare_table(pd.DataFrame({'user': [[1], [2]], 'item': [1, 2]}), tmp_path / 'x', **NAMES)
+    for column in ([[1], [2]], [{'a': 1}, None], [(1, 2), 'x']):
+        with pytest.raises(ValueError, match='ids .*neither numbers nor text'):
+            prepare_table({'user': column, 'item': [1, 2]}, tmp_path / 'x', **NAMES)
     with pytest.raises(ValueError, match='an id has 5000 characters'):
         prepare_table(csv(tmp_path, 'user,item\n' + 'a' * 5000 + ',1\n'), tmp_path / 'x', **NAMES)
+
+
+PLAIN = st.text(st.characters(exclude_categories=['Cs']), max_size=5)
+KEYS = {
+    'text': PLAIN,
+    'unicode forms': st.sampled_from(
+        ['\u00e9', 'e\u0301', '\u212b', '\u00c5', 'A\u030a', '\ufb01', 'fi', '\u00df', 'ss']
+    ),
+    'bytes': st.binary(max_size=3) | st.sampled_from([b'\xff', b'ff', b'\0', 'é'.encode()]),
+    'fixed-size bytes': st.binary(min_size=4, max_size=4),
+    'uuid': st.uuids(),
+    'uint64': st.integers(0, 2**64 - 1) | st.integers(2**63, 2**63 + 9),
+    'decimal': st.decimals(-(10**9), 10**9, places=3),
+    'float': st.floats(allow_nan=False) | st.sampled_from([1.0, 0.1, 2.0**53, 2.0**53 + 2]),
+    'numbers': st.integers(-(2**70), 2**70) | st.floats(allow_nan=False),
+}  # fmt: skip
+
+
+def as_column(kind, keys):
+    pa = pytest.importorskip('pyarrow')
+    if kind == 'fixed-size bytes':
+        return pa.array(keys, pa.binary(4))
+    if kind == 'uint64':
+        return pa.array(keys, pa.uint64())
+    if kind == 'decimal':
+        return pa.array(keys, pa.decimal128(20, 3))
+    return keys
+
+
+@pytest.mark.parametrize('kind', KEYS)
+@settings(deadline=None, max_examples=12)
+@given(data=st.data())
+def test_no_two_ids_become_one(tmp_path_factory, kind, data):
+    """Every kind of key, as a column and (where files have the type) as Parquet."""
+    pa, parquet = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    keys = data.draw(st.lists(KEYS[kind], min_size=1, max_size=20, unique=True))
+    keys = [key for key in keys if not is_missing(key) and not (key == 0 and keys.count(0) > 1)]
+    assume(keys)
+    folder = tmp_path_factory.mktemp('keys')
+    column = as_column(kind, keys)
+    tables = [{'user': column, 'item': list(range(len(keys)))}]
+    if kind not in ('uuid', 'numbers'):
+        table = pa.table({'user': pa.array(column), 'item': list(range(len(keys)))})
+        parquet.write_table(table, folder / 't.parquet')
+        tables += [table, folder / 't.parquet']
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        found = []
+        for place, table in enumerate(tables):
+            prepare_table(table, folder / f'{place}', **NAMES)
+            found.append(IdMap.load(folder / f'{place}', 'user').ids)
+    assert len(set(found[0])) == len(keys)
+    assert all(ids == found[0] for ids in found)
+
+
+def test_bytes_that_are_text_stay_text(tmp_path):
+    pa = pytest.importorskip('pyarrow')
+    ids = [b'abc', 'é'.encode(), b'\xc8\x01', b'a\0']
+    prepare_table(pa.table({'user': ids, 'item': [1] * 4}), tmp_path / 'out', **NAMES)
+    assert IdMap.load(tmp_path / 'out', 'user').ids == ['abc', 'é', 'c801', '6100']
+
+
+def test_words_for_missing_values(tmp_path):
+    words = ['NULL', 'NA', 'N/A', 'None', 'nan', '\\N', '  ', '\t']
+    text = 'user,item,stars\n' + ''.join(f'{word},i,1\n' for word in words) + 'a,i,1\na,j,NULL\n'
+    report = prepare_table(csv(tmp_path, text), tmp_path / 'a', **NAMES, rating='stars')
+    assert report.dropped == {
+        'without a user id (user)': 8, 'whose rating (stars) is no number': 1
+    }  # fmt: skip
+    assert report.examples == {'without a user id (user)': 'NULL'}
+    report = prepare_table(csv(tmp_path, text), tmp_path / 'b', **NAMES, keep_null_words=True)
+    assert IdMap.load(tmp_path / 'b', 'user').ids == [*words[:6], 'a']
+    assert report.dropped == {'without a user id (user)': 2}
 
 
 def test_everything_that_is_dropped_is_counted(tmp_path):
@@ -125,7 +241,7 @@ def test_everything_that_is_dropped_is_counted(tmp_path):
     )  # fmt: skip
     report = prepare_table(
         csv(tmp_path, text), tmp_path / 'out', **NAMES, rating='stars', time='at', weight='n',
-        min_rating=2, k_core=2,
+        min_rating=2, k_core=2, split='random',
     )  # fmt: skip
     assert report.num_rows == 15
     assert report.dropped == {
@@ -147,6 +263,76 @@ def test_everything_that_is_dropped_is_counted(tmp_path):
     table = read_back(tmp_path / 'out')
     assert table['weight'].tolist() == [3.5, 1, 1, 1]  # weights of repeated pairs add up
     assert report.kept['interactions'] + sum(report.dropped.values()) == report.num_rows
+
+
+def test_faults_of_json_are_counted(tmp_path):
+    text = (
+        '{"user": "a", "item": 1, "note": [1, {"x": 2}]}\nbroken\n[1]\n{"user": "b"}\n'
+        '{"user": "b", "item": 1.0}\n{"user": null, "item": 3}\n{"user": "c", "item": "18"}\n'
+        '{"user": "c", "item": 184467440737095516170}\n'
+    )
+    report = prepare_table(csv(tmp_path, text, 't.jsonl'), tmp_path / 'out', **NAMES)
+    assert report.num_rows == 8
+    assert report.dropped == {
+        'that are no JSON object': 2, 'without a user id (user)': 1, 'without an item id (item)': 1
+    }  # fmt: skip
+    assert IdMap.load(tmp_path / 'out', 'item').ids == ['1', '18', '184467440737095516170']
+
+
+@pytest.mark.parametrize('quoted', ['', '"z",'])
+def test_inch_marks(tmp_path, quoted):
+    """In fields without quotes, with and without others in the file that have some."""
+    text = 'user,item,title\na,1,Monitor 27" black\nb,2,15" and 17"\n'
+    text += '"c",1,"a ""good"", one\nof two lines"\n' if quoted else 'c,1,x\n'
+    report = prepare_table(
+        csv(tmp_path, text), tmp_path / 'out', **NAMES, text='title', text_encoder=encode
+    )
+    assert report.kept['interactions'] == 3 and report.dropped == {}
+    assert IdMap.load(tmp_path / 'out', 'user').ids == ['a', 'b', 'c']
+    assert ENCODED == ['Monitor 27" black', '15" and 17"']
+
+
+ENCODED = []
+
+
+def encode(texts):
+    ENCODED[:] = texts
+    return np.ones((len(texts), 1))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'user'),
+    [
+        ({'user': 'u', 'item': 'i', 'names': ['u', 'i', 'n']}, 'u'),
+        ({'user': 'u', 'item': 'i', 'names': ['u', 'i', 'n'], 'header': False, 'sep': '|'}, 'u'),
+    ],
+)
+def test_names_of_columns(tmp_path, kwargs, user):
+    table = csv(tmp_path, '1|2|x\n3|2|y\n', 't.dat')
+    report = prepare_table(table, tmp_path / 'out', **kwargs)
+    assert report.num_rows == 2 and IdMap.load(tmp_path / 'out', 'user').ids == ['1', '3']
+    with pytest.raises(ValueError, match="looks like data: '1, 2, x'.*its 3 columns"):
+        prepare_table(table, tmp_path / 'x', user='1', item='2')
+
+
+def test_columns_that_are_numbers(tmp_path):
+    frame, file = pd.DataFrame([[5, 6], [7, 6]]), csv(tmp_path, '0,1\n5,6\n7,6\n')
+    for name, table in (('frame', frame), ('csv', file)):
+        prepare_table(table, tmp_path / name, user=0, item=1)
+        assert IdMap.load(tmp_path / name, 'user').ids == ['5', '7']
+
+
+def test_lists_in_a_field_are_told_of(tmp_path):
+    text = 'user,item\n' + ''.join(f'u{k},{k} {k + 1} {k + 2}\n' for k in range(9))
+    with pytest.warns(UserWarning, match='9 of 9 interactions .*write a row for each'):
+        prepare_table(csv(tmp_path, text), tmp_path / 'out', **NAMES)
+
+
+def test_nothing_is_left_beside_the_output(tmp_path):
+    path = csv(tmp_path, gzip.compress(CSV.encode()), 't.csv.gz')
+    prepare_table(path, tmp_path / 'a' / 'out', **NAMES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 't.csv.gz']
+    assert [p.name for p in (tmp_path / 'a').iterdir()] == ['out']
 
 
 def test_large_ids_of_a_parquet_column_with_nulls(tmp_path):

@@ -1,10 +1,13 @@
-import numpy as np
+import warnings
+
 import pandas as pd
 import pytest
 from tables import NAMES, read_back
 
-from mrdib_pyg.datasets import PrepareReport, _chunks, prepare_table
-from mrdib_pyg.datasets._time_reader import TimeReader
+from mrdib_pyg.datasets import (
+    PrepareReport,
+    prepare_table,
+)
 
 
 def test_dates_and_splits_by_time(tmp_path):
@@ -35,10 +38,11 @@ def test_dates_of_mixed_precision(tmp_path):
 @pytest.mark.parametrize(
     ('at', 'message'),
     [
-        (['01/01/2024', '31/12/2024'], "'01/01/2024', may have the day or the month first.*%d/%m"),
-        (['2024-01-05', '31.12.2024 10:00'], "'31.12.2024 10:00', may have.*'%d.%m.%Y %H:%M'"),
-        (['Jan 5 2024', '31.12.2024'], "'at' are written in several ways.*31.12.2024"),
-        (['3/5/23', '13/5/23'], r"in one that is not known \(such as '3/5/23'\)"),
+        (['01/02/2024', '03/04/2024'], "'01/02/2024', may have.*'%d/%m/%Y' or '%m/%d/%Y'"),
+        (['2024-01-05', '01.02.2024 10:00'], "'01.02.2024 10:00', may have.*'%d.%m.%Y %H:%M'"),
+        (['01/13/2024', '13/01/2024'], "'at' are written in several ways.*but not"),
+        (['Jan 5 2024', '31.12.2024'], "'at' are written in several ways"),
+        (['3/5/23', '12/6/21'], "'%d/%m/%y' or '%m/%d/%y'"),
         ([20240105, 20241231], r"'at', such as 20240105, are dates by.*'time_format' '%Y%m%d'"),
         ([20240105.0, None], 'such as 20240105, are dates'),
     ],
@@ -47,7 +51,73 @@ def test_dates_that_are_not_clear_are_refused(tmp_path, at, message):
     table = pd.DataFrame({'user': 'a', 'item': [0, 1], 'at': at})
     with pytest.raises(ValueError, match=message):
         prepare_table(table, tmp_path / 'out', **NAMES, time='at')
-    assert not (tmp_path / 'out').exists()
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    'form', ['%d/%m/%Y', '%m/%d/%Y', '%m %d, %Y', '%d.%m.%Y %H:%M', '%d/%m/%y', '%b %d, %Y',
+             '%m/%d/%Y %I:%M %p', '%d-%b-%y', '%Y%m%dT%H%M%S', '%Y/%m/%d', '%d %B %Y'],
+)  # fmt: skip
+def test_a_number_above_twelve_decides(tmp_path, form):
+    """Whatever the order, no row is lost and no month swapped."""
+    days = pd.date_range('2014-01-05', periods=200, freq='D')
+    table = pd.DataFrame({'user': 'a', 'item': range(200), 'at': days.strftime(form)})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        prepare_table(table, tmp_path / 'out', **NAMES, time='at')
+    found = read_back(tmp_path / 'out')['timestamp']
+    assert found.tolist() == [1388880000 + 86400 * n for n in range(200)]
+
+
+def test_a_swapped_form_is_told_of(tmp_path):
+    days = pd.date_range('2014-01-05', periods=30, freq='D').strftime('%m/%d/%Y')
+    table = pd.DataFrame({'user': 'a', 'item': range(30), 'at': days})
+    with pytest.warns(UserWarning, match="'%d/%m/%Y' reads 11 .*'%m/%d/%Y' reads 30"):
+        prepare_table(table, tmp_path / 'out', **NAMES, time='at', time_format='%d/%m/%Y')
+    with pytest.raises(ValueError, match="'time_format' '%Q' is no form"):
+        prepare_table(table, tmp_path / 'x', **NAMES, time='at', time_format='%Q')
+
+
+@pytest.mark.parametrize(
+    'odd', ['9999-12-31', '0001-01-01', '05/06/2023', '31.12.2023', 'infinity', 'today', '17e8']
+)
+def test_an_odd_date_among_many_is_left_out(tmp_path, odd):
+    days = pd.date_range('2014-01-05', periods=400, freq='D').strftime('%Y-%m-%d')
+    table = pd.DataFrame({'user': 'a', 'item': range(401), 'at': [*days, odd]})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        report = prepare_table(table, tmp_path / 'out', **NAMES, time='at')
+    if odd == '31.12.2023':  # which leaves no doubt
+        assert report.times['last'] == '2023-12-31 00:00:00'
+    else:
+        assert report.dropped == {'whose time (at) is no time': 1}
+        assert report.examples == {'whose time (at) is no time': odd}
+
+
+def test_dates_of_data_types(tmp_path):
+    pa = pytest.importorskip('pyarrow')
+    days = pd.to_datetime(['2014-01-05', '2014-01-06'])
+    for name, kind in (('s', pa.timestamp('s')), ('ns', pa.timestamp('ns')), ('day', pa.date32()),
+                       ('zone', pa.timestamp('us', tz='Europe/Berlin'))):  # fmt: skip
+        table = pa.table({'user': ['a', 'b'], 'item': [1, 2], 'at': pa.array(days).cast(kind)})
+        prepare_table(table, tmp_path / name, **NAMES, time='at', split='random')
+        assert read_back(tmp_path / name)['timestamp'].tolist() == [1388880000, 1388966400], name
+
+
+def test_units_of_several_kinds_are_told_of(tmp_path):
+    at = [1700000000, 1700000001, 5, 1700000000000]
+    table = {'user': ['a'] * 4, 'item': [1, 2, 3, 4], 'at': at}
+    with pytest.warns(UserWarning, match='2 look like seconds and 1 look like milliseconds'):
+        prepare_table(table, tmp_path / 'out', **NAMES, time='at')
+
+
+def test_times_make_the_split_temporal(tmp_path):
+    table = pd.DataFrame({'user': 'a', 'item': range(10), 'at': range(10)})
+    report = prepare_table(table, tmp_path / 'out', **NAMES, time='at')
+    assert report.settings['split'] == 'temporal' and 'the split is by time' in str(report)
+    assert read_back(tmp_path / 'out')['x_label'].tolist() == [0] * 8 + [1, 2]
+    report = prepare_table(table, tmp_path / 'random', **NAMES, time='at', split='random')
+    assert report.remarks == [] and report.settings['split'] == 'random'
 
 
 @pytest.mark.parametrize(
@@ -71,32 +141,13 @@ def test_forms_of_dates(tmp_path, at, form):
     assert PrepareReport.load(tmp_path / 'out').times == report.times
 
 
-def test_one_form_of_dates_for_all_pieces(tmp_path, monkeypatch):
-    """What pandas guesses of the first date of a piece may be another form in the next one."""
-    days = pd.date_range('2023-03-20', periods=24, freq='D').strftime('%d/%m/%Y')
-    path = tmp_path / 'table.csv'
-    pd.DataFrame({'user': 'a', 'item': range(24), 'at': days}).to_csv(path, index=False)
-    monkeypatch.setattr(_chunks, 'BLOCK', 64)
-    with pytest.raises(ValueError, match="'20/03/2023', may have the day or the month first"):
-        prepare_table(path, tmp_path / 'out', **NAMES, time='at')
-    prepare_table(path, tmp_path / 'out', **NAMES, time='at', time_format='%d/%m/%Y')
-    found = read_back(tmp_path / 'out')['timestamp']
-    assert found.tolist() == [1679270400 + 86400 * n for n in range(24)]
-    with pytest.raises(ValueError, match="'time_format' '%d' needs the column of times"):
-        prepare_table(path, tmp_path / 'other', **NAMES, time_format='%d')
-
-
-def test_numbers_of_one_piece_are_not_taken_for_dates(tmp_path, monkeypatch):
-    """What times are is settled by the first of them."""
-    path = tmp_path / 'table.csv'
+def test_numbers_that_are_mostly_no_dates(tmp_path):
     at = [*range(18), 20230301, 20230302]
-    pd.DataFrame({'user': 'a', 'item': range(20), 'at': at}).to_csv(path, index=False)
-    monkeypatch.setattr(_chunks, 'BLOCK', 64)
-    prepare_table(path, tmp_path / 'out', **NAMES, time='at')
+    table = pd.DataFrame({'user': 'a', 'item': range(20), 'at': at})
+    prepare_table(table, tmp_path / 'out', **NAMES, time='at')
     assert read_back(tmp_path / 'out')['timestamp'].tolist() == at
-    reader = TimeReader()
-    assert reader.read(pd.Series([1, 2])).tolist() == [1, 2] and reader.is_date is False
-    assert np.isnan(reader.read(pd.Series(['2024-01-01', '']))).all()
+    with pytest.raises(ValueError, match="'time_format' '%d' needs the column of times"):
+        prepare_table(table, tmp_path / 'other', **NAMES, time_format='%d')
 
 
 def test_times_that_are_numbers(tmp_path):

@@ -48,6 +48,18 @@ EXAMPLES = [
         r'new user 0: (new )?item \d+, ',
     ),
     (
+        'inspect_data.py',
+        ['--num_users', '100', '--num_items', '80'],
+        r'1,200 interactions of 100 users .*\nunique   text .*\nImage alone says 0\.\d+ nats .*'
+        r'text adds -?0\.0\d+ nats to image\namplitudes: image 0\.\d+, text ',
+    ),
+    (
+        'new_items.py',
+        SMALL,
+        r'\d+ known and \d+ new items\nmodel: recall@20 0\.\d{4}, .*\nevidence: .*'
+        r'  interactions: image .*evidence on LightGCN: .*user 2: new item \d+, ',
+    ),
+    (
         'quickstart.py',
         ['--epochs', '1', '--quiet'],
         r'best epoch 1: .*\nbest epoch 1: .*unique.*\nplain: recall@20 0\.\d{4}, .*\nMRdIB: .*\n'

@@ -26,7 +26,7 @@ from mrdib_pyg.datasets import (
     prepare_amazon,
     prepare_table,
 )
-from mrdib_pyg.datasets._literal import parse_literal  # noqa: E402
+from mrdib_pyg.datasets.amazon import parse_literal  # noqa: E402
 
 ROWS = [('ann', '0', 4, 30), ('bob', '1', 5, 10), ('ann', '2', 3, 20), ('bob', '0', 1, 40)]
 FRAME = pd.DataFrame(ROWS, columns=['user', 'item', 'stars', 'at'])

@@ -161,7 +161,10 @@ class ColdStart(Ranker):
 
     @torch.no_grad()
     def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        head: Any = None,
     ) -> Tensor:
         r"""Returns the embeddings of items unseen in training from their features, to be ranked
         alone or next to those of ``embed().item``.
@@ -179,6 +182,9 @@ class ColdStart(Ranker):
                 ``[n, F]``. No item has a modality that is left out.
             present (Dict[str, torch.Tensor], optional): Per modality a boolean mask ``[n]`` of the
                 items that have it. (default: :obj:`None`, all items)
+            head (EvidenceHead, optional): A head fitted to this model, whose embeddings take the
+                place of the model's own. With it, a model that reads no modality represents new
+                items too. (default: :obj:`None`)
 
         Returns:
             torch.Tensor: The embeddings ``[n, out_channels]``.
@@ -188,10 +194,13 @@ class ColdStart(Ranker):
                 not fit.
             NotImplementedError: If the model does not represent new items.
         """
+        if head is not None:
+            return head.encode(features, present).to(self.train_edge_index.device)
         if not self.multimodal:
             raise ValueError(
                 f'{type(self).__name__} scores by IDs alone and cannot represent an item without '
-                f'interactions; use a model that reads item features, or train again'
+                f"interactions; pass a 'head' (mrdib_pyg.evidence.EvidenceHead), use a model that "
+                f'reads item features, or train again'
             )
         new = NewItems(self.item_features, features, present)
         with self.evaluation_mode():
