@@ -19,7 +19,6 @@ from mrdib_pyg.commands.arguments import (
     Usage,
 )
 
-
 #: The commands that torchrun may start in several processes.
 SEVERAL_PROCESSES = ('train', 'evaluate', 'recommend')
 

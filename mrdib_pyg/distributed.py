@@ -287,12 +287,12 @@ def shard(model: Any, mesh: DeviceMesh) -> None:
     name, columns = type(model).__name__, Columns(mesh)
     if not model.splits_channels:
         raise ValueError(
-            f"{name} cannot be trained by several processes: it mixes the channels of its tables "
+            f'{name} cannot be trained by several processes: it mixes the channels of its tables '
             f'before or while it propagates them, or does not say that it may be split '
             f"(splits_channels); train it in one process, without 'mesh'"
         )
     if model.columns is not None:
-        raise ValueError(f"{name} is split by channels already; build it anew to split it again")
+        raise ValueError(f'{name} is split by channels already; build it anew to split it again')
     tables = _tables(model)
     for key, table in tables.items():
         if table.embedding_dim < columns.size:
