@@ -433,4 +433,4 @@ def check_repeated(model: Any, columns: Columns | None = None) -> None:
 
 
 def _checksum(x: Tensor) -> int:
-    return zlib.crc32(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return zlib.crc32(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

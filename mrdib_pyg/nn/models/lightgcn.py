@@ -81,8 +81,8 @@ class LightGCN(Recommender):
             user, item = propagate_mean(ego, self.adj, self.num_layers)
         else:
             (user, item), ego = mean_of_rows(ego, self.adj, self.num_layers, rows)
-        user, item, *ego = self.whole(user, item, *ego)
-        return Embeddings(user, item, {'ego': (ego[0], ego[1])})
+        user, item, ego_user, ego_item = self.whole(user, item, *ego)
+        return Embeddings(user, item, {'ego': (ego_user, ego_item)})
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         return {'reg': batch_norms(*embeddings.views['ego'], batch) / batch.src_index.numel()}

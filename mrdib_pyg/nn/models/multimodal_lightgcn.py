@@ -182,8 +182,8 @@ class MultimodalLightGCN(Recommender):
         if self.id_channel:
             ego = (self.user_emb.weight, self.item_emb.weight)
             (x, y), ego = propagate_rows(ego, self.adj, self.num_layers, rows)
-            x, y, *ego = self.whole(x, y, *ego)
-            views['id'], views['ego'] = (x, y), (ego[0], ego[1])
+            x, y, ego_user, ego_item = self.whole(x, y, *ego)
+            views['id'], views['ego'] = (x, y), (ego_user, ego_item)
             user, item = views['id'][0] + user, views['id'][1] + item
         return Embeddings(user, item, views)
 
