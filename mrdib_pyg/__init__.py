@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mrdib_pyg.nn import MRdIB, attach, capture, detach
     from mrdib_pyg.ops import NormalizedAdjacency
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 _EXPORTS = {
     'MRdIB': 'mrdib_pyg.nn',
