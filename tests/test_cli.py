@@ -16,8 +16,9 @@ from mrdib_pyg.commands.arguments import absolute
 from mrdib_pyg.commands.train import SETTINGS
 from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.training import load_checkpoint, load_model
+from mrdib_pyg.training import load_model
 from mrdib_pyg.training._fit import DEFAULTS
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}

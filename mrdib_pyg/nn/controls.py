@@ -104,7 +104,7 @@ class CodePenalty(nn.Module):
         r"""There is no parameter to reset."""
 
     def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
-        r"""Returns every representation as it is."""
+        r"""Returns every representation unchanged."""
         return {name: encode(None, rows) for name, rows in x.items()}
 
     def loss(

@@ -19,7 +19,7 @@ from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import MODELS, Recommender, find_model
 from mrdib_pyg.nn.models.recommender import constructor_arguments
 from mrdib_pyg.nn.models.registry import is_of_model, model_name
-from mrdib_pyg.ops import encode_edges
+from mrdib_pyg.ops.negative_sampling import encode_edges
 from mrdib_pyg.training.step import make_adam
 
 VERSION = 1

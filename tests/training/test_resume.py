@@ -14,8 +14,8 @@ import torch
 from torch_geometric import seed_everything
 
 from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, load_model, save_checkpoint
-from mrdib_pyg.training.checkpoint import _load_optimizer
+from mrdib_pyg.training import CheckpointError, fit, load_model
+from mrdib_pyg.training.checkpoint import _load_optimizer, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])  # of killing.py

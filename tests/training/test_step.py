@@ -12,9 +12,11 @@ from torch_geometric import seed_everything
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, LightGCN, MultimodalLightGCN, Triplets
 from mrdib_pyg.ops._fixed_shapes import fixed_shapes, has_fixed_shapes
-from mrdib_pyg.training import LossWeights, fit, load_checkpoint
+from mrdib_pyg.training import fit
+from mrdib_pyg.training.checkpoint import load_checkpoint
 from mrdib_pyg.training.step import (
     GraphedStep,
+    LossWeights,
     TrainStep,
     make_adam,
     make_loss_step,

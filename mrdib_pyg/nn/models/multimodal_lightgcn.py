@@ -33,14 +33,13 @@ class MultimodalLightGCN(Recommender):
         \mathbf{y} = \mathbf{h}^{(id)} + \mathrm{fuse}(\mathbf{z}_1, \ldots, \mathbf{z}_M), \quad
         s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
 
-    MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
-    Next to an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so
-    that codes start as small as IDs and learn no faster.
+    MRdIB encodes users and items of each modality between its graph convolution and the fusion.
+    With an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so that
+    codes start as small as IDs and learn no faster.
 
-    No sum, softmax or product contains a missing modality, and its features reach no neighbor. An
-    item without any is scored by its ID. An item unseen in training gets the output of the
-    convolutions for an item without edges, :math:`(\mathbf{x} \mathbf{W} + \mathbf{b}) / (L + 1)`
-    per modality, and zero for the ID channel.
+    Fusion and message passing leave missing modalities out. An item without any is scored by its
+    ID. An item unseen in training counts as an item without edges, :math:`(\mathbf{x} \mathbf{W} +
+    \mathbf{b}) / (L + 1)` per modality, with zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -148,7 +147,7 @@ class MultimodalLightGCN(Recommender):
             if local is not None:
                 out[m] = (user.index_select(0, local.user), x)
                 continue
-            if present is not None:  # what the maps make of nothing must not reach the neighbors
+            if present is not None:  # the map of missing features must not reach the neighbors
                 x = x * present[m][1].unsqueeze(-1)
             out[m], _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
         return out
@@ -193,9 +192,8 @@ class MultimodalLightGCN(Recommender):
     def _encode(self, name: str, x: Tensor) -> Tensor:
         if name in self.encoders:
             x = self.encoders[name](x)
-        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, a
-        # code starts as small and moves as far as a row of the ID table. Otherwise features drown
-        # the ID channel.
+        # Adam moves each weight by the learning rate. Divided by the width, a code starts as small
+        # and moves as far as a row of the ID table. Otherwise features drown the ID channel.
         return x / x.size(-1) if self.id_channel else x
 
     def _fuse(self, codes: list[Any], masks: list[Tensor] | None, side: int) -> Tensor:

@@ -16,9 +16,10 @@ from mrdib_pyg.nn.models.batch import Embeddings, Pair, Rows, Triplets, bpr_loss
 from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.features import ModalityFeatures
 from mrdib_pyg.nn.mrdib import MRdIB, check_loss
-from mrdib_pyg.ops import NormalizedAdjacency, linear_rows, sampled_softmax_loss
+from mrdib_pyg.ops import NormalizedAdjacency, sampled_softmax_loss
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 from mrdib_pyg.ops._sampled_softmax_loss import draw_shared_negatives
+from mrdib_pyg.ops.rows import linear_rows
 
 #: The layers that fit between the two functions of a recommender.
 Layer = MRdIB | CodeNoise | CodePenalty

@@ -581,3 +581,24 @@ class RecommenderContract:
         text = repr(self.make(data, layer))
         name = MODELS[self.name].__name__
         assert text.startswith(f'{name}(num_users=17, num_items=23, channels={CHANNELS}, mrdib=')
+
+
+def check_trainable_features(cls, tables_of, **settings):
+    """They start at the features of the data, learn where an item has them, and can be reset."""
+    data = make_data(missing=0.3)
+    model = cls(data, channels=8, trainable_features=True, **settings)
+    frozen = cls(data, channels=8, **settings)
+    frozen.load_state_dict(model.state_dict(), strict=False)
+    batch = make_batch(data)
+    for name, value in model.eval().loss(batch).items():
+        torch.testing.assert_close(value, frozen.eval().loss(batch)[name])
+    model.loss(batch)['content'].backward()
+    for m in ('image', 'text'):
+        grad = tables_of(model)[f'modality_{m}'].grad
+        assert (grad != 0).any() and (grad[~data['item'][f'has_{m}']] == 0).all()
+    with torch.no_grad():
+        tables_of(model)['modality_text'].zero_()
+    model.reset_parameters()
+    assert torch.equal(tables_of(model)['modality_text'], model.features('text'))
+    sizes = [sum(p.numel() for p in x.parameters()) for x in (model, frozen)]
+    assert sizes[0] == 12 * 23 + sizes[1]
