@@ -6,7 +6,8 @@ import pytest
 import torch
 from contract import RecommenderContract, make_batch, make_data, moved
 
-from mrdib_pyg.nn.models import BM3, MODELS, VBPR, drop_modalities
+from mrdib_pyg.nn.models import BM3, MODELS, VBPR
+from mrdib_pyg.nn.models._drop_modalities import drop_modalities
 
 NAMES = [name for name in MODELS if name != 'bm3']
 #: As many negatives as a batch of the contract has: no seed decides which are drawn.
