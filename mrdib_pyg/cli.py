@@ -19,6 +19,9 @@ from mrdib_pyg.commands.arguments import (
     Usage,
 )
 
+#: The commands that torchrun may start in several processes.
+SEVERAL_PROCESSES = ('train', 'evaluate', 'recommend')
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     r"""Runs the command line ``mrdib``.
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
+            _check_processes(args.command)
             args.run(args)
             sys.stdout.flush()
     except (Usage, ValueError, FileNotFoundError, NotADirectoryError) as e:
@@ -90,9 +94,19 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     return out, subparsers.choices
 
 
+def _check_processes(command: str) -> None:
+    # By environment variables alone: most commands start before PyTorch is imported.
+    size = os.environ.get('WORLD_SIZE', '1')
+    if 'TORCHELASTIC_RUN_ID' in os.environ and size != '1' and command not in SEVERAL_PROCESSES:
+        raise Usage(
+            f'`mrdib {command}` runs in one process (torchrun has started {size}); only '
+            f'{", ".join(SEVERAL_PROCESSES)} run in several'
+        )
+
+
 def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, str]:
     r"""Returns the options of a command, or of its own subcommand, by the names of their values."""
-    out = {}
+    out: dict[str, str] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             out |= _options(action.choices[getattr(args, action.dest)], args)

@@ -27,9 +27,12 @@ def run(args: argparse.Namespace) -> None:
     k = None if args.k is None else integers('--k', args.k)
     model, data = load_run(args)
 
+    from mrdib_pyg.distributed import is_first, processes
     from mrdib_pyg.evaluation import evaluate
 
     if k is None:  # as in `train`, the cut-offs that the catalogue allows
         k = [n for n in (5, 10, 20, 50) if n <= model.num_items] or [model.num_items]
-    values = evaluate(model, data, args.split, k=k, mask=args.mask)
-    print(json.dumps(values) if args.json else table({args.split: values}))
+    with processes() as mesh:  # of torchrun, each of which ranks a part of the users
+        values = evaluate(model, data, args.split, k=k, mask=args.mask, mesh=mesh)
+        if is_first(mesh):
+            print(json.dumps(values) if args.json else table({args.split: values}))

@@ -66,23 +66,29 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
+    from mrdib_pyg.distributed import is_first, processes
     from mrdib_pyg.serving import known_pairs, recommend, save_recommendations
     from mrdib_pyg.serving.recommendations import write_text
 
     allow, deny = (None if ids is None else torch.tensor(ids) for ids in lists)
-    blocks = recommend(
-        model,
-        None if users is None else torch.tensor(users),
-        min(20, model.num_items) if args.k is None else args.k,
-        exclude_seen=left_out == 'train',
-        exclude=known_pairs(data) if left_out == 'all' else None,  # training edges too
-        allow=allow,
-        deny=deny,
-    )
-    if args.out is None:
-        write_text(blocks, _standard_output(), user_ids, item_ids, format)
-    else:
-        save_recommendations(blocks, args.out, user_ids, item_ids, format)
+    with processes() as mesh:  # of torchrun, which rank the users in turn
+        blocks = recommend(
+            model,
+            None if users is None else torch.tensor(users),
+            min(20, model.num_items) if args.k is None else args.k,
+            exclude_seen=left_out == 'train',
+            exclude=known_pairs(data) if left_out == 'all' else None,  # training edges too
+            allow=allow,
+            deny=deny,
+            mesh=mesh,
+        )
+        if not is_first(mesh):
+            for _ in blocks:  # the first process writes
+                pass
+        elif args.out is None:
+            write_text(blocks, _standard_output(), user_ids, item_ids, format)
+        else:
+            save_recommendations(blocks, args.out, user_ids, item_ids, format)
 
 
 def _standard_output() -> Any:

@@ -35,7 +35,8 @@ def add_arguments(add: Add) -> None:
         epilog='examples:\n'
         '  mrdib train --dataset planted --set fusion=mlp --out runs/plain\n'
         '  mrdib train --dataset data/tiktok --mrdib --seed 0 --out runs/tiktok\n'
-        '  mrdib train --dataset data/tiktok --mrdib --seed 0 --out runs/tiktok --resume',
+        '  mrdib train --dataset data/tiktok --mrdib --seed 0 --out runs/tiktok --resume\n'
+        '  torchrun --nproc-per-node 2 -m mrdib_pyg train --dataset data/tiktok --mrdib',
     )
     g = p.add_argument_group('data and model')
     g.add_argument('--dataset', required=True, help='a folder, or a name of `mrdib datasets`')
@@ -112,17 +113,34 @@ def run(args: argparse.Namespace) -> None:
     settings = pairs('--set', args.set, value)
     mrdib = _mrdib(args, weights)
 
+    from mrdib_pyg.distributed import processes
+
+    device = read_device(args.device)
+    with processes(device) as mesh:
+        _train(args, weights, settings, mrdib, device, mesh)
+
+
+def _train(
+    args: argparse.Namespace,
+    weights: dict[str, float],
+    settings: dict[str, Any],
+    mrdib: dict[str, Any] | None,
+    device: str,
+    mesh: Any,
+) -> None:
     model = find_class(args.model)
 
     from mrdib_pyg.datasets import load_dataset
+    from mrdib_pyg.distributed import first, is_first
     from mrdib_pyg.nn.models.registry import model_name
     from mrdib_pyg.training import train_model
     from mrdib_pyg.training._freed_memory import keep_freed_memory
 
     dataset = Path(args.dataset).expanduser().resolve().name
     name = model_name(model).rpartition(':')[2]
-    out = new_run_folder(args.out or f'runs/{dataset}-{name}', args.resume)
-    if args.resume and not (out / 'last.pt').exists():  # as of a folder that is misspelled
+    # Asked by one process: the folder may fill before another looks.
+    out = first(lambda: new_run_folder(args.out or f'runs/{dataset}-{name}', args.resume), mesh)
+    if is_first(mesh) and args.resume and not (out / 'last.pt').exists():  # as of a misspelled one
         print(f"warning: '{out}' holds no finished epoch; training begins anew", file=sys.stderr)
     keep_freed_memory()
     results = train_model(
@@ -132,13 +150,16 @@ def run(args: argparse.Namespace) -> None:
         mrdib=mrdib,
         test=not args.no_test,
         out=out,
-        device=read_device(args.device),
+        device=device,
         dataset=absolute(args.dataset),
+        mesh=mesh,
         weights=weights,
         resume=args.resume,
         progress=not args.quiet,
         **{name: getattr(args, name) for name in SETTINGS if name in args},
     )
+    if not is_first(mesh):
+        return
     if 'val' not in results:
         print(
             'warning: there are no validation edges to select by: the parameters of the last '

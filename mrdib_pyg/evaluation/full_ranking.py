@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch_geometric.data import HeteroData
 from torch_geometric.metrics import (
     LinkPredMAP,
@@ -15,6 +16,7 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
+from mrdib_pyg.distributed import Columns
 from mrdib_pyg.evaluation._mode import evaluation_mode
 from mrdib_pyg.interactions import held_out_edges, label_edges, num_nodes, training_edges
 from mrdib_pyg.ops import masked_topk
@@ -105,6 +107,7 @@ def evaluate(
     mask: str = ...,
     node_type: str = ...,
     batch_size: int = ...,
+    mesh: DeviceMesh | None = ...,
     per_user: Literal[False] = ...,
 ) -> dict[str, float]: ...
 
@@ -119,6 +122,7 @@ def evaluate(
     mask: str = ...,
     node_type: str = ...,
     batch_size: int = ...,
+    mesh: DeviceMesh | None = ...,
     per_user: Literal[True],
 ) -> dict[str, Tensor]: ...
 
@@ -132,6 +136,7 @@ def evaluate(
     mask: str = 'train',
     node_type: str = 'item',
     batch_size: int = 4096,
+    mesh: DeviceMesh | None = None,
     per_user: bool = False,
 ) -> dict[str, float] | dict[str, Tensor]:
     r"""Computes recall, NDCG, precision and MAP at ``k`` of a full ranking of *all* items.
@@ -169,6 +174,9 @@ def evaluate(
             (default: ``'item'``)
         batch_size (int, optional): The number of users to rank at a time, which bounds memory.
             (default: ``4096``)
+        mesh (DeviceMesh, optional): Processes that rank a part of the users each and return the
+            same, see :mod:`mrdib_pyg.distributed`. All of them must call this function.
+            (default: :obj:`None`, this process ranks all)
         per_user (bool, optional): If set to :obj:`True`, returns the values of each user instead
             of averages. (default: :obj:`False`)
 
@@ -203,14 +211,17 @@ def evaluate(
     mask_row, perm = row_of_user[exclude[0]].sort(stable=True)
     mask_item = exclude[1][perm]
 
-    bounds = torch.arange(0, user.numel() + batch_size, batch_size, device=device)
+    columns = None if mesh is None else Columns(mesh)
+    own = slice(0, user.numel()) if columns is None else columns.block(user.numel())
+    starts = torch.arange(own.start, own.stop, batch_size, device=device)
+    bounds = torch.cat([starts, starts.new_tensor([own.stop])])
     label_ptr = torch.searchsorted(label_row, bounds).tolist()
     mask_ptr = torch.searchsorted(mask_row, bounds).tolist()  # Leaves out the rows of value -1.
-    for i, start in enumerate(bounds[:-1].tolist()):
+    for i, start in enumerate(starts.tolist()):
         labels_i = slice(label_ptr[i], label_ptr[i + 1])
         mask_i = slice(mask_ptr[i], mask_ptr[i + 1])
         _, index = masked_topk(
-            x_user[user[start : start + batch_size]],
+            x_user[user[start : bounds[i + 1]]],
             x_item,
             max(ks),
             torch.stack([mask_row[mask_i] - start, mask_item[mask_i]]),
@@ -220,7 +231,11 @@ def evaluate(
         index = index.masked_fill(index < 0, num_items)
         metrics.update(index, torch.stack([label_row[labels_i] - start, label_item[labels_i]]))
 
-    values = {name: torch.cat(metric.values) for name, metric in metrics.items()}
+    none = user.new_empty(0, dtype=torch.get_default_dtype())  # where processes outnumber users
+    table = [torch.cat(metric.values or [none]) for metric in metrics.values()]
+    if columns is not None:
+        table = list(columns.all_columns(torch.stack(table), user.numel()))
+    values = dict(zip(metrics.keys(), table))
     return {'user': user, **values} if per_user else average_metrics(values)
 
 

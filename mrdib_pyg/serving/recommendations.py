@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.distributed import Columns
 from mrdib_pyg.files import atomic_file
 from mrdib_pyg.interactions import UserItems
 from mrdib_pyg.nn.models.ranking import Ranker
@@ -37,6 +39,7 @@ def recommend(
     allow: Tensor | None = None,
     deny: Tensor | None = None,
     batch_size: int = 1024,
+    mesh: DeviceMesh | None = None,
 ) -> Iterator[Recommendations]:
     r"""Ranks all items for users, one block of users at a time. Besides the embeddings, memory
     depends only on :obj:`batch_size` and :obj:`k`. Ties go to the item of lower id.
@@ -56,6 +59,9 @@ def recommend(
         deny (torch.Tensor, optional): The ids of items that may not be recommended.
             (default: :obj:`None`)
         batch_size (int, optional): Users ranked at a time. (default: :obj:`1024`)
+        mesh (DeviceMesh, optional): Processes that rank the blocks in turn, see
+            :mod:`mrdib_pyg.distributed`. All of them call this function, get all blocks and must
+            read them to the end. (default: :obj:`None`, one process)
 
     Yields:
         Recommendations: Blocks of :obj:`batch_size` users with :obj:`k` columns, or fewer if
@@ -75,7 +81,7 @@ def recommend(
     user = user.long()  # 8 bits would be taken for a mask
     candidates = select_items(model.num_items, allow, deny)
     pairs = None if exclude is None else UserItems(exclude, model.num_users, model.num_items)
-    return _blocks(model, user, k, exclude_seen, pairs, candidates, batch_size)
+    return _blocks(model, user, k, exclude_seen, pairs, candidates, batch_size, mesh)
 
 
 def select_items(
@@ -128,6 +134,7 @@ def _blocks(
     exclude: UserItems | None,
     candidates: Tensor | None,
     batch_size: int,
+    mesh: DeviceMesh | None,
 ) -> Iterator[Recommendations]:
     embeddings = model.embed()
     item = embeddings.item
@@ -138,7 +145,8 @@ def _blocks(
     item = pad_items(item)
     if exclude is not None:
         exclude.to(item.device)
-    for users in user.to(item.device).split(batch_size) if user.numel() > 0 else ():
+
+    def rank(users: Tensor) -> Recommendations:
         masks = [model.seen_pairs(users)] if exclude_seen else []
         if exclude is not None:
             masks.append(exclude(users))
@@ -150,7 +158,23 @@ def _blocks(
         )
         if candidates is not None:
             index = torch.where(index < 0, index, candidates[index])
-        yield Recommendations(users, index, score)
+        return Recommendations(users, index, score)
+
+    parts = user.to(item.device).split(batch_size) if user.numel() > 0 else ()
+    if mesh is None:
+        yield from map(rank, parts)
+        return
+    columns = Columns(mesh)
+    for start in range(0, len(parts), columns.size):
+        group = parts[start : start + columns.size]
+        shape = (group[0].numel(), min(k, num_items))
+        index = item.new_zeros(shape, dtype=torch.long)
+        score = item.new_zeros(shape)
+        if columns.rank < len(group):
+            own = rank(group[columns.rank])
+            index[: own.user.numel()], score[: own.user.numel()] = own.item, own.score
+        for users, items, scores in zip(group, *map(columns.all_gather, (index, score))):
+            yield Recommendations(users, items[: users.numel()], scores[: users.numel()])
 
 
 COLUMNS = ('userID', 'rank', 'itemID', 'score')

@@ -3,17 +3,19 @@ import math
 import operator
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 from tqdm import tqdm
 
+from mrdib_pyg.distributed import check_processes, check_repeated, first, is_first, shard
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.evaluation.full_ranking import METRICS
 from mrdib_pyg.files import lock_folder
@@ -73,6 +75,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> FitResult:
     r"""Trains a recommender by Adam on triplets: a user, a positive from the user's training edges,
     and a freshly sampled negative. Stops early on the validation edges.
@@ -119,6 +122,12 @@ def fit(
         config (Dict[str, Any], optional): The content of ``config.json`` in :obj:`out`. Its
             ``'data_hash'``, if it has one, is taken for that of the data. Without it, there is no
             such file. (default: :obj:`None`)
+        mesh (DeviceMesh, optional): The processes that train the model together, see
+            :func:`mrdib_pyg.distributed.init`. All of them call this function with the same
+            arguments, and have the same result. The model is split by
+            :func:`mrdib_pyg.distributed.shard` and stays so. Files are written by the first
+            process, and read by all: checkpoints hold the whole model, so that any number of
+            processes may resume. It excludes :obj:`compile`. (default: :obj:`None`, one process)
 
     Raises:
         ValueError: If a setting is out of range, a checkpoint belongs to other settings, another
@@ -126,7 +135,8 @@ def fit(
             process is at work in :obj:`out`. In all these cases nothing has been written.
         FloatingPointError: If a term of the loss or a parameter is not finite.
         RuntimeError: If a step is to be compiled on a GPU, and waits for it or has shapes that
-            depend on the batch, as one of a model of your own may.
+            depend on the batch, as one of a model of your own may; if this is one of several
+            processes and there is no :obj:`mesh`; or if what all processes hold alike differs.
         OSError: If the folder cannot be written; older checkpoints stay as they were.
     """
     _check_settings(epochs, batch_size, lr, critic_steps, seed, patience)
@@ -159,15 +169,27 @@ def fit(
     settings |= {'compile': True} if compile else {}
     settings |= {'modality_dropout': float(modality_dropout)} if modality_dropout > 0 else {}
     hash = None if config is None else config.get('data_hash')
+    if model.columns is not None and mesh is None:
+        mesh = model.columns.mesh
+    check_processes(mesh, 'fit')
+    if mesh is not None and compile:
+        raise ValueError(
+            f"'compile' must be False in {mesh.size()} processes (got {compile}): a compiled step "
+            f'waits for no other; leave it out, or start one process'
+        )
+    if mesh is not None and model.columns is None:
+        shard(model, mesh)
     run = RunState(model, data, settings, out, hash)
     _check_edges(run, data)
-    with nullcontext() if out is None else lock_folder(out):
+    with ExitStack() as stack:
+        if out is not None:
+            enter_folder(stack, out, mesh)
         run.start(resume, config)
         compile_size = min(int(batch_size), run.edge_index.size(1)) if compile else None
         step = make_train_step(model, weighting, run.optimizer, compile_size)
         devices = [p.device for p in model.parameters() if p.is_cuda][:1]
         bar = tqdm(total=epochs, initial=run.epoch, desc='train', unit='epoch',
-                   disable=not progress)  # fmt: skip
+                   disable=not (progress and is_first(mesh)))  # fmt: skip
         with bar, torch.random.fork_rng(devices=devices):
             while run.epoch < epochs and run.num_bad <= patience:
                 start = time.perf_counter()
@@ -178,9 +200,12 @@ def fit(
                 improved, metric = True, math.nan
                 if has_validation:
                     model.eval()
-                    row['val'] = _validate(model, data, k, run.epoch)
+                    row['val'] = _validate(model, data, k, run.epoch, mesh)
                     metric = row['val'][monitor]
                     improved = not metric <= run.best_metric  # strictly; NaN at the start
+                check_repeated(model)
+                # What one process decides by, all do.
+                row, improved, metric = first(lambda: (row, improved, metric), mesh)  # noqa: B023
                 run.finish_epoch(row, improved, metric)
                 shown = losses if not has_validation else {**losses, monitor: metric}
                 bar.set_postfix({x: f'{value:.4f}' for x, value in shown.items()}, refresh=False)
@@ -194,8 +219,17 @@ def fit(
 DEFAULTS: dict[str, Any] = {
     name: parameter.default
     for name, parameter in inspect.signature(fit).parameters.items()
-    if name not in ('model', 'data', 'seed', 'out', 'resume', 'progress', 'config')
+    if name not in ('model', 'data', 'seed', 'out', 'resume', 'progress', 'config', 'mesh')
 }
+
+
+def enter_folder(stack: ExitStack, out: str | Path, mesh: DeviceMesh | None) -> None:
+    r"""Locks a folder until a stack is closed, in the first process for all."""
+
+    def lock() -> None:
+        stack.enter_context(lock_folder(out))
+
+    first(lock, mesh)
 
 
 def _check_weights(model: Recommender, weighting: LossWeights) -> None:
@@ -222,9 +256,11 @@ def _check_edges(run: RunState, data: HeteroData) -> None:
         )
 
 
-def _validate(model: Recommender, data: HeteroData, k: int, epoch: int) -> dict[str, float]:
+def _validate(
+    model: Recommender, data: HeteroData, k: int, epoch: int, mesh: DeviceMesh | None
+) -> dict[str, float]:
     try:
-        return evaluate(model, data, 'val', k=k)
+        return evaluate(model, data, 'val', k=k, mesh=mesh)
     except ValueError as e:
         embeddings = model.embed()
         if all(bool(x.isfinite().all()) for x in embeddings[:2]):
@@ -271,8 +307,12 @@ def _train_epoch(run: RunState, step: TrainStep, settings: Mapping[str, Any]) ->
                 _critic_step(run, triplets)
             steps.append(step(triplets))
     out = _mean_terms(steps, [t.numel() for t in src.split(batch_size)], run.epoch)
-    for name, param in model.named_parameters():
-        if not bool(param.isfinite().all()):  # by the last step, whose loss was still finite
+    named = list(model.named_parameters())
+    is_bad = torch.stack([~param.isfinite().all() for _, param in named])
+    if model.columns is not None:  # also in the blocks of others
+        is_bad = torch.stack(model.columns.all_gather(is_bad.to(torch.uint8))).any(dim=0)
+    for (name, _), bad in zip(named, is_bad.tolist()):
+        if bad:  # by the last step, whose loss was still finite
             raise FloatingPointError(
                 f"the parameter '{name}' is no longer finite after epoch {run.epoch}; lower 'lr', "
                 f"or scale the features (feature_scaling='standard')"

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,19 @@ import numpy as np
 import torch
 import torch_geometric
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 import mrdib_pyg
 from mrdib_pyg.datasets import data_hash
+from mrdib_pyg.distributed import check_processes, first
 from mrdib_pyg.evaluation import average_metrics, evaluate
-from mrdib_pyg.files import lock_folder, write_atomic
+from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import Recommender, find_model
 from mrdib_pyg.nn.models.recommender import check_values
 from mrdib_pyg.nn.models.registry import model_name, model_settings, takes_mrdib
-from mrdib_pyg.training._fit import DEFAULTS, check_seed, fit, num_held_out
+from mrdib_pyg.training._fit import DEFAULTS, check_seed, enter_folder, fit, num_held_out
 
 
 def provenance() -> dict[str, Any]:
@@ -72,6 +74,7 @@ def train_model(
     out: None | str | Path = None,
     device: str | torch.device = 'cpu',
     dataset: str | None = None,
+    mesh: DeviceMesh | None = None,
     **fit_settings: Any,
 ) -> dict[str, Any]:
     r"""Trains a new model, evaluates its best epoch, and returns (and saves) everything that a
@@ -100,16 +103,22 @@ def train_model(
         device (str or torch.device, optional): Where to train. (default: ``'cpu'``)
         dataset (str, optional): The name or folder of the data, to be recorded.
             (default: :obj:`None`)
+        mesh (DeviceMesh, optional): The processes that train and evaluate the model together, all
+            of which call this function; see :func:`fit`. (default: :obj:`None`, one process)
         **fit_settings: Arguments of :func:`fit`.
 
     Raises:
+        RuntimeError: If this is one of several processes, and there is no :obj:`mesh`.
         ValueError: If the model or a setting is unknown or out of range.
     """
     seed, settings, fit_settings = (_plain(x) for x in (seed, settings, fit_settings))
     check_seed(seed)
+    check_processes(mesh, 'train_model')
     for split in ('val', 'test') if test else ('val',):
         num_held_out(data, split)  # refused now rather than after the training
-    with nullcontext() if out is None else lock_folder(out):
+    with ExitStack() as stack:
+        if out is not None:
+            enter_folder(stack, out, mesh)
         net, kwargs = _build(data, find_model(model), dict(settings or {}), mrdib, seed)
         net = net.to(device)
         config = {
@@ -124,11 +133,14 @@ def train_model(
             },
             **provenance(),
         }
+        if mesh is not None:
+            config['processes'] = mesh.size()
+        num_parameters = sum(p.numel() for p in net.parameters())  # all, before a split
         start = time.perf_counter()
-        fitted = fit(net, data, seed=seed, out=out, config=config, **fit_settings)
+        fitted = fit(net, data, seed=seed, out=out, config=config, mesh=mesh, **fit_settings)
         results = {
             **config,
-            'num_parameters': sum(p.numel() for p in net.parameters()),
+            'num_parameters': num_parameters,
             'num_epochs': len(fitted.history),
             'best_epoch': fitted.best_epoch,
             'epoch_seconds': sum(row['seconds'] for row in fitted.history) / len(fitted.history),
@@ -139,11 +151,16 @@ def train_model(
         users: dict[str, Tensor] | None = None
         for split in ('val', 'test') if test else ('val',):
             if num_held_out(data, split) > 0:
-                users = evaluate(net, data, split, k=cutoffs, per_user=True)
+                users = evaluate(net, data, split, k=cutoffs, mesh=mesh, per_user=True)
                 results[split] = average_metrics(users)
-        if out is not None:
-            text = json.dumps(results, indent=2) + '\n'
-            write_atomic(Path(out) / 'results.json', text.encode())
+
+        def finish() -> dict[str, Any]:
+            if out is not None:
+                text = json.dumps(results, indent=2) + '\n'
+                write_atomic(Path(out) / 'results.json', text.encode())
+            return results
+
+        results = first(finish, mesh)
     if per_user and 'test' in results and users is not None:
         results['per_user'] = {name: value.cpu() for name, value in users.items()}
     return results

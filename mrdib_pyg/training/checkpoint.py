@@ -13,6 +13,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import data_hash
+from mrdib_pyg.distributed import (
+    block_of_optimizer_state,
+    blocks,
+    first,
+    is_first,
+    whole_optimizer_state,
+)
 from mrdib_pyg.files import append_line, atomic_file, is_there, remove_leftovers, write_atomic
 from mrdib_pyg.interactions import num_nodes
 from mrdib_pyg.nn import MRdIB
@@ -209,7 +216,9 @@ class RunState:
                 'data_hash': data_hash(data) if hash is None else hash,
                 'settings': _plain(settings),
             }
-        self.history = History(None if self.out is None else self.out / 'history.jsonl')
+        self.mesh = None if model.columns is None else model.columns.mesh
+        is_kept = self.out is not None and is_first(self.mesh)
+        self.history = History(self.out / 'history.jsonl' if is_kept and self.out else None)
 
     def start(self, resume: bool, config: Mapping[str, Any] | None) -> None:
         r"""Makes the folder or, to resume, continues from what it holds; then writes
@@ -222,6 +231,13 @@ class RunState:
             if resume:
                 raise ValueError("'resume' needs 'out', the folder of the run to continue")
             return
+        epochs = first(lambda: self._start(resume, config), self.mesh)
+        if resume and not is_first(self.mesh):
+            self._load(self.out)
+            self.history.epochs = epochs
+
+    def _start(self, resume: bool, config: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        assert self.out is not None
         if resume:
             for name in RUN_FILES:
                 is_there(self.out / name)  # refused now rather than in some epoch
@@ -235,6 +251,7 @@ class RunState:
         self.out.mkdir(parents=True, exist_ok=True)
         if config is not None:
             write_atomic(self.out / 'config.json', text.encode())
+        return self.history.epochs
 
     def _keep_epochs(self, config: Mapping[str, Any]) -> dict[str, Any]:
         # Of a run that has more epochs already than it is resumed for.
@@ -262,31 +279,37 @@ class RunState:
         self.history.append(row)
         if self.out is None:
             if improved:
-                self.best_state = copy.deepcopy(self.model.state_dict())
+                with blocks(self.model):
+                    self.best_state = copy.deepcopy(self.model.state_dict())
             return
         last = {
             **self._common(),
             'num_bad': self.num_bad,
             'model': self.model.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
+            'optimizer': whole_optimizer_state(self.model, self.optimizer),
         }
         if self.critic_optimizer is not None:
             last['critic_optimizer'] = self.critic_optimizer.state_dict()
+        first(lambda: self._save(last, improved), self.mesh)
+
+    def _save(self, last: dict[str, Any], improved: bool) -> None:
+        assert self.out is not None
         save_checkpoint(self.out / 'last.pt', last)
         # Results of fewer epochs, of a run that is trained further, are not those of this one.
         (self.out / 'results.json').unlink(missing_ok=True)
         if improved:
             (self.out / 'pid.json').unlink(missing_ok=True)  # of the parameters before
-            self._save_best(self.out)
+            self._save_best(self.out, last['model'])
 
     def load_best(self) -> None:
         r"""Gives the model the parameters of its best epoch."""
         if self.best_epoch in (0, self.epoch):
             return
-        best = self.best_state
         if self.out is not None:
-            best = load_checkpoint(self.out / 'best.pt')['model']
-        self.model.load_state_dict(best)
+            self.model.load_state_dict(load_checkpoint(self.out / 'best.pt')['model'])
+            return
+        with blocks(self.model):
+            self.model.load_state_dict(self.best_state)
 
     def _restore(self, out: Path) -> None:
         remove_leftovers(out)  # of a process that was killed while it wrote
@@ -294,6 +317,15 @@ class RunState:
             if (out / 'history.jsonl').exists():
                 self.history.restore(0)
             return
+        parameters = self._load(out)
+        self.history.restore(self.epoch)
+        if self.best_epoch == self.epoch and not self._has_best(out):
+            self._save_best(out, parameters)
+
+    def _load(self, out: Path) -> dict[str, Tensor]:
+        r"""Continues from the checkpoints, which are only read; returns the parameters."""
+        if not (out / 'last.pt').exists():
+            return {}
         state = load_checkpoint(out / 'last.pt')
         missing = {'identity', *COUNTS, 'best_metric', 'model', 'optimizer'} - set(state)
         if missing:
@@ -312,7 +344,8 @@ class RunState:
                 f"'{out / 'last.pt'}' was made with {difference}; use the same settings, or "
                 f'another folder'
             )
-        dtypes = [_dtype(x) for x in (state['model'], self.model.state_dict())]
+        with blocks(self.model):
+            dtypes = [_dtype(x) for x in (state['model'], self.model.state_dict())]
         if None not in dtypes and dtypes[0] != dtypes[1]:  # which loading casts in silence
             raise CheckpointError(
                 f"'{out / 'last.pt'}' holds parameters of {dtypes[0]}, but the model's are of "
@@ -337,7 +370,8 @@ class RunState:
             if best is not state:
                 self.model.load_state_dict(best['model'])
             self.model.load_state_dict(state['model'])
-            _load_optimizer(self.optimizer, state['optimizer'])
+            own = block_of_optimizer_state(self.model, self.optimizer, state['optimizer'])
+            _load_optimizer(self.optimizer, own)
             if self.critic_optimizer is not None:
                 _load_optimizer(self.critic_optimizer, state['critic_optimizer'])
         except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
@@ -345,11 +379,9 @@ class RunState:
                 f"the parameters in '{out}' do not fit the model {type(self.model).__name__}; "
                 f'restore the checkpoints, or train into another folder'
             ) from e
-        self.history.restore(state['epoch'])
         self.epoch, self.best_epoch = state['epoch'], state['best_epoch']
         self.num_bad, self.best_metric = state['num_bad'], state['best_metric']
-        if self.best_epoch == self.epoch and not self._has_best(out):
-            self._save_best(out)
+        return state['model']
 
     def _has_best(self, out: Path) -> bool:
         try:
@@ -357,8 +389,8 @@ class RunState:
         except (FileNotFoundError, CheckpointError):
             return False
 
-    def _save_best(self, out: Path) -> None:
-        save_checkpoint(out / 'best.pt', {**self._common(), 'model': self.model.state_dict()})
+    def _save_best(self, out: Path, parameters: dict[str, Tensor]) -> None:
+        save_checkpoint(out / 'best.pt', {**self._common(), 'model': parameters})
 
     def _common(self) -> dict[str, Any]:
         return {

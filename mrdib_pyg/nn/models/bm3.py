@@ -71,6 +71,7 @@ class BM3(Recommender):
     """
 
     user_codes = False
+    splits_channels = True
     presets = {
         'baby': {'num_layers': 1, 'dropout': 0.5, 'reg_weight': 0.1},
         'sports': {'num_layers': 1, 'dropout': 0.5, 'reg_weight': 0.01},
@@ -140,7 +141,7 @@ class BM3(Recommender):
         user, item = propagate_mean(ego, self.adj, self.num_layers)
         item = item + self.item_emb.weight
         views = {'tables': (user, item)}
-        user, item = take_rows(user, item, rows)
+        user, item = self.whole(*take_rows(user, item, rows))
         views['propagated'] = (user, item)
         if rows is not None or has_fixed_shapes() or torch.is_grad_enabled():  # a loss may follow
             views['targets'] = (self._perturb(user), self._perturb(item))
@@ -160,7 +161,8 @@ class BM3(Recommender):
         _, item = propagate_mean(
             (self.user_emb.weight, self.item_emb.weight), self.adj, self.num_layers
         )
-        norm = (item + self.item_emb.weight).norm(dim=-1).mean()
+        (item,) = self.whole(item + self.item_emb.weight)
+        norm = item.norm(dim=-1).mean()
         return self.predictor(norm * direction)
 
     def unimodal(
@@ -217,7 +219,7 @@ class BM3(Recommender):
             weight = count if has is None else count * _take(has, rows)
             content.append(((2.0 - cosine) * weight).sum() / weight.sum().clamp(min=1))
         user, item = views['tables']
-        reg = (user.norm() + item.norm()) / self.num_items
+        reg = (self._norm(user) + self._norm(item)) / self.num_items
         return {'content': torch.stack(content).sum(), 'reg': reg}
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
@@ -225,6 +227,12 @@ class BM3(Recommender):
         if self.mrdib is None:
             batch = batch._replace(dst_neg_index=batch.dst_pos_index)
         return super().loss(batch)
+
+    def _norm(self, table: Tensor) -> Tensor:
+        # Of a table of which this process may hold some columns.
+        if self.columns is None:
+            return table.norm()
+        return self.columns.sum(table.square().sum()).sqrt()
 
     def _perturb(self, x: Tensor) -> Tensor:
         # A target: without a gradient, with entries dropped, of unit norm.

@@ -85,6 +85,7 @@ class FREEDOM(Recommender):
     """
 
     user_codes = False
+    splits_channels = True
     #: The best edge ratio and weight per data set are not published: choose them on the validation
     #: edges. These settings are common to all published results.
     presets = {
@@ -171,7 +172,8 @@ class FREEDOM(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             h = propagate(self.item_emb.weight, getattr(self, f'item_adj_{m}'))
-            out[m] = (None, h if ids is None else h.index_select(0, ids))
+            (h,) = self.whole(h if ids is None else h.index_select(0, ids))
+            out[m] = (None, h)
         return out
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
@@ -180,6 +182,7 @@ class FREEDOM(Recommender):
             adj = self.pruned_adj
         ego = (self.user_emb.weight, self.item_emb.weight)
         (user, item), _ = propagate_rows(ego, adj, self.num_layers, rows)
+        user, item = self.whole(user, item)
         views: dict[str, tuple[Tensor, Tensor]] = {}
         if rows is not None:
             views['rows'] = (rows.user, rows.item)
@@ -191,7 +194,8 @@ class FREEDOM(Recommender):
             views[f'code_{m}'] = (user, code)
         if self.mrdib is not None:
             views['joint'] = (user, item + self._weigh(codes, rows))
-        return Embeddings(user, item + (h if rows is None else h.index_select(0, rows.item)), views)
+        (h,) = self.whole(h if rows is None else h.index_select(0, rows.item))
+        return Embeddings(user, item + h, views)
 
     @property
     def joint_is_score(self) -> bool:
@@ -226,7 +230,7 @@ class FREEDOM(Recommender):
     def _spread(self, name: str, new: NewItems) -> Tensor:
         # A row of the item graph: the item itself, whose ID is zero, and its neighbors.
         row, col, _ = new.neighbors(name, self.k - 1)
-        table = self.item_emb.weight
+        (table,) = self.whole(self.item_emb.weight)
         count = table.new_ones(new.num_items).index_add_(0, row, table.new_ones(row.numel()))
         out = table.new_zeros(new.num_items, self.channels)
         out.index_add_(0, row, table.index_select(0, col))

@@ -39,6 +39,7 @@ class LightGCN(Recommender):
 
     multimodal = False
     user_codes = False
+    splits_channels = True
     presets = {
         'baby': {'num_layers': 3},
         'sports': {'num_layers': 2},
@@ -78,9 +79,11 @@ class LightGCN(Recommender):
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         ego = (self.user_emb.weight, self.item_emb.weight)
         if rows is None:
-            return Embeddings(*propagate_mean(ego, self.adj, self.num_layers), {'ego': ego})
-        (user, item), ego = mean_of_rows(ego, self.adj, self.num_layers, rows)
-        return Embeddings(user, item, {'ego': ego})
+            user, item = propagate_mean(ego, self.adj, self.num_layers)
+        else:
+            (user, item), ego = mean_of_rows(ego, self.adj, self.num_layers, rows)
+        user, item, ego_user, ego_item = self.whole(user, item, *ego)
+        return Embeddings(user, item, {'ego': (ego_user, ego_item)})
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         return {'reg': batch_norms(*embeddings.views['ego'], batch) / batch.src_index.numel()}

@@ -65,6 +65,8 @@ class MultimodalLightGCN(Recommender):
         ValueError: If a setting is unknown or out of range.
     """
 
+    splits_channels = True
+
     def __init__(
         self,
         data: HeteroData,
@@ -143,13 +145,16 @@ class MultimodalLightGCN(Recommender):
             conv = self.convs[m]
             assert isinstance(conv, ModalityConv)
             x = self.item_features(m, None if local is None else local.item)
-            x = conv.lin(self._encode(m, x))
             if local is not None:
-                out[m] = (user.index_select(0, local.user), x)
+                (user,) = self.whole(user.index_select(0, local.user))
+                out[m] = (user, conv.lin(self._encode(m, x)))
                 continue
+            x = self.to_channels(self._encode(m, x, is_split=True), conv.lin)
             if present is not None:  # the map of missing features must not reach the neighbors
                 x = x * present[m][1].unsqueeze(-1)
-            out[m], _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
+            (user, x), _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
+            user, x = self.whole(user, x)
+            out[m] = (user, x)
         return out
 
     def new_item_codes(self, new: NewItems) -> dict[str, Tensor]:
@@ -177,7 +182,9 @@ class MultimodalLightGCN(Recommender):
         views = {}
         if self.id_channel:
             ego = (self.user_emb.weight, self.item_emb.weight)
-            views['id'], views['ego'] = propagate_rows(ego, self.adj, self.num_layers, rows)
+            (x, y), ego = propagate_rows(ego, self.adj, self.num_layers, rows)
+            x, y, ego_user, ego_item = self.whole(x, y, *ego)
+            views['id'], views['ego'] = (x, y), (ego_user, ego_item)
             user, item = views['id'][0] + user, views['id'][1] + item
         return Embeddings(user, item, views)
 
@@ -189,9 +196,10 @@ class MultimodalLightGCN(Recommender):
         total = batch_squares(user, item, batch).sum()
         return {'l2': 0.5 * total / batch.src_index.numel()}
 
-    def _encode(self, name: str, x: Tensor) -> Tensor:
+    def _encode(self, name: str, x: Tensor, is_split: bool = False) -> Tensor:
         if name in self.encoders:
-            x = self.encoders[name](x)
+            encoder = self.encoders[name]
+            x = self.repeat(encoder, x) if is_split else encoder(x)
         # Adam moves each weight by the learning rate. Divided by the width, a code starts as small
         # and moves as far as a row of the ID table. Otherwise features drown the ID channel.
         return x / x.size(-1) if self.id_channel else x

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from mrdib_pyg.distributed import Columns
 from mrdib_pyg.interactions import num_nodes, training_edges
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
 from mrdib_pyg.nn.models.batch import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
@@ -200,6 +201,9 @@ class Recommender(ColdStart):
     fuse_posteriors: bool = False
     #: Whether the model reads item features at all.
     multimodal: bool = True
+    #: Whether the model takes its tables through :meth:`whole`, and maps into their channels by
+    #: :meth:`to_channels`, so that :func:`mrdib_pyg.distributed.shard` may split them by channels.
+    splits_channels: bool = False
     #: The factor of the learning rate after each epoch of :func:`~mrdib_pyg.training.fit`.
     lr_decay: float = 1.0
     #: The best published settings by data set, where they differ from the defaults.
@@ -228,6 +232,7 @@ class Recommender(ColdStart):
         self.channels = channels
         self.task, self.num_negatives = task, num_negatives
         self.feature_scaling = feature_scaling
+        self.columns: Columns | None = None
         self.num_users, self.num_items = num_nodes(data, 'user'), num_nodes(data, 'item')
         edge_index = training_edges(data).clone()  # A later change is not ours.
         self.register_buffer('train_edge_index', edge_index, persistent=False)
@@ -399,6 +404,42 @@ class Recommender(ColdStart):
         assert present is not None
         mask = present[name][1] if rows is None else present[name][1][rows]
         return x * mask.unsqueeze(-1)
+
+    def whole(self, *x: Tensor, channels: int | None = None) -> tuple[Tensor, ...]:
+        r"""Returns rows of tables, or of what is propagated from them, with all their channels:
+        where :func:`mrdib_pyg.distributed.shard` has split them, gathered from all processes.
+
+        Args:
+            *x (torch.Tensor): Rows as this process holds them.
+            channels (int, optional): How many channels all processes hold together.
+                (default: :obj:`None`, those of the model)
+        """
+        if self.columns is None:
+            return x
+        width = self.channels if channels is None else channels
+        out = self.columns.gather(torch.cat(x) if len(x) > 1 else x[0], width)
+        return out.split([part.size(0) for part in x])
+
+    def repeat(self, module: nn.Module, x: Tensor) -> Tensor:
+        r"""Applies a module to what :meth:`to_channels` maps next."""
+        return module(x) if self.columns is None else self.columns.apply(module, x)
+
+    def to_channels(self, x: Tensor, lin: nn.Module) -> Tensor:
+        r"""Maps rows into the channels of a table, to be propagated next to it, by a linear layer.
+        A process computes the channels that it holds.
+        """
+        return lin(x) if self.columns is None else self.columns.linear(x, lin)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        # What DistributedDataParallel asks a module for first. It would reduce no gradient of
+        # `loss`, which is not `forward`, and the processes would part without an error.
+        raise RuntimeError(
+            f'{type(self).__name__} must not be wrapped into DistributedDataParallel, which '
+            f"reduces no gradient of its loss; pass 'mesh' to mrdib_pyg.training.fit, or call "
+            f'mrdib_pyg.distributed.shard(model, mesh) and train by model.loss(batch) with the '
+            f'same batch in every process'
+        )
 
     def present(self, rows: Rows | None = None) -> dict[str, Pair] | None:
         r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every

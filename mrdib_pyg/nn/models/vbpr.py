@@ -38,6 +38,7 @@ class VBPR(Recommender):
     """
 
     user_codes = False
+    splits_channels = True
     presets = {
         'baby': {'reg_weight': 1.0},
         'sports': {'reg_weight': 1.0},
@@ -89,6 +90,7 @@ class VBPR(Recommender):
 
     def fuse(self, codes: Mapping[str, Pair], rows: Rows | None = None) -> Embeddings:
         user, item = take_rows(self.user_emb.weight, self.item_emb.weight, rows)
+        (user,), (item,) = self.whole(user, channels=2 * self.channels), self.whole(item)
         content = self.sum_items(codes, rows) + self.bias
         return Embeddings(user, torch.cat([item, content], dim=-1))
 
