@@ -10,7 +10,8 @@ from mrdib_pyg import attach, capture, detach
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import Embeddings
-from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--epochs', type=int, default=20)

@@ -15,7 +15,8 @@ from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import Embeddings
-from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 from mrdib_pyg.pid import measure_pid
 
 parser = argparse.ArgumentParser()

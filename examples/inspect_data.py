@@ -7,7 +7,8 @@ python examples/inspect_data.py --data data/baby     # a folder of your own
 import argparse
 
 from mrdib_pyg.datasets import Planted, load_dataset
-from mrdib_pyg.evidence import evidence, inspect_data, interaction_targets
+from mrdib_pyg.evidence import evidence, inspect_data
+from mrdib_pyg.evidence.heads import interaction_targets
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--data', help='the name of a data set, or a folder')

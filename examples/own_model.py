@@ -17,7 +17,8 @@ from torch import nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import Planted
-from mrdib_pyg.nn.models import Embeddings, Recommender, Rows
+from mrdib_pyg.nn.models import Embeddings, Recommender
+from mrdib_pyg.nn.models.batch import Rows
 from mrdib_pyg.training import train_model
 
 

@@ -10,7 +10,8 @@ python examples/reproduce_paper.py --root data --workers 8
 import argparse
 from pathlib import Path
 
-from mrdib_pyg.experiment import Experiment, Records, run_experiment, save_report
+from mrdib_pyg.experiment import Experiment, run_experiment, save_report
+from mrdib_pyg.experiment.records import Records
 from mrdib_pyg.experiment.runner import check_data, plan
 from mrdib_pyg.nn.models import MODELS
 

@@ -39,11 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         commands[args.command].error(f'unrecognized arguments: {" ".join(unknown)}')
-    options = {
-        action.dest: action.option_strings[-1]
-        for action in commands[args.command]._actions
-        if action.option_strings
-    }
+    options = _options(commands[args.command], args)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
@@ -106,6 +102,17 @@ def _check_processes(command: str) -> None:
             f'`mrdib {command}` runs in one process (torchrun has started {size}); only '
             f'{", ".join(SEVERAL_PROCESSES)} run in several'
         )
+
+
+def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, str]:
+    r"""Returns the options of a command, or of its own subcommand, by the names of their values."""
+    out: dict[str, str] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            out |= _options(action.choices[getattr(args, action.dest)], args)
+        elif action.option_strings:
+            out[action.dest] = action.option_strings[-1]
+    return out
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, *args: Any) -> None:

@@ -45,6 +45,14 @@ def is_there(path: str | Path) -> bool:
     return True
 
 
+def remove_special(path: str | Path) -> None:
+    r"""Removes a FIFO or a socket that stands where a cache keeps a file."""
+    with suppress(FileNotFoundError):
+        mode = Path(path).lstat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            Path(path).unlink()
+
+
 def write_atomic(path: str | Path, content: bytes) -> None:
     r"""Writes a file so that a reader, or a crash at any moment, finds the old content or the new,
     never a part. A file that is there keeps its permissions.

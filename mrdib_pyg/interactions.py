@@ -19,11 +19,7 @@ SPLITS = {
 
 
 def num_nodes(data: HeteroData, node_type: str) -> int:
-    r"""Returns the number of nodes of a type, :obj:`'user'` or :obj:`'item'`.
-
-    Raises:
-        ValueError: If it is not set.
-    """
+    r"""Returns the number of nodes of a type, :obj:`'user'` or :obj:`'item'`, which must be set."""
     with warnings.catch_warnings():  # that the number cannot be inferred, which is an error here
         warnings.simplefilter('ignore')
         size = data[node_type].num_nodes if node_type in data.node_types else None
@@ -40,9 +36,7 @@ def modalities_of(data: HeteroData, node_type: str = 'item') -> list[str]:
 
 
 def modality_mask(data: HeteroData, modality: str, node_type: str = 'item') -> Tensor | None:
-    r"""Returns which items have a modality, ``data['item'].has_<modality>``, or :obj:`None` where
-    the data has no such mask, so that all items have it.
-    """
+    r"""Returns which items have a modality, or :obj:`None` without a mask: all items have it."""
     store = data[node_type]
     return store[f'has_{modality}'].bool() if f'has_{modality}' in store else None
 
@@ -53,13 +47,8 @@ def check_pairs(
     sizes: tuple[int | None, int | None],
     kinds: tuple[str, str] = ('user', 'item'),
 ) -> None:
-    r"""Raises :class:`ValueError` unless :obj:`pairs` are ids ``[2, n]`` of nodes that exist.
-
-    Args:
-        name (str): What to call them in the message.
-        pairs (torch.Tensor): The pairs.
-        sizes (tuple[int, int]): The number of nodes of each side; :obj:`None` where any is fine.
-        kinds (tuple[str, str], optional): What each side is. (default: users and items)
+    r"""Raises :class:`ValueError` unless :obj:`pairs` are ids ``[2, n]`` of existing nodes. A size
+    of :obj:`None` allows any id from 0; :obj:`kinds` name the sides in the message.
     """
     is_integer = not (pairs.is_floating_point() or pairs.is_complex() or pairs.dtype == torch.bool)
     if pairs.dim() != 2 or pairs.size(0) != 2 or not is_integer:
@@ -90,17 +79,14 @@ def is_coalesced(row: Tensor, col: Tensor) -> bool:
 
 
 def training_edges(data: HeteroData) -> Tensor:
-    r"""Returns the training edges ``[2, E]``, sorted by user, then item, each once. Edges that
-    come in this form are not copied: do not write to them.
-
-    Raises:
-        ValueError: If there is none.
+    r"""Returns the training edges ``[2, E]``, sorted by user, then item, each once, and at least
+    one. Edges stored in this form are not copied: do not write to them.
     """
     store = data[TRAIN_EDGE] if TRAIN_EDGE in data.edge_types else {}
     if 'edge_index' not in store and 'adj_t' in store:
         raise ValueError(
-            f"data{list(TRAIN_EDGE)} has an 'adj_t' but no 'edge_index', which is what models "
-            f'read; leave out ToSparseTensor'
+            f"data{list(TRAIN_EDGE)} must have an 'edge_index' (got 'adj_t'); leave out "
+            f'ToSparseTensor'
         )
     if 'edge_index' not in store or store['edge_index'].numel() == 0:
         raise ValueError(f"'data' has no training edge {TRAIN_EDGE}; set its 'edge_index'")
@@ -111,9 +97,7 @@ def training_edges(data: HeteroData) -> Tensor:
 
 def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor:
     r"""Returns ``data['user', split, node_type].edge_label_index`` ``[2, n]`` as it is stored.
-
-    Raises:
-        ValueError: If :obj:`split` is unknown or empty, or an id does not exist.
+    Raises :class:`ValueError` if the split is unknown or empty, or an id does not exist.
     """
     splits = [
         edge_type[1]
@@ -122,8 +106,8 @@ def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor
     ]
     if split not in splits:
         raise ValueError(
-            f"unknown 'split' {split!r}: data has held-out edges for {splits}; choose one of them "
-            f"or set data['user', {split!r}, {node_type!r}].edge_label_index"
+            f"'split' must be one of {splits} (got {split!r}), or set data['user', {split!r}, "
+            f'{node_type!r}].edge_label_index'
         )
     edge_label_index: Tensor = data['user', split, node_type].edge_label_index
     name = f"data['user', {split!r}, {node_type!r}].edge_label_index"
@@ -132,24 +116,20 @@ def label_edges(data: HeteroData, split: str, node_type: str = 'item') -> Tensor
         ('user', node_type),
     )  # fmt: skip
     if edge_label_index.size(1) == 0:
-        raise ValueError(f'{name} is empty, there is nothing to evaluate: choose another split')
+        raise ValueError(f'{name} must hold an edge (got none); choose another split')
     return edge_label_index.long()
 
 
 def has_training_edge(data: HeteroData, edge_label_index: Tensor, split: str) -> Tensor:
-    r"""Returns for each held-out edge of a split whether its user has a training edge.
-
-    Raises:
-        ValueError: If no user has one.
-    """
+    r"""Returns for each held-out edge whether its user has a training edge; at least one must."""
     user = edge_label_index[0]
     trained = torch.zeros(num_nodes(data, 'user'), dtype=torch.bool, device=user.device)
     trained[training_edges(data)[0].to(user.device)] = True
     out = trained[user]
     if not bool(out.any()):
         raise ValueError(
-            f'no user with held-out edges in split {split!r} has a training edge, there is '
-            f"nothing to evaluate: check how 'data' was split"
+            f'no user with held-out edges in split {split!r} has a training edge; check how '
+            f"'data' was split"
         )
     return out
 
@@ -177,8 +157,8 @@ def held_out_edges(data: HeteroData, split: str = 'val', node_type: str = 'item'
 
 
 def known_pairs(data: HeteroData) -> Tensor:
-    r"""Returns the interactions of all splits: what a recommendation in use should leave out, as
-    the :obj:`exclude` of :func:`~mrdib_pyg.serving.recommend`.
+    r"""Returns the interactions of all splits, for recommendations in use to leave out by the
+    :obj:`exclude` of :func:`~mrdib_pyg.serving.recommend`.
 
     Args:
         data (HeteroData): Users, items, training edges ``('user', 'rates', 'item').edge_index`` and
@@ -208,17 +188,19 @@ def _sorted_pairs(pairs: Tensor, num_items: int) -> Tensor:
     return torch.stack([code.div(num_items, rounding_mode='floor'), code % num_items])
 
 
-class UserItems:
-    r"""Looks up the items of users in a set of pairs.
-
-    Args:
-        pairs (torch.Tensor): Pairs of a user and an item, ``[2, n]``, in any order.
-        num_users (int): The number of users.
-        num_items (int): The number of items.
-
-    Raises:
-        ValueError: If :obj:`pairs` has another shape, or an id does not exist.
+def entries_of(rowptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns for each entry of some rows of a CSR matrix its place in :obj:`rows`, which may
+    repeat, and its position in the matrix.
     """
+    start = rowptr[rows].long()
+    count = rowptr[rows + 1].long() - start
+    row = torch.repeat_interleave(count)
+    offset = torch.arange(row.numel(), device=row.device) - (count.cumsum(0) - count)[row]
+    return row, start[row] + offset
+
+
+class UserItems:
+    r"""Looks up the items of users in pairs ``[2, n]`` of a user and an item, in any order."""
 
     def __init__(self, pairs: Tensor, num_users: int, num_items: int) -> None:
         pairs = torch.as_tensor(pairs)
@@ -229,11 +211,8 @@ class UserItems:
 
     def __call__(self, user: Tensor) -> Tensor:
         r"""Returns pairs of a position in :obj:`user` and an item of that user, ``[2, m]``."""
-        start = self.rowptr[user]
-        count = self.rowptr[user + 1] - start
-        row = torch.repeat_interleave(count)
-        offset = torch.arange(row.numel(), device=row.device) - (count.cumsum(0) - count)[row]
-        return torch.stack([row, self.item[start[row] + offset]])
+        row, entry = entries_of(self.rowptr, user)
+        return torch.stack([row, self.item[entry]])
 
     def to(self, device: torch.device) -> 'UserItems':
         r"""Moves the pairs to a device."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mrdib_pyg.cli import main
-from mrdib_pyg.training import load_checkpoint
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 HEADER = 'userID\titemID\tx_label\n'
 # Four users with two training edges each among six items, one of validation and one of test.
@@ -324,7 +324,7 @@ def test_refused_run(capsys, copy, monkeypatch, command, case):
 
 
 USE = {
-    'k beyond the catalogue': (['evaluate', '--k', '5,7'], 'number of items (6), got 7'),
+    'k beyond the catalogue': (['evaluate', '--k', '5,7'], 'number of items, 6 (got 7)'),
     'k of zero': (['evaluate', '--k', '0'], '--k must lie between 1'),
     'k not an integer': (['evaluate', '--k', '5,x'], "'x' is not an integer"),
     'k of nothing': (['evaluate', '--k', ','], 'names nothing'),
@@ -358,7 +358,7 @@ def test_no_test_edges(capsys, tmp_path):
     argv = ['train', '--dataset', tmp_path / 'toy', '--out', tmp_path / 'run', *QUICK]
     assert main([str(arg) for arg in argv]) == 0
     capsys.readouterr()
-    refused(capsys, tmp_path, ['evaluate', tmp_path / 'run'], 'nothing to evaluate')
+    refused(capsys, tmp_path, ['evaluate', tmp_path / 'run'], 'must hold an edge')
 
 
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'),

@@ -16,8 +16,9 @@ from mrdib_pyg.commands.arguments import absolute
 from mrdib_pyg.commands.train import SETTINGS
 from mrdib_pyg.datasets import InteractionFolder, Planted, write_folder
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.training import load_checkpoint, load_model
+from mrdib_pyg.training import load_model
 from mrdib_pyg.training._fit import DEFAULTS
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 TRAIN = ['--set', 'channels=8', '--epochs', '2', '--batch-size', '64', '--quiet']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
@@ -261,6 +262,11 @@ def test_name_wins_over_a_folder(tmp_path, monkeypatch):
         (['--mrdib', '--redundancy', 'none', '--weights', 'unique=0.5, l2=0'],
          {'redundancy': None}, {'bottleneck': 1e-3, 'redundant': 5e-3, 'unique': 0.5, 'l2': 0.0}),
         (['--mrdib', '--redundancy', 'club'], {'redundancy': 'club'}, None),
+        (['--mrdib', '--decoder', 'nce', '--redundancy', 'none', '--weights',
+          'bottleneck=0,redundant=0,unique=0'], {'redundancy': None, 'decoder': 'nce'},
+         {'bottleneck': 0.0, 'redundant': 0.0, 'unique': 0.0}),
+        (['--mrdib', '--decoder', 'nce', '--num-negatives', '5', '--set', 'task=ssm'],
+         {'redundancy': 'mine', 'decoder': 'nce', 'num_negatives': 5}, None),
         (['--control', 'l2', '--weights', 'bottleneck=1e-2'], {'control': 'l2'},
          {'bottleneck': 1e-2}),
         (['--control', 'noise', '--noise-scale', '0.3'],
@@ -316,6 +322,25 @@ def test_refuses_weights_of_terms_that_are_not_there(capsys, dataset, tmp_path):
     message = "with --redundancy none there is no term 'redundant'"
     refused(capsys, [*argv, '--mrdib', '--redundancy', 'none', '--weights', 'redundant=3'], message)
     refused(capsys, [*argv, '--weights', 'unique=3'], "without --mrdib there is no term 'unique'")
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--decoder', 'nce'], '--decoder is a setting of MRdIB: add --mrdib'),
+        (['--mrdib', '--num-negatives', '4'], '--num-negatives is a setting of --decoder nce'),
+        (
+            ['--mrdib', '--decoder', 'nce', '--num-negatives', '0'],
+            '--num-negatives must be a positive integer (got 0)',
+        ),
+        (['--set', 'task=softmax'], "(got 'softmax')"),
+        (['--set', 'num_negatives=many'], "--num-negatives must be an integer (got 'many')"),
+        (['--model', 'bm3', '--set', 'task=ssm'], "(got 'ssm'): BM3 has a task loss of its own"),
+    ],
+)
+def test_refuses_a_decoder_and_a_task(capsys, dataset, tmp_path, options, message):
+    refused(capsys, ['train', '--dataset', dataset, '--out', tmp_path / 'run', *options], message)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupt(capsys, tmp_path, dataset, monkeypatch):

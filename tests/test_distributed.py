@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mrdib_pyg import distributed
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.nn.models import Triplets, drop_modalities, find_model
+from mrdib_pyg.nn.models import Triplets, find_model
+from mrdib_pyg.nn.models._drop_modalities import drop_modalities
 from mrdib_pyg.serving import recommend
 from mrdib_pyg.training import fit, load_model
 from mrdib_pyg.training.step import LossWeights, make_adam

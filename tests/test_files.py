@@ -22,7 +22,7 @@ from mrdib_pyg.files import (
     write_array,
     write_atomic,
 )
-from mrdib_pyg.training import save_checkpoint
+from mrdib_pyg.training.checkpoint import save_checkpoint
 
 posix = pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
 

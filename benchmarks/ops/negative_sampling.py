@@ -11,7 +11,8 @@ import torch
 from benchmarks.graphs import Graph, sized_graphs
 from benchmarks.run import Part, part_main
 from benchmarks.training.common.loop import PythonSampler
-from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 
 
 def measure(part: Part) -> None:

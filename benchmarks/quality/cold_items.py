@@ -44,10 +44,12 @@ from torch_geometric.data import HeteroData
 from benchmarks.tables import make_table
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.evidence import EvidenceHead, interaction_targets
+from mrdib_pyg.evidence import EvidenceHead
+from mrdib_pyg.evidence.heads import interaction_targets
 from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import Embeddings, MultimodalLightGCN, Triplets
-from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 from mrdib_pyg.training import fit
 from mrdib_pyg.training._run import provenance
 from mrdib_pyg.transforms import ColdItemSplit

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.tables import make_table
-from mrdib_pyg.evidence import evidence, interaction_targets
+from mrdib_pyg.evidence import evidence
+from mrdib_pyg.evidence.heads import interaction_targets
 from mrdib_pyg.files import write_atomic
 from mrdib_pyg.training._run import provenance
 

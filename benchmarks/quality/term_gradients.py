@@ -32,9 +32,9 @@ from benchmarks.schema import RESULTS
 from benchmarks.training.backbones import make_batches
 from mrdib_pyg.datasets import data_hash, load_dataset
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.training import LossWeights, fit
+from mrdib_pyg.training import fit
 from mrdib_pyg.training._run import provenance
-from mrdib_pyg.training.step import MRDIB_TERMS
+from mrdib_pyg.training.step import MRDIB_TERMS, LossWeights
 
 
 def pulls(model: Recommender, batch: Triplets, weights: Mapping[str, float]) -> dict[str, float]:

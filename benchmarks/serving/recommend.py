@@ -21,7 +21,8 @@ from benchmarks.targets import extra_bytes
 from benchmarks.timer import in_process, measure_once, return_freed_memory
 from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.nn.models import LightGCN
-from mrdib_pyg.serving import Recommendations, recommend, save_recommendations
+from mrdib_pyg.serving import recommend, save_recommendations
+from mrdib_pyg.serving.recommendations import Recommendations
 
 K, CHANNELS = 20, 64
 OURS, RIVAL = 'recommend', 'dense scores of all users'

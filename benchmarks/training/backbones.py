@@ -29,9 +29,10 @@ from benchmarks.training.common.loop import CommonLoop
 from benchmarks.training.common.models import COMMON_MODELS
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Recommender, Triplets
-from mrdib_pyg.ops import encode_edges, sample_negatives
-from mrdib_pyg.training import LossWeights, fit
-from mrdib_pyg.training.step import make_adam, make_train_step
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
+from mrdib_pyg.training import fit
+from mrdib_pyg.training.step import LossWeights, make_adam, make_train_step
 
 BATCH_SIZE = 2_048
 #: The settings of each model, for this package's and for the common implementation alike.

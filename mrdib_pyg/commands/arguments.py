@@ -312,7 +312,7 @@ def absolute(dataset: str) -> str:
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     r"""Returns metrics as a table for a terminal."""
-    from mrdib_pyg.evaluation import METRICS
+    from mrdib_pyg.evaluation.full_ranking import METRICS
 
     cutoffs = sorted({int(key.split('@')[1]) for row in rows.values() for key in row})
     lines = [' ' * 8 + ''.join(f'{name:>11}' for name in METRICS)]

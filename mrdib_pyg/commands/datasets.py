@@ -1,4 +1,4 @@
-"""``mrdib datasets``: the data sets."""
+"""``mrdib datasets``: the known data sets and forms of data."""
 
 import argparse
 

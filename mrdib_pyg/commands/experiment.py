@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
     if args.figures and importlib.util.find_spec('matplotlib') is None:
         raise Usage("--figures needs matplotlib: pip install 'mrdib_pyg[report]'")
 
-    from mrdib_pyg.experiment import Records, load_experiment, run_experiment, save_report
+    from mrdib_pyg.experiment import load_experiment, run_experiment, save_report
+    from mrdib_pyg.experiment.records import Records
     from mrdib_pyg.experiment.runner import check_data, plan
     from mrdib_pyg.files import lock_folder
 

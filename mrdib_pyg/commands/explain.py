@@ -15,13 +15,11 @@ def add_arguments(add: Add) -> None:
         epilog='example: mrdib explain runs/tiktok --user 3 --item 17',
     )
     add_run_arguments(p)
-    p.add_argument(
-        '--user', metavar='ID', required=True, help='the raw id, or the index where there are none'
-    )
-    p.add_argument('--item', metavar='ID', required=True, help='likewise')
+    p.add_argument('--user', metavar='ID', required=True, help='the raw id, else the index')
+    p.add_argument('--item', metavar='ID', required=True, help='the raw id, else the index')
     p.add_argument(
         '--negatives', choices=['uniform', 'popularity'], default='uniform', metavar='NAME',
-        help='against which items: uniform or popularity (uniform)',
+        help='how non-edges are drawn: uniform or popularity (uniform)',
     )  # fmt: skip
     p.add_argument('--seed', metavar='N', type=int, default=0, help='seeds all draws (0)')
     p.add_argument('--json', action='store_true', help='print the numbers as JSON')
@@ -40,5 +38,5 @@ def run(args: argparse.Namespace) -> None:
     from mrdib_pyg.pid import explain_pair
 
     found = explain_pair(model, user, item, data, negatives=args.negatives, seed=args.seed)
-    found = found._replace(user=args.user, item=args.item)  # by the ids that were asked for
+    found = found._replace(user=args.user, item=args.item)  # as the user wrote them
     print(json.dumps(found.to_dict(), allow_nan=False) if args.json else found)

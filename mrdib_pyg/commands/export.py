@@ -25,7 +25,7 @@ def add_arguments(add: Add) -> None:
         '  mrdib export runs/tiktok --format ogb --out tiktok-ogb',
     )
     add_run_arguments(p)
-    p.add_argument('--out', metavar='FOLDER', required=True, help='a folder that does not exist')
+    p.add_argument('--out', metavar='FOLDER', required=True, help='a new or empty folder')
     p.add_argument(
         '--format', choices=['embeddings', 'ogb'], default='embeddings', metavar='NAME',
         help='embeddings (Parquet and safetensors), or ogb: the graph in the layout of the Open '
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     r"""Runs the command."""
     out = Path(args.out)
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise Usage(f"--out '{args.out}' exists already; name a folder that does not")
+        raise Usage(f"--out must be a new or empty folder (got '{args.out}')")
     if args.format == 'embeddings':
         require_packages('export', 'pyarrow', 'safetensors')
     model, data = load_run(args)

@@ -1,4 +1,4 @@
-"""``mrdib measure``: the information of a trained model, by modality."""
+"""``mrdib measure``: the information of a trained model by modality."""
 
 import argparse
 import json
@@ -22,13 +22,13 @@ def add_arguments(add: Add) -> None:
     )  # fmt: skip
     p.add_argument(
         '--groups', metavar='NAME,...', default='popularity',
-        help='groupings of the items: popularity, or columns of the items; none (popularity)',
+        help='groupings of the items: popularity, columns of the items, or none (popularity)',
     )  # fmt: skip
     p.add_argument(
         '--num-bootstrap', metavar='N', type=int, default=200, help='resamples of users (200)'
     )
     p.add_argument('--seed', metavar='N', type=int, default=0, help='seeds all draws (0)')
-    p.add_argument('--json', action='store_true', help='print what is written')
+    p.add_argument('--json', action='store_true', help='print the JSON of pid.json')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         raise Usage(f'--seed must lie in [0, 2**31) (got {args.seed})')
     path = Path(args.folder) / 'pid.json'
     if path.exists() and not path.is_file():
-        raise Usage(f"'{path}' must be a file (got something else); remove it")
+        raise Usage(f"'{path}' must be a regular file; remove what has its name")
     names = [name for name in args.groups.replace(' ', ',').split(',') if name]
     model, data = load_run(args)
 

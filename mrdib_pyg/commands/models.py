@@ -12,7 +12,7 @@ def add_arguments(add: Add) -> None:
     r"""Adds the command to the parser."""
     p = add('models', '[NAME ...]', 'List the models and their settings.')
     p.add_argument(
-        'names', metavar='NAME', nargs='*', help='these alone; MODULE:CLASS is one of your own'
+        'names', metavar='NAME', nargs='*', help='only these; MODULE:CLASS is a model of your own'
     )
 
 
@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _printed(value: Any) -> str:
-    # As --set of `mrdib train` takes it.
+    # The form that --set of `mrdib train` takes.
     return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

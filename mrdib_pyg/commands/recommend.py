@@ -25,8 +25,7 @@ def add_arguments(add: Add) -> None:
         'recommend',
         'RUN [options]',
         'Write the best items of users as CSV, JSON lines or Parquet.',
-        epilog='Ids are those of user_ids.csv and item_ids.csv in the data folder, where there are '
-        'any.\n'
+        epilog='Ids are the raw ids of user_ids.csv and item_ids.csv in the data, else indices.\n'
         'examples:\n'
         '  mrdib recommend runs/tiktok --users 3,17 --k 10\n'
         '  mrdib recommend runs/tiktok --users users.txt --deny sold-out.txt --out recs.parquet',
@@ -38,10 +37,9 @@ def add_arguments(add: Add) -> None:
     p.add_argument('--k', metavar='N', type=int, help='items per user (20)')
     p.add_argument(
         '--exclude', choices=['all', 'train', 'none'], metavar='NAME',
-        help='which items that a user has are left out: all of the data, those of train, or none '
-        '(all)',
+        help='leave out the items that a user has: those of all splits, of train, or none (all)',
     )  # fmt: skip
-    p.add_argument('--include-seen', action='store_true', help='the same as --exclude none')
+    p.add_argument('--include-seen', action='store_true', help='same as --exclude none')
     p.add_argument('--allow', metavar='FILE', help='recommend only the items of this file')
     p.add_argument('--deny', metavar='FILE', help='never recommend the items of this file')
     p.add_argument(
@@ -94,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _standard_output() -> Any:
-    r"""Returns the standard output: UTF-8, whatever the locale says, unless a person reads it."""
+    r"""The standard output, in UTF-8 unless it is a terminal."""
     if sys.stdout.isatty():
         return _Terminal(sys.stdout)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -103,9 +101,7 @@ def _standard_output() -> Any:
 
 
 class _Terminal(io.TextIOBase):
-    r"""Shows what a terminal would obey or cannot show, such as an escape sequence in an id, as
-    Python writes it.
-    """
+    r"""Escapes what a terminal would obey or cannot show, such as control characters in an id."""
 
     def __init__(self, terminal: TextIO) -> None:
         self.terminal = terminal
@@ -121,7 +117,7 @@ def _format(args: argparse.Namespace) -> str:
         return 'jsonl' if args.json else 'csv'
     out = Path(args.out)
     if not out.parent.is_dir() or (out.exists() and not out.is_file()):
-        raise Usage(f"--out '{args.out}' must be a file in a folder that exists")
+        raise Usage(f"--out must be a file in a folder that exists (got '{args.out}')")
 
     from mrdib_pyg.serving.recommendations import format_of
 

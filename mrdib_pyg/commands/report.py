@@ -10,8 +10,8 @@ def add_arguments(add: Add) -> None:
     p = add(
         'report',
         'RUN [RUN ...] [options]',
-        'Make one HTML page about one or more runs, which opens without a network.',
-        epilog='Runs that differ in their seed alone become one row: mean and deviation.\n'
+        'Make one HTML page about one or more runs. It opens without a network.',
+        epilog='Runs that differ only in their seed form one row with mean and deviation.\n'
         'examples:\n'
         '  mrdib report runs/tiktok\n'
         '  mrdib report runs/plain-* runs/mrdib-* --out compare.html --figures figures',
@@ -20,19 +20,19 @@ def add_arguments(add: Add) -> None:
     p.add_argument('--dataset', help='the data, where it has moved since training')
     p.add_argument(
         '--model', metavar='CLASS,...', default='',
-        help='classes of models of your own, MODULE:CLASS each, to be imported',
+        help='classes of models of your own, each as MODULE:CLASS',
     )  # fmt: skip
     p.add_argument(
         '--users', metavar='ID,...',
-        help='whose recommendations are shown: raw ids of the data, else indices (three at random)',
+        help='users whose recommendations are shown: raw ids, else indices (three at random)',
     )  # fmt: skip
     p.add_argument('--k', metavar='N', type=int, default=10, help='items per user (10)')
     p.add_argument(
         '--map', choices=['tsne', 'pca'], default='tsne', metavar='NAME',
-        help='how the map of item codes is made: tsne or pca (tsne)',
+        help='the projection of the item codes: tsne or pca (tsne)',
     )  # fmt: skip
-    p.add_argument('--seed', metavar='N', type=int, default=0, help='seeds what is drawn (0)')
-    p.add_argument('--figures', metavar='FOLDER', help='every figure as PNG too')
+    p.add_argument('--seed', metavar='N', type=int, default=0, help='seeds all draws (0)')
+    p.add_argument('--figures', metavar='FOLDER', help='a folder for every figure as PNG')
     p.add_argument('--out', metavar='FILE', help='the page (report.html in the first RUN)')
 
 

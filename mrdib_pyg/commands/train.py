@@ -57,6 +57,13 @@ def add_arguments(add: Add) -> None:
         '(mine)',
     )  # fmt: skip
     g.add_argument(
+        '--decoder', choices=['bpr', 'nce'], metavar='NAME',
+        help='what each modality alone is trained against: one negative, bpr, or many, nce (bpr)',
+    )  # fmt: skip
+    g.add_argument(
+        '--num-negatives', metavar='N', type=int, help='the negatives of --decoder nce (128)'
+    )
+    g.add_argument(
         '--weights', default='', metavar='NAME=W,...',
         help='weights of terms of the loss; with --mrdib by default '
         + ','.join(f'{name}={weight:g}' for name, weight in DEFAULT_WEIGHTS.items()),
@@ -178,6 +185,13 @@ def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any
         raise Usage('--mrdib and --control exclude each other: a control takes its place')
     if args.redundancy and not args.mrdib:
         raise Usage('--redundancy is a setting of MRdIB: add --mrdib')
+    if args.decoder and not args.mrdib:
+        raise Usage('--decoder is a setting of MRdIB: add --mrdib')
+    if args.num_negatives is not None and args.decoder != 'nce':
+        raise Usage(
+            '--num-negatives is a setting of --decoder nce: add that; of a task with as many '
+            'negatives it is --set task=ssm,num_negatives=N'
+        )
     if args.noise_scale is not None and args.control != 'noise':
         raise Usage('--noise-scale is a setting of a control: add --control noise')
     if args.redundancy == 'none' and weights.get('redundant', 0) > 0:
@@ -189,7 +203,11 @@ def _mrdib(args: argparse.Namespace, weights: dict[str, float]) -> dict[str, Any
     for name in used:
         weights.setdefault(name, DEFAULT_WEIGHTS[name])
     if args.mrdib:
-        return {'redundancy': None if args.redundancy == 'none' else args.redundancy or 'mine'}
+        given = {'decoder': args.decoder, 'num_negatives': args.num_negatives}
+        return {
+            'redundancy': None if args.redundancy == 'none' else args.redundancy or 'mine',
+            **{name: value for name, value in given.items() if value is not None},
+        }
     if args.control == 'noise':
         scale = 0.1 if args.noise_scale is None else args.noise_scale
         return {'control': 'noise', 'noise_scale': scale}

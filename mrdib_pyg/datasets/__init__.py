@@ -3,14 +3,7 @@ from mrdib_pyg.datasets.catalog import DATASETS, load_dataset
 from mrdib_pyg.datasets.folder import InteractionFolder, data_hash, write_folder
 from mrdib_pyg.datasets.ids import IdMap
 from mrdib_pyg.datasets.planted import Planted
-from mrdib_pyg.datasets.prepare_report import PrepareReport
-from mrdib_pyg.datasets.splits import (
-    k_core,
-    leave_one_out_split,
-    random_split,
-    split_interactions,
-    temporal_split,
-)
+from mrdib_pyg.datasets.splits import split_interactions
 from mrdib_pyg.datasets.tables import InteractionTable, prepare_table
 from mrdib_pyg.datasets.text import HashingTextEncoder, SentenceTextEncoder
 from mrdib_pyg.datasets.tiktok import TikTok
@@ -23,17 +16,12 @@ __all__ = [
     'InteractionFolder',
     'InteractionTable',
     'Planted',
-    'PrepareReport',
     'SentenceTextEncoder',
     'TikTok',
     'data_hash',
-    'k_core',
-    'leave_one_out_split',
     'load_dataset',
     'prepare_amazon',
     'prepare_table',
-    'random_split',
     'split_interactions',
-    'temporal_split',
     'write_folder',
 ]

@@ -1,4 +1,4 @@
-"""Download of large files: continued where it stopped, checked, and complete or not there."""
+"""Downloads of large files that resume, are checked, and leave no partial file."""
 
 import http.client
 import os
@@ -17,33 +17,21 @@ _BLOCK = 1 << 20
 def download(
     url: str, path: Path, progress: bool = False, check: Callable[[Path], None] | None = None
 ) -> None:
-    r"""Downloads :obj:`url` to :obj:`path`.
-
-    What arrives is kept in ``<path>.part`` until it is complete: a later call asks for the rest
-    only, unless the file has changed there meanwhile.
-
-    Args:
-        url (str): The address.
-        path (Path): The file; its folder is created.
-        progress (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
-        check (Callable, optional): Raises a :class:`ValueError` if the file, which has not got its
-            name yet, is not what is expected. (default: :obj:`None`)
-
-    Raises:
-        ConnectionError: If the server cannot be reached, refuses, ends too early, or sends what
-            does not pass the check (which is removed).
+    r"""Downloads :obj:`url` to :obj:`path` through ``<path>.part``, which a later call completes
+    unless the file has changed on the server. A file for which ``check`` raises :class:`ValueError`
+    is removed. Every failure is a :class:`ConnectionError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.part')
-    tag = path.with_name(f'{path.name}.part.tag')  # of the version that the part is of
+    tag = path.with_name(f'{path.name}.part.tag')  # the version of the part
     try:
-        for leftover in (part, tag):  # nothing is written through a link, or into a pipe
+        for leftover in (part, tag):  # never writes through a link or into a pipe
             if leftover.is_symlink() or (leftover.exists() and not leftover.is_file()):
                 leftover.unlink()
         _fetch(url, part, tag, progress)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # closes the connection
         if part.exists() and part.stat().st_size == 0:
             part.unlink()
         if not part.exists():
@@ -56,8 +44,8 @@ def download(
         tag.unlink(missing_ok=True)
         part.unlink()
         raise ConnectionError(
-            f'what {shown(url)} sent is not complete or damaged: {error}. It was removed; call it '
-            f'again to download it anew'
+            f'the download of {shown(url)} is not complete or damaged: {error}. It was removed; '
+            f'call it again'
         ) from error
     os.replace(part, path)
     tag.unlink(missing_ok=True)
@@ -75,7 +63,7 @@ def _fetch(url: str, part: Path, tag: Path, progress: bool) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416 or begin == 0:
             raise
-        # Nothing is left to send: the part is complete, or is of another file.
+        # Nothing is left to send: the part is complete or belongs to another file.
         error.close()
         part.unlink()
         begin = 0
@@ -87,9 +75,9 @@ def _fetch(url: str, part: Path, tag: Path, progress: bool) -> None:
         total = None if length is None else begin + int(length)
         sent = response.headers.get('Content-Range', '')
         if begin > 0 and not sent.startswith(f'bytes {begin}-'):
-            raise ValueError('the server sent another part than was asked for')
+            raise ValueError('the server sent the wrong part of the file')
         if begin == 0:
-            # In this order: at no moment is there a tag beside bytes of another version.
+            # In this order, so that a tag never stands beside bytes of another version.
             tag.unlink(missing_ok=True)
             part.write_bytes(b'')
             version = response.headers.get('ETag') or response.headers.get('Last-Modified') or ''

@@ -1,5 +1,5 @@
-"""Readers of the files of a data folder. They refuse what is not as described, and never hang, run
-code or take more memory than a file holds."""
+"""Readers of the files of a data folder. They check everything, and never hang, run code or take
+more memory than a file holds."""
 
 import errno
 import hashlib
@@ -21,7 +21,7 @@ from torch import Tensor
 
 COLUMNS = ('userID', 'itemID', 'x_label')
 TIME = 'timestamp'
-#: What NumPy and zipfile raise, given bytes at random.
+#: What NumPy and zipfile raise for damaged bytes.
 UNREADABLE = (
     ValueError, EOFError, SyntaxError, TypeError, KeyError, AttributeError, OverflowError,
     MemoryError, RecursionError, NotImplementedError, RuntimeError, tokenize.TokenError,
@@ -31,22 +31,19 @@ _KINDS = {
     stat.S_IFDIR: 'folder', stat.S_IFIFO: 'named pipe', stat.S_IFSOCK: 'socket',
     stat.S_IFCHR: 'device', stat.S_IFBLK: 'device',
 }  # fmt: skip
-# An archive may hold this many bytes, or this many times its own size.
+# The limits of an archive: bytes unpacked, or times its own size.
 _UNPACKED, _RATIO = 256 << 20, 100
 
 
 def shown(path: str | os.PathLike) -> str:
-    r"""A path in quotes, for messages: what a terminal would obey is escaped."""
+    r"""A path in quotes for messages, with control characters escaped."""
     text = os.fsdecode(path)
     return "'" + ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "'"
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    r"""Returns the path of a regular file. Opening anything else may wait forever.
-
-    Raises:
-        FileNotFoundError: If there is none, or a link that leads nowhere.
-        ValueError: If it is a folder, a pipe, a socket or a device.
+    r"""Returns the path of a regular file, or raises :class:`FileNotFoundError` or
+    :class:`ValueError`. Opening anything else may wait forever.
     """
     try:
         mode = os.stat(path).st_mode
@@ -65,7 +62,7 @@ def check_file(path: str | os.PathLike) -> Path:
 
 
 def file_hash(path: Path) -> str:
-    r"""Returns the SHA-256 of a file."""
+    r"""The SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(check_file(path), 'rb') as file:
         while block := file.read(1 << 20):
@@ -83,12 +80,7 @@ class Interactions(NamedTuple):
 
 
 def read_interactions(path: Path, timestamps: bool = False) -> Interactions:
-    r"""Reads the tab separated table of interactions at :obj:`path`.
-
-    Raises:
-        ValueError: If the table is not as :class:`InteractionFolder` describes it. The message
-            names the file and the first offending line.
-    """
+    r"""Reads a table of interactions. Errors name the file and its first faulty line."""
     names, where = _read_header(check_file(path)), shown(path)
     if timestamps and TIME not in names:
         raise ValueError(f'{where} has no column {TIME!r} in its header {names[:8]}')
@@ -119,19 +111,18 @@ def read_interactions(path: Path, timestamps: bool = False) -> Interactions:
             f'without timestamps'
         )
     for kind, index in (('userID', out.user), ('itemID', out.item)):
-        # Every id up to the largest becomes a row of a table: a stray id would fill the memory.
+        # Every id up to the largest becomes a row, so a stray id would fill the memory.
         limit = 1_000_000 + 100 * index.size
         if index.max() >= limit:
             raise ValueError(
-                f'{where} has {kind} {index.max()} among {index.size} interactions, which would '
-                f'ask for a table of {int(index.max()) + 1} rows (at most {limit} are accepted); '
-                f'renumber the ids to 0, 1, 2, ...'
+                f'{where} must have a {kind} below {limit} with {index.size} interactions (got '
+                f'{index.max()}); renumber the ids to 0, 1, 2, ...'
             )
     return out
 
 
 def _load(path: Path, names: list[str], types: dict[str, str]) -> np.ndarray:
-    # Columns that are not needed are read as one character each: they may hold anything.
+    # Other columns may hold anything, so one character of each is read.
     dtype = [(name, types.get(name, 'U1')) for name in names]
     with warnings.catch_warnings():
         warnings.simplefilter('error', DeprecationWarning)  # older NumPy reads 1.5 as 1
@@ -152,8 +143,8 @@ def _read_header(path: Path) -> list[str]:
     missing = [name for name in COLUMNS if name not in names]
     if any(name.endswith(':token') for name in names):
         raise ValueError(
-            f'{shown(path)} is an atomic file of RecBole, with the columns {names[:8]}; make a '
-            f'data folder of it with `mrdib prepare table` or `prepare_table`'
+            f'{shown(path)} is an atomic file of RecBole with the columns {names[:8]}; convert it '
+            f'with `mrdib prepare table` or `prepare_table`'
         )
     if missing:
         raise ValueError(
@@ -166,7 +157,7 @@ def _read_header(path: Path) -> list[str]:
 
 
 def _explain(path: Path, names: list[str], fallback: str, timestamps: bool) -> ValueError:
-    # Only reached once something failed: finds the first faulty line, in plain Python.
+    # Finds the first faulty line in plain Python, once something has failed.
     with open(path, 'rb') as f:
         for number, line in enumerate(f, start=1):
             if number > 1 and line.strip(b'\r\n'):
@@ -208,10 +199,10 @@ def _is_finite(text: str) -> bool:
 
 
 def read_array(path: Path) -> np.ndarray:
-    r"""Maps the array at :obj:`path` into memory, never unpickling anything."""
+    r"""Maps an array into memory, without unpickling anything."""
     check_file(path)
     try:
-        with np.errstate(over='ignore'):  # sizes beyond 64 bits, which are refused
+        with np.errstate(over='ignore'):  # sizes beyond 64 bits raise an error
             array = np.load(path, mmap_mode='r', allow_pickle=False)
     except UNREADABLE as error:
         raise ValueError(
@@ -225,7 +216,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    r"""Arrays by their names, read one at a time."""
+    r"""Arrays by name, read one at a time."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], np.ndarray]) -> None:
         self.names, self.read = dict.fromkeys(names), read
@@ -244,12 +235,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 class Npz(Arrays):
-    r"""The arrays of an ``.npz`` archive.
-
-    Raises:
-        ValueError: If a name comes twice, an entry is neither stored nor deflated, or all would
-            take more than 256 MiB and 100 times the bytes of the archive.
-    """
+    r"""The arrays of an ``.npz`` archive, checked against zip bombs and repeated names."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         entries: dict[str, zipfile.ZipInfo] = {}
@@ -279,14 +265,9 @@ class Npz(Arrays):
 
 
 def read_modality(path: Path, mask_path: Path | None = None) -> tuple[Tensor, Tensor | None]:
-    r"""Reads the features of one modality, :obj:`float32` ``[num_items, F]``, and which items have
-    it, :obj:`bool` ``[num_items]``.
-
-    Without a file that says so, items whose features are all zeros lack the modality; where there
-    are none, there is no mask. Rows of items that lack it are set to zero.
-
-    Raises:
-        ValueError: If a file is not as :class:`InteractionFolder` describes it.
+    r"""Reads the features of one modality, :obj:`float32` ``[num_items, F]``, zero where an item
+    lacks it, and the mask of items that have it, ``[num_items]``, or :obj:`None` if all do. Without
+    a file of the mask, items with only zeros lack the modality.
     """
     array, where = read_array(path), shown(path)
     if array.dtype.kind not in 'fiu':
@@ -297,7 +278,7 @@ def read_modality(path: Path, mask_path: Path | None = None) -> tuple[Tensor, Te
         )
     if array.shape[1] == 0:
         raise ValueError(f'{where} has no columns (shape {list(array.shape)})')
-    with np.errstate(over='ignore'):  # values beyond float32 become inf, and are refused below
+    with np.errstate(over='ignore'):  # values beyond float32 become inf, an error below
         x = torch.from_numpy(np.array(array, dtype=np.float32, order='C'))
     if mask_path is None:
         mask = (x != 0.0).any(dim=1)
@@ -308,8 +289,8 @@ def read_modality(path: Path, mask_path: Path | None = None) -> tuple[Tensor, Te
     if faulty.numel() > 0:
         raise ValueError(
             f'{where} has NaN, infinite or too large (beyond float32) values in '
-            f'{faulty.numel()} row(s), the first is row {int(faulty[0])}; where an item lacks the '
-            f"modality, say so in '{path.name.removesuffix('_feat.npy')}_mask.npy'"
+            f'{faulty.numel()} row(s), the first is row {int(faulty[0])}; mark items without the '
+            f"modality in '{path.name.removesuffix('_feat.npy')}_mask.npy'"
         )
     return x, None if mask_path is None and mask.all() else mask
 
@@ -325,10 +306,10 @@ def _read_mask(path: Path, num_items: int) -> Tensor:
 
 
 def as_array(value: object) -> np.ndarray:
-    r"""Returns an array of anything that is one, tensors of any kind included."""
+    r"""Converts anything to an array, also tensors of any type on any device."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         if value.is_floating_point() and value.dtype not in (torch.half, torch.double):
-            value = value.float()  # NumPy has no bfloat16, and none of 8 bits
+            value = value.float()  # NumPy has no bfloat16 and no 8 bit floats
         value = value.numpy()
     return np.asarray(value)

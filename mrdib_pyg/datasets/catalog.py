@@ -21,11 +21,11 @@ def load_dataset(name_or_folder: str | os.PathLike, **kwargs: Any) -> HeteroData
 
     Args:
         name_or_folder (str): :obj:`'planted'`, :obj:`'tiktok'` (kept in :obj:`root`, by default in
-            PyG's home directory, see :meth:`torch_geometric.get_home_dir`), or a folder.
-        **kwargs (optional): Arguments of the dataset's class.
+            :meth:`torch_geometric.get_home_dir`), or a folder.
+        **kwargs (optional): Arguments of the class of the data set.
 
     Raises:
-        ValueError: If there is neither such a name nor such a folder.
+        ValueError: If there is no such name and no such folder.
 
     Example:
         >>> data = load_dataset('planted', noise=1.0)

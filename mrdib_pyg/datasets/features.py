@@ -1,4 +1,4 @@
-"""Features of items from files and arrays: rows by item id, or in a given order."""
+"""Features of items from files and arrays, by item id or in a given order."""
 
 import os
 import zipfile
@@ -19,32 +19,17 @@ from mrdib_pyg.datasets._read import (
 )
 from mrdib_pyg.datasets._values import as_id
 
-#: The features, zero where there are none, which items have them, and counts by their reason.
+#: Features `float32 [num_items, F]` (zero if missing), mask of items that have them `[num_items]`,
+#: and the counts of what was left out, by reason.
 Found = tuple[np.ndarray, np.ndarray, dict[str, int]]
 
 
 def item_features(
     name: str, source: Any, item_ids: Sequence[str], order: Sequence[str] | None
 ) -> Found:
-    r"""Finds the features of items. Vectors that are all zeros, or hold NaN or infinity, count as
-    missing.
-
-    Args:
-        name (str): The modality, for messages.
-        source (Any): An array or a path to one (``.npy``), whose rows are in the order of
-            :obj:`order`; or a mapping from ids to vectors, or a path to one (``.npz``,
-            ``.safetensors``).
-        item_ids (List[str]): The items to find.
-        order (List[str], optional): The item of each row. Without it, the ids need to be the
-            numbers of the rows.
-
-    Returns:
-        The features ``float32`` ``[num_items, F]``, zero where there are none, which items have
-        them, and counts of what was left out, by the reason.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or has no vector for any of the items.
+    r"""Finds the features of items in an array (or ``.npy``) with rows in the given order, or in a
+    mapping from ids to vectors (or ``.npz``, ``.safetensors``). Without an order, ids must be the
+    numbers of the rows. Vectors with NaN or infinity, or of only zeros, count as missing.
     """
     try:
         return _find(name, source, item_ids, order)
@@ -66,10 +51,9 @@ def _find(name: str, source: Any, item_ids: Sequence[str], order: Sequence[str] 
             return _from_safetensors(path, item_ids, order)
         if suffix != '.npy':
             raise ValueError(
-                f'{shown(path)} needs to be .npy, .npz or .safetensors. Of a text file with an id '
-                f'and numbers in each row, `t = pandas.read_csv(file, index_col=0)` and '
-                f"`numpy.savez('{name}.npz', **dict(zip(t.index.astype(str), t.to_numpy())))` make "
-                f'one'
+                f'{shown(path)} must be .npy, .npz or .safetensors. To convert a text file with an '
+                f'id and numbers in each row, use `t = pandas.read_csv(file, index_col=0)` and '
+                f"`numpy.savez('{name}.npz', **dict(zip(t.index.astype(str), t.to_numpy())))`"
             )
         return _by_order(shown(path), read_array(path), item_ids, order)
     if isinstance(source, Mapping):
@@ -81,7 +65,7 @@ def _find(name: str, source: Any, item_ids: Sequence[str], order: Sequence[str] 
 
 
 def read_order(source: Any) -> list[str]:
-    r"""Reads the ids of rows: a sequence, or a text file with one a line."""
+    r"""Reads the ids of rows from a sequence, or from a text file with one per line."""
     if not isinstance(source, (str, os.PathLike)):
         return [as_id(value) for value in source]
     try:
@@ -90,14 +74,14 @@ def read_order(source: Any) -> list[str]:
     except FileNotFoundError as e:
         raise FileNotFoundError(f'the order of items: {e}') from e
     except UnicodeDecodeError as e:
-        raise ValueError(f'{shown(source)} is no text file of ids, one a line ({e})') from e
+        raise ValueError(f'{shown(source)} must be a text file with one id per line ({e})') from e
     if lines[-1] == '':
         lines.pop()
     return [line.removesuffix('\r') for line in lines]
 
 
 class _Unfit(ValueError):
-    r"""Features that can be read, but not be given to the items."""
+    r"""Readable features that do not fit the items."""
 
 
 def _from_npz(path: Path, item_ids: Sequence[str], order: Sequence[str] | None) -> Found:
@@ -109,8 +93,8 @@ def _from_npz(path: Path, item_ids: Sequence[str], order: Sequence[str] | None) 
     except (*UNREADABLE, OSError) as e:
         raise ValueError(
             f'{shown(path)} is no complete .npz archive of arrays (not Python objects) named by '
-            f'item ids ({e}); write it again with `numpy.savez(file, **vectors)`, of a dictionary '
-            f'from ids to vectors'
+            f'item ids ({e}); write a dictionary from ids to vectors with `numpy.savez(file, '
+            f'**vectors)`'
         ) from e
 
 
@@ -145,9 +129,9 @@ def _by_id(where: str, vectors: Mapping[str, Any], item_ids: Sequence[str]) -> F
     if len(found) == 0:
         some = ', '.join(repr(key) for _, key in zip(range(3), vectors))
         raise _Unfit(
-            f'{where} has a vector for none of the items; its keys need to be item ids such as '
-            f'{item_ids[0]!r} (got {some or "none"}): write `numpy.savez(file, **vectors)`, of a '
-            f'dictionary from ids to vectors, or an .npy file in the order of a list of ids'
+            f'{where} has a vector for none of the items; its keys must be item ids such as '
+            f'{item_ids[0]!r} (got {some or "none"}). Write a dictionary from ids to vectors with '
+            f'`numpy.savez(file, **vectors)`, or an .npy file in the order of a list of ids'
         )
     x: np.ndarray | None = None
     mask = np.zeros(len(item_ids), dtype=bool)
@@ -182,10 +166,10 @@ def _by_order(
         if wrong is not None:
             of_floats = ''
             if wrong.endswith('.0') and wrong[:-2].isdecimal():
-                of_floats = ', as ids are read where some are empty: write them as whole numbers'
+                of_floats = ', a float because some ids are empty: write integers'
             raise _Unfit(
-                f'{where} has {len(array)} rows and no ids, so item ids need to be the numbers of '
-                f'its rows, from 0 (got {wrong!r}{of_floats}); pass the ids of the rows as '
+                f'{where} has {len(array)} rows and no ids, so item ids must be the numbers of its '
+                f'rows, from 0 (got {wrong!r}{of_floats}); pass the ids of the rows as '
                 f"'item_order'"
             )
     else:
@@ -199,7 +183,7 @@ def _by_order(
     mask = np.array([raw in places for raw in item_ids])
     if not mask.any():
         raise _Unfit(
-            f"{where} has a row for none of the items: 'item_order' needs to hold item ids such as "
+            f"{where} has a row for none of the items: 'item_order' must hold item ids such as "
             f'{item_ids[0]!r} (got {list(places)[:3]})'
         )
     x = np.zeros((len(item_ids), array.shape[1]), dtype=np.float32)
@@ -224,7 +208,7 @@ def _usable(where: str, x: np.ndarray, mask: np.ndarray, notes: dict[str, int]) 
 
 
 def drop_empty(x: np.ndarray, mask: np.ndarray) -> Found:
-    r"""Takes vectors that say nothing for missing: those that are not finite, and all zeros."""
+    r"""Marks vectors as missing that are not finite or hold only zeros."""
     faulty = ~np.isfinite(x).all(axis=1)
     x[faulty] = 0.0
     has = x.any(axis=1)
@@ -238,8 +222,8 @@ def drop_empty(x: np.ndarray, mask: np.ndarray) -> Found:
 def fill_missing(
     x: np.ndarray, mask: np.ndarray, fill: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    r"""Returns features and mask as they are written: no mask where nothing is missing, or where
-    the mean of the others takes its place.
+    r"""Returns the features and the mask to write: no mask if nothing is missing or the mean of the
+    other rows fills the gaps.
     """
     if mask.all():
         return x, None

@@ -22,10 +22,10 @@ from mrdib_pyg.datasets._read import (
     read_modality,
     shown,
 )
-from mrdib_pyg.files import replacing, write_array, write_table
+from mrdib_pyg.files import remove_special, replacing, write_array, write_table
 from mrdib_pyg.interactions import SPLITS, TRAIN_EDGE
 
-#: Part of the key of cached data: what another release wrote is not looked at.
+#: Part of the key of cached data, so that other releases do not share it.
 VERSION = 3
 _KINDS = {kind.__name__: kind for kind in (Data, HeteroData)}
 _DIGEST = hashlib.sha256().digest_size
@@ -40,21 +40,21 @@ class InteractionFolder(InMemoryDataset):
 
     * exactly one :obj:`*.inter`: tab separated, with a header that names the columns
       :obj:`userID`, :obj:`itemID` (integers from 0) and :obj:`x_label` (0 train, 1 validation,
-      2 test) in any order; other columns, such as ratings, are not used, and :obj:`timestamp`
-      only if asked for,
-    * any number of :obj:`<modality>_feat.npy`: ``[num_items, F]``, row ``i`` belongs to item
-      ``i``; cast to :obj:`float32`,
+      2 test) in any order; other columns, such as ratings, are ignored, and :obj:`timestamp` is
+      optional,
+    * any number of :obj:`<modality>_feat.npy`: ``[num_items, F]``, a row per item, cast to
+      :obj:`float32`,
     * optionally :obj:`<modality>_mask.npy`: ``bool`` ``[num_items]``, :obj:`False` for items
-      that lack the modality (their features are set to zero). Without it, items whose features
+      without the modality, whose features become zero. Without this file, items whose features
       are all zeros lack the modality.
 
-    Other files are ignored (:obj:`user_ids.csv` and :obj:`item_ids.csv` belong to
-    :class:`IdMap`). There are as many users as the largest id asks for, and as many items as the
-    features have rows (without features: as the largest id asks for).
+    Other files are ignored (:class:`IdMap` reads :obj:`user_ids.csv` and :obj:`item_ids.csv`). The
+    largest id sets the number of users. The rows of the features set the number of items, or the
+    largest id if there are no features.
 
-    The folder is only read. Repeated pairs within a split are coalesced; a pair in two splits is
-    kept in both (held out, it cannot be hit where training items are masked). A warning counts
-    these, users without a training interaction (evaluation leaves them out) and items without a
+    The folder is only read. Repeated pairs within a split are coalesced. A pair in two splits is
+    kept in both, although it cannot be hit where training items are masked. A warning counts these
+    pairs, users without a training interaction (evaluation leaves them out) and items without a
     modality.
 
     Args:
@@ -63,18 +63,18 @@ class InteractionFolder(InMemoryDataset):
             access. (default: :obj:`None`)
         pre_transform (callable, optional): A transform of the :class:`HeteroData`, applied once.
             (default: :obj:`None`)
-        force_reload (bool, optional): Reads and transforms anew, whatever :obj:`cache_dir`
-            holds. (default: :obj:`False`)
+        force_reload (bool, optional): If set to :obj:`True`, ignores the cache.
+            (default: :obj:`False`)
         modalities (sequence of str, optional): The modalities to read, in this order.
             :obj:`None` reads all, in alphabetical order. (default: :obj:`None`)
-        cache_dir (str, optional): Where the data after :obj:`pre_transform` are kept, by the
-            content of the files and the printed form of :obj:`pre_transform` (one that prints as
-            an address, such as a function, has none, and its data are not kept). A file that does
-            not match its SHA-256, or holds more than tensors and plain values, is not used.
+        cache_dir (str, optional): A folder that caches the data after :obj:`pre_transform`, by the
+            content of the files and the printed form of :obj:`pre_transform` (data are not cached
+            if it prints as an address, as functions do). A cached file is used only if it matches
+            its SHA-256 and holds nothing but tensors and plain values.
             (default: :obj:`None`, nothing is written)
-        timestamps (bool, optional): Reads the column :obj:`timestamp`, numbers in any unit, which
-            :class:`~mrdib_pyg.transforms.InteractionSplit` orders by. Of a repeated pair the
-            earliest counts. (default: :obj:`False`)
+        timestamps (bool, optional): If set to :obj:`True`, reads the column :obj:`timestamp`,
+            numbers in any unit, for :class:`~mrdib_pyg.transforms.InteractionSplit`. A repeated
+            pair keeps its earliest time. (default: :obj:`False`)
 
     Shapes:
         - ``data['item'].x_<modality>``: ``float32`` ``[num_items, F]``, and where items lack it
@@ -82,12 +82,12 @@ class InteractionFolder(InMemoryDataset):
         - ``data['user', 'rates', 'item'].edge_index``: ``[2, num_train]``, sorted by user, item
         - ``data['user', 'val', 'item'].edge_label_index`` and
           ``data['user', 'test', 'item'].edge_label_index``: ``[2, num_held_out]``, likewise
-        - ``time`` of each of the three, if asked for: ``int64``, or ``float64`` where a time is no
-          whole number
+        - ``time`` of each of the three with :obj:`timestamps`: ``int64``, or ``float64`` if some
+          time is not an integer
 
     Raises:
-        FileNotFoundError: If the folder, its table or a modality asked for does not exist.
-        ValueError: If a file is not as described above. The message names it.
+        FileNotFoundError: If the folder, its table or a requested modality does not exist.
+        ValueError: If a file does not have the form above. The message names it.
 
     Example:
         >>> dataset = InteractionFolder('data/baby')
@@ -130,7 +130,7 @@ class InteractionFolder(InMemoryDataset):
 
     @property
     def folder(self) -> str:
-        r"""The folder that is read."""
+        r"""The folder with the files."""
         return self.raw_dir
 
     def _cache_path(self, files: list[Path]) -> Path | None:
@@ -167,8 +167,8 @@ def _find_files(
     for name, path in features.items():
         if re.fullmatch(r'[A-Za-z0-9_]+', name) is None:
             raise ValueError(
-                f'{shown(path)} names the modality {name!r}; rename the file: letters, digits and '
-                f'underscores only'
+                f'{shown(path)} must name a modality of letters, digits and underscores (got '
+                f'{name!r}); rename the file'
             )
     for name, path in masks.items():
         if name not in features:
@@ -227,7 +227,7 @@ def _read_folder(
             code = np.unique(code)
         else:
             order = np.lexsort((time[rows], code))
-            code, places = np.unique(code[order], return_index=True)  # the first, by time
+            code, places = np.unique(code[order], return_index=True)  # the earliest
             data['user', relation, 'item'].time = torch.from_numpy(time[rows][order][places])
         if code.size < rows.sum():
             notes.append(f'dropped {rows.sum() - code.size} repeated pair(s) of the {split} split')
@@ -247,31 +247,32 @@ def _read_folder(
 
 
 def write_cache(path: Path, data: Data | HeteroData) -> None:
-    r"""Writes :obj:`data` behind their SHA-256, atomically; the folder is created."""
+    r"""Writes data after their SHA-256, atomically, and creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save({'kind': type(data).__name__, 'data': data.to_dict()}, content)
+    remove_special(path)
     with replacing(path) as f:
         f.write(_digest(path, content.getbuffer()))
         f.write(content.getbuffer())
 
 
 def read_cache(path: Path) -> Data | HeteroData | None:
-    r"""Reads what :meth:`write_cache` wrote, :obj:`None` where there is no such file. One that has
-    changed since, or holds more than tensors and plain values, is not used, with a warning.
+    r"""Reads a file of :func:`write_cache`. Returns :obj:`None` if it does not exist, and with a
+    warning if it has changed or holds anything but tensors and plain values.
     """
     try:
         content = memoryview(check_file(path).read_bytes())
         if content[:_DIGEST] != _digest(path, content[_DIGEST:]):
             raise ValueError('its SHA-256 is another')
-        # Never `InMemoryDataset.load`: it falls back to pickle, by which a file runs its own code.
+        # Never `InMemoryDataset.load`, which falls back to pickle, so that a file could run code.
         found = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True)
         return _KINDS[found['kind']].from_dict(found['data'])
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever bytes at random lead to; its text advises to use pickle
+    except Exception as error:  # damaged bytes raise any error; its text advises to use pickle
         warnings.warn(
-            f'{shown(path)} is damaged or was changed, and is not used: the data are read anew '
+            f'{shown(path)} is damaged or was changed and is not used: the data are read anew '
             f'({type(error).__name__})',
             stacklevel=3,
         )
@@ -279,31 +280,33 @@ def read_cache(path: Path) -> Data | HeteroData | None:
 
 
 def _digest(path: Path, content: memoryview) -> bytes:
-    # With its name, which says what it was made of: a copy of another file is noticed.
+    # With the name of the file, so that a copy of another file is detected.
     digest = hashlib.sha256(os.fsencode(path.name) + b'\n')
     digest.update(content)
     return digest.digest()
 
 
 def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None = None) -> None:
-    r"""Writes :obj:`data` in the layout that :class:`InteractionFolder` reads, and timestamps where
-    all edges have :obj:`time`.
+    r"""Writes data in the layout that :class:`InteractionFolder` reads, with timestamps if all
+    edges have :obj:`time`.
 
     Args:
         data (HeteroData): The data of any dataset of this package.
-        folder (str): Where to. Created if needed; files of the same names are replaced.
-        name (str, optional): The table is called ``<name>.inter``. (default: ``data.name``)
+        folder (str): The folder, created if missing. Files of the same names are replaced.
+        name (str, optional): The name of the table, ``<name>.inter``. (default: ``data.name``)
 
     Raises:
-        ValueError: If the folder holds another table already, or features or a mask that are not
-            of these data and would be read with them; or if the last users (or items without
-            features) have no edge, of whom a table does not tell. Nothing has been written then.
+        ValueError: If the folder holds another table, or features or a mask of other data, or if
+            the last users (or items without features) have no edge, so that the table would lose
+            them. Nothing is written in these cases.
     """
     folder = Path(folder).expanduser()
     table = folder / f'{data.name if name is None else name}.inter'
     others = [path.name for path in folder.glob('*.inter') if path.name != table.name]
     if others:
-        raise ValueError(f'{shown(folder)} holds {others} already, and would hold two tables')
+        raise ValueError(
+            f'{shown(folder)} holds {others} and would hold two tables; name another folder'
+        )
     arrays = {}
     for key, value in data['item'].items():
         prefix, _, modality = key.partition('_')
@@ -312,8 +315,8 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
     foreign = [path.name for path in array_files(folder) if path.name not in arrays]
     if foreign:
         raise ValueError(
-            f'{shown(folder)} holds {foreign}, which are not of these data and would be read with '
-            f'them; remove them, or name another folder'
+            f'{shown(folder)} holds {foreign}, which are of other data; remove them, or name '
+            f'another folder'
         )
     rows, times = [], []
     for label, (relation, key) in enumerate(SPLITS.values()):
@@ -332,11 +335,11 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
         size = data[kind].num_nodes if kind in data.node_types else None
         if size is not None and known < size and not (kind == 'item' and has_features):
             raise ValueError(
-                f"'data' has {size} {kind}s, but none from {known} on has an edge, so that a table "
-                f"does not tell of them; set data['{kind}'].num_nodes to {known}"
+                f"'data' has {size} {kind}s, but none from {known} on has an edge, so the table "
+                f"would lose them; set data['{kind}'].num_nodes to {known}"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    # The table comes last: without it, a folder is not taken for a data set.
+    # The table comes last: a folder without one is not a data set.
     table.unlink(missing_ok=True)
     for file, value in arrays.items():
         write_array(folder / file, value.cpu().numpy())
@@ -347,7 +350,7 @@ def write_folder(data: HeteroData, folder: str | os.PathLike, name: str | None =
 
 
 def array_files(folder: Path) -> list[Path]:
-    r"""Returns the files of a folder that hold features or masks."""
+    r"""The files of a folder with features or masks."""
     return sorted(path for kind in ('feat', 'mask') for path in folder.glob(f'*_{kind}.npy'))
 
 

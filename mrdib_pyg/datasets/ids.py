@@ -3,7 +3,7 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mrdib_pyg.datasets._read import check_file, shown
 from mrdib_pyg.files import replacing
@@ -13,14 +13,13 @@ FILES = {'user': ('user_ids.csv', 'userID'), 'item': ('item_ids.csv', 'itemID')}
 
 
 class IdMap:
-    r"""The ids that users or items have outside of a model: row :obj:`i` of every tensor belongs to
-    :obj:`ids[i]`.
+    r"""The raw ids of users or items: row :obj:`i` of every tensor belongs to :obj:`ids[i]`.
 
-    In a data folder they are two CSV files, :obj:`user_ids.csv` and :obj:`item_ids.csv`, with the
-    columns :obj:`userID` (or :obj:`itemID`) and :obj:`raw_id` and a row for each index from 0.
+    A data folder keeps them in :obj:`user_ids.csv` and :obj:`item_ids.csv`, with the columns
+    :obj:`userID` (or :obj:`itemID`) and :obj:`raw_id` and one row for each index from 0.
 
     Args:
-        ids (Sequence[str]): The ids, all different; converted to strings.
+        ids (Sequence[str]): The ids, all different. They are converted to strings.
 
     Raises:
         ValueError: If an id comes twice.
@@ -36,14 +35,10 @@ class IdMap:
         self._index = {raw: i for i, raw in enumerate(self.ids)}
         if len(self._index) < len(self.ids):
             twice = next(raw for i, raw in enumerate(self.ids) if self._index[raw] != i)
-            raise ValueError(f"'ids' holds {twice!r} twice; each must be different")
+            raise ValueError(f"'ids' must be all different (got {twice!r} twice)")
 
     def index(self, raw: object) -> int:
-        r"""Returns the index of an id.
-
-        Raises:
-            KeyError: If there is none.
-        """
+        r"""Returns the index of an id, or raises :class:`KeyError`."""
         return self._index[str(raw)]
 
     def save(self, folder: str | os.PathLike, kind: str) -> None:
@@ -56,7 +51,7 @@ class IdMap:
         name, column = FILES[kind]
         text = io.StringIO(newline='')
         text.write(f'{column},raw_id\n')
-        # Strings in quotes: an id may hold whatever ends a line.
+        # Strings in quotes, since an id may hold line breaks.
         writer = csv.writer(text, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
         writer.writerows(enumerate(self.ids))
         with replacing(Path(folder) / name) as file:
@@ -64,20 +59,19 @@ class IdMap:
 
     @classmethod
     def load(cls, folder: str | os.PathLike, kind: str) -> 'IdMap | None':
-        r"""Reads the file of a data folder, or the one that MMRec writes in its place:
+        r"""Reads the file of a data folder, or the one that MMRec writes instead:
         :obj:`u_id_mapping.csv` or :obj:`i_id_mapping.csv`.
 
         Args:
-            folder (str): The folder, or the name of a data set that is no folder.
+            folder (str): The folder.
             kind (str): :obj:`'user'` or :obj:`'item'`.
 
         Returns:
-            IdMap: The ids, or :obj:`None` where nothing has that name: then an index is all there
-            is.
+            IdMap: The ids, or :obj:`None` if there is no such file or folder.
 
         Raises:
-            FileNotFoundError: If it is a link that leads nowhere.
-            ValueError: If the file is not as described above. The message names it.
+            FileNotFoundError: If the file is a broken link.
+            ValueError: If the file does not have the form above. The message names it.
         """
         name, column = FILES[kind]
         folder = Path(folder).expanduser()
@@ -123,10 +117,15 @@ def _read_ids(file: TextIO, column: str) -> list[str]:
 
 
 def _read_mapping(file: TextIO, column: str) -> list[str]:
-    header, *rows = csv.reader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
-    if header[1:] != [column] or any(len(row) != 2 for row in rows):
-        raise ValueError(f'expected <raw id>\\t{column} in each line')
-    ids = {row[1]: row[0] for row in rows}
+    # As folders of MMRec have them: two columns in any order, separated by tabs or commas.
+    lines = file.read().splitlines()
+    is_tabbed = '\t' in (lines or [''])[0]
+    dialect: dict[str, Any] = {'delimiter': '\t', 'quoting': csv.QUOTE_NONE} if is_tabbed else {}
+    header, *rows = [*csv.reader(filter(None, lines), **dialect)] or [[]]
+    if column not in header or any(len(row) != 2 for row in (header, *rows)):
+        raise ValueError(f'expected two columns, {column} and one of raw ids')
+    place = header.index(column)
+    ids = {row[place]: row[1 - place] for row in rows}
     wrong = next((str(i) for i in range(len(rows)) if str(i) not in ids), None)
     if wrong is not None:
         raise ValueError(f'{column} {wrong} is missing among {len(rows)} rows')

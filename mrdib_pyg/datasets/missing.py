@@ -1,9 +1,8 @@
-"""The one list of what stands for a value that is not there."""
+"""Words and values that mean "no value"."""
 
 from typing import Any
 
-#: Words that mean "no value" in tables of ids, texts, ratings and times. Case matters: ``Na`` is a
-#: name. Blanks around a word do not.
+#: Words that mean "no value" in tables. Case matters (``Na`` is a name), blanks around do not.
 MISSING_WORDS = frozenset(
     {'', 'NULL', 'null', 'NA', '<NA>', 'N/A', 'n/a', 'None', 'NaN', 'nan', '\\N'}
 )
@@ -11,8 +10,8 @@ _MISSING_BYTES = frozenset(word.encode() for word in MISSING_WORDS)
 
 
 def is_missing(value: Any) -> bool:
-    r"""Whether :obj:`value` stands for no value: :obj:`None`, NaN, NaT, :obj:`pandas.NA`, or a text
-    (also as bytes) that is blank or one of :obj:`MISSING_WORDS`.
+    r"""Whether a value is :obj:`None`, NaN, NaT, :obj:`pandas.NA`, or one of
+    :obj:`MISSING_WORDS` as text or bytes.
     """
     if isinstance(value, str):
         return value.strip() in MISSING_WORDS
@@ -22,5 +21,5 @@ def is_missing(value: Any) -> bool:
         return True
     try:
         return bool(value != value)  # NaN and NaT differ from themselves
-    except (TypeError, ValueError):  # `pandas.NA`; an array, which is there
+    except (TypeError, ValueError):  # `pandas.NA`, or an array, which is not missing
         return str(value) == '<NA>'

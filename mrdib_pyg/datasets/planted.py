@@ -30,10 +30,7 @@ CASES: dict[str, dict[str, float]] = {
 
 
 class Oracle(NamedTuple):
-    r"""Vectors whose inner product is the true utility.
-
-    Has :meth:`embed` like a model, so it can be evaluated as one.
-    """
+    r"""Vectors whose inner product is the true utility, evaluated like a model by :meth:`embed`."""
 
     user: Tensor
     item: Tensor
@@ -43,12 +40,12 @@ class Oracle(NamedTuple):
 
 
 class Planted(InMemoryDataset):
-    r"""Generated interactions with two modalities in which the answer is known beforehand: how
-    much of what drives the users is unique to a modality, redundant, or synergistic.
+    r"""Generated interactions with two modalities and a known answer: which preferences of users
+    are unique to a modality, redundant or synergistic.
 
-    Each item has hidden bits :math:`\pm 1`, four of each kind: :math:`a_v` is seen only in
-    the image, :math:`a_t` only in the text, :math:`a_r` in both, and :math:`b_v` in the image and
-    :math:`b_t` in the text, of which only the product :math:`s = b_v b_t` matters:
+    Each item has hidden bits :math:`\pm 1`, four of each kind: :math:`a_v` only in the image,
+    :math:`a_t` only in the text, :math:`a_r` in both, :math:`b_v` in the image and :math:`b_t` in
+    the text. Only the product :math:`s = b_v b_t` of the last two matters:
 
     .. math::
         \mathrm{utility}(u, i) = \langle p_u, [w_v a_v, w_t a_t, w_r a_r, w_s s]_i \rangle ,
@@ -66,24 +63,23 @@ class Planted(InMemoryDataset):
     :math:`n_m`, all standard normal, and matrices with entries
     :math:`\mathcal{N}(0, 1/k)` for :math:`k` inputs.
 
-    The same arguments give the same data in every process; the global random state is neither
-    read nor changed. :obj:`noise`, :obj:`weights` and :obj:`missing` do not change the draws of
-    the others.
+    The same arguments give the same data in every process, whatever the global random state.
+    :obj:`noise`, :obj:`weights` and :obj:`missing` do not affect the draws of each other.
 
     .. note::
         :obj:`case='v+t'` is a counter-example. Two symmetric, additive, independent parts have no
-        unique information under the MMI and BROJA decompositions: they show up as redundant and
+        unique information under the MMI and BROJA decompositions: they count as redundant and
         synergistic.
 
     Args:
-        root (str, optional): Where given, the data are also written there, in the layout of
+        root (str, optional): A folder to which the data are also written, in the layout of
             :class:`InteractionFolder`. (default: :obj:`None`)
         transform (callable, optional): A transform of the :class:`HeteroData`, applied at every
             access. (default: :obj:`None`)
         pre_transform (callable, optional): A transform of the :class:`HeteroData`, applied once.
             (default: :obj:`None`)
-        force_reload (bool, optional): Replaces what :obj:`root` holds; without it, that is kept,
-            and refused if it differs. (default: :obj:`False`)
+        force_reload (bool, optional): If set to :obj:`True`, replaces other data in :obj:`root`,
+            which otherwise raise an error. (default: :obj:`False`)
         num_users (int, optional): Number of users. (default: :obj:`1500`)
         num_items (int, optional): Number of items. (default: :obj:`1200`)
         num_interactions (int, optional): Interactions of each user, at least 5.
@@ -94,11 +90,11 @@ class Planted(InMemoryDataset):
             :obj:`'s'`, :obj:`'v+r'`, :obj:`'v+s'` (second weight 0.5) or :obj:`'v+t'`.
             (default: :obj:`None`)
         weights (dict, optional): The weights :math:`w` by kind, :obj:`'v'`, :obj:`'t'`,
-            :obj:`'r'`, :obj:`'s'`; kinds that are not named weigh 0. Without :obj:`case` and
-            :obj:`weights` all weigh 1. (default: :obj:`None`)
-        missing (float, optional): Fraction of the items that lack the image, and, drawn
-            independently, that lack the text: their features are zero and
-            ``data['item'].has_<modality>`` says so. (default: :obj:`0.0`)
+            :obj:`'r'`, :obj:`'s'`, 0 for kinds that are not named.
+            (default: :obj:`None`, all 1 without :obj:`case`)
+        missing (float, optional): The fraction of items without image, and independently of items
+            without text. Their features are zero and ``data['item'].has_<modality>`` is
+            :obj:`False`. (default: :obj:`0.0`)
         seed (int, optional): Seed of all draws. (default: :obj:`0`)
 
     Attributes:
@@ -150,19 +146,19 @@ class Planted(InMemoryDataset):
         super().__init__(None, transform, pre_transform, force_reload=force_reload)
         self.weights = _resolve_weights(case, weights)
         if num_users < 1:
-            raise ValueError(f"'num_users' needs to be at least 1 (got {num_users})")
+            raise ValueError(f"'num_users' must be at least 1 (got {num_users})")
         if not 5 <= num_interactions <= num_items:
             raise ValueError(
-                f"'num_interactions' needs to be at least 5, to be split 60/20/20, and at most "
+                f"'num_interactions' must be at least 5, to be split 60/20/20, and at most "
                 f"'num_items' = {num_items} (got {num_interactions})"
             )
         if not 0.0 <= noise < float('inf'):
-            raise ValueError(f"'noise' needs to be finite and non-negative (got {noise})")
+            raise ValueError(f"'noise' must be finite and non-negative (got {noise})")
         if not 0.0 <= missing < 1.0:
-            raise ValueError(f"'missing' needs to be a fraction in [0, 1) (got {missing})")
+            raise ValueError(f"'missing' must be a fraction in [0, 1) (got {missing})")
 
-        # Drawn and multiplied in double precision, and in an order that no argument but the sizes
-        # changes, so that rounding cannot reorder a user's items and settings can be compared.
+        # Double precision keeps rounding from reordering the items of a user. Only the sizes change
+        # the order of draws, so that settings can be compared.
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*size: int) -> Tensor:
@@ -229,8 +225,8 @@ class Planted(InMemoryDataset):
         ).sum(dim=0)
 
     def oracle(self) -> Oracle:
-        r"""The users' linear functions ``[num_users, 16]`` and what they read off the items
-        ``[num_items, 16]``: ``oracle().user @ oracle().item.t()`` is the true utility.
+        r"""Vectors of users ``[num_users, 16]`` and items ``[num_items, 16]``:
+        ``oracle().user @ oracle().item.t()`` is the true utility.
         """
         return Oracle(
             torch.cat([self.preference[kind] for kind in KINDS], dim=-1),
@@ -244,16 +240,16 @@ class Planted(InMemoryDataset):
 
 def _resolve_weights(case: str | None, weights: Mapping[str, float] | None) -> dict[str, float]:
     if case is not None and weights is not None:
-        raise ValueError("'case' and 'weights' exclude each other. Please give one of them")
+        raise ValueError(f"'case' must be None with 'weights' (got {case!r})")
     if case is not None:
         if case not in CASES:
-            raise ValueError(f"'case' needs to be one of {list(CASES)} (got {case!r})")
+            raise ValueError(f"'case' must be one of {list(CASES)} (got {case!r})")
         weights = CASES[case]
     elif weights is None:
         weights = dict.fromkeys(KINDS, 1.0)
     unknown = [kind for kind in weights if kind not in KINDS]
     if unknown or not all(math.isfinite(weight) for weight in weights.values()):
-        raise ValueError(f"'weights' needs finite numbers for kinds of {KINDS} (got {weights})")
+        raise ValueError(f"'weights' must hold finite numbers for kinds of {KINDS} (got {weights})")
     return {kind: float(weights.get(kind, 0.0)) for kind in KINDS}
 
 
@@ -265,12 +261,12 @@ def _to_edges(item: Tensor) -> Tensor:
 def _write(data: HeteroData, root: Path, force_reload: bool) -> None:
     if os.path.lexists(root / f'{data.name}.inter') and not force_reload:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about the counts, which are meant to be so
+            warnings.simplefilter('ignore')  # the counts are intended
             found = InteractionFolder(root)[0]
         if data_hash(found) != data_hash(data):
             raise ValueError(
-                f"{shown(root)} holds another planted data set. Please choose another 'root', or "
-                f"replace it by 'force_reload=True'"
+                f"'root' must not hold other planted data (got {shown(root)}); choose another "
+                f'folder, or replace them with force_reload=True'
             )
         return
     for path in array_files(root) if root.is_dir() else []:  # of other data that it held

@@ -1,4 +1,4 @@
-"""Texts to features: what counts as a text, encoders, and a cache of their vectors."""
+"""Texts to features: conversion to text, encoders, and a cache of their vectors."""
 
 import hashlib
 import numbers
@@ -14,14 +14,14 @@ import numpy as np
 
 from mrdib_pyg.datasets._read import as_array, read_array
 from mrdib_pyg.datasets.missing import is_missing
-from mrdib_pyg.files import write_array
+from mrdib_pyg.files import remove_special, write_array
 
-#: The sentence encoder that multimodal recommenders are mostly compared with.
+#: The usual sentence encoder of multimodal recommenders.
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 Encoder = Callable[[Sequence[str]], Any]
 
 _KEY = 16  # bytes
-# Written without blanks between words: kana, ideographs, Thai, Lao, Burmese, Tibetan, Khmer.
+# Scripts without blanks: kana, ideographs, Thai, Lao, Burmese, Tibetan, Khmer.
 _NO_BLANKS = (
     r'\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff'
     r'\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff'
@@ -29,17 +29,14 @@ _NO_BLANKS = (
 
 
 def as_text(value: Any) -> str:
-    r"""Returns what a field holds as one line of text, ``''`` if it is missing
-    (:func:`~mrdib_pyg.datasets.missing.is_missing`): bytes are decoded, the entries of a list,
-    array, set or mapping joined by blanks.
-
-    Raises:
-        ValueError: If it is something else that prints only as its ``repr``.
+    r"""Converts a field to one line of text, ``''`` if it is missing. Bytes are decoded, and the
+    entries of a list, array, set or mapping joined by blanks. Objects without a text of their own
+    raise :class:`ValueError`.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value).rstrip(b'\0').decode('utf-8', 'replace')
     if isinstance(value, str):
-        # Half of a surrogate pair could not be written.
+        # Half of a surrogate pair cannot be written.
         text = ' '.join(value.split()).encode('utf-8', 'replace').decode('utf-8')
         return '' if is_missing(text) else text
     for convert in ('tolist', 'to_pylist', 'as_py'):  # arrays, tensors, series; Arrow's
@@ -61,20 +58,19 @@ def as_text(value: Any) -> str:
 
 
 def join_text(fields: Iterable[Any]) -> str:
-    r"""Joins the fields of an item that are there."""
+    r"""Joins the fields of an item without the missing ones."""
     return '. '.join(filter(None, map(as_text, fields)))
 
 
 class HashingTextEncoder:
-    r"""Turns texts into vectors by the words and pairs of words in them, as in `"Feature Hashing
-    for Large Scale Multitask Learning" <https://arxiv.org/abs/0902.2206>`_: each goes to one of
-    :obj:`channels` places, with a sign, by a fixed hash function; rows have unit length.
+    r"""Hashes the words and word pairs of a text to signed places of a vector of unit length, as in
+    `"Feature Hashing for Large Scale Multitask Learning" <https://arxiv.org/abs/0902.2206>`_.
 
     Texts are brought to Unicode's form NFC and to lower case. In scripts without blanks between
     words, such as Chinese, Japanese and Thai, each character is a word.
 
-    It learns nothing, downloads nothing and gives the same bits everywhere: for tests, for first
-    tries, and as a baseline of what a sentence encoder brings.
+    It learns nothing, downloads nothing and gives the same bits everywhere. Use it for tests and
+    first tries, and as a baseline for sentence encoders.
 
     Args:
         channels (int, optional): The width of the vectors. (default: :obj:`384`)
@@ -86,12 +82,12 @@ class HashingTextEncoder:
 
     def __init__(self, channels: int = 384) -> None:
         if channels < 1:
-            raise ValueError(f"'channels' needs to be positive (got {channels})")
+            raise ValueError(f"'channels' must be positive (got {channels})")
         self.channels = channels
 
     @property
     def name(self) -> str:
-        r"""What identifies it, for a cache of its vectors."""
+        r"""The key of the encoder in a cache of vectors."""
         return f'hashing-{self.channels}'
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -117,7 +113,7 @@ def _words(text: str) -> list[str]:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    # A character's marks, such as the vowels of Thai and Hindi, are part of it, but not of `\w`.
+    # `\w` lacks the marks of a character, such as the vowels of Thai and Hindi.
     marks = ''.join(filter(lambda c: unicodedata.category(c)[0] == 'M', map(chr, range(0x1F000))))
     other = rf'[^\W{_NO_BLANKS}]'
     return re.compile(rf'(?=\w)[{_NO_BLANKS}][{marks}]*|{other}(?:{other}|[{marks}])*')
@@ -128,15 +124,15 @@ class SentenceTextEncoder:
     <https://sbert.net>`_ library, which is the extra ``[text]``.
 
     Args:
-        model (str, optional): The name of a model, which is downloaded once, or a folder that
-            holds one. (default: :obj:`'sentence-transformers/all-MiniLM-L6-v2'`)
-        batch_size (int, optional): The texts of one step. (default: :obj:`64`)
-        device (str, optional): Where it runs. (default: :obj:`None`, CUDA where it is there)
+        model (str, optional): The name of a model, which is downloaded once, or the folder of one.
+            (default: :obj:`'sentence-transformers/all-MiniLM-L6-v2'`)
+        batch_size (int, optional): The number of texts per step. (default: :obj:`64`)
+        device (str, optional): The device. (default: :obj:`None`, CUDA if available)
         progress (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
 
     Raises:
         ImportError: If sentence-transformers is not installed.
-        FileNotFoundError: If there is no such model, or it cannot be downloaded.
+        FileNotFoundError: If the model does not exist or cannot be downloaded.
     """
 
     def __init__(
@@ -152,7 +148,7 @@ class SentenceTextEncoder:
 
     @property
     def name(self) -> str:
-        r"""What identifies it, for a cache of its vectors."""
+        r"""The key of the encoder in a cache of vectors."""
         return f'sentence-{self.model}'
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -165,7 +161,7 @@ class SentenceTextEncoder:
         )
 
     def load(self) -> None:
-        r"""Loads the model, which its first call does otherwise."""
+        r"""Loads the model before its first call."""
         if self._encoder is not None:
             return
         try:
@@ -181,7 +177,7 @@ class SentenceTextEncoder:
             reason = (str(e).splitlines() or [''])[0]
             raise FileNotFoundError(
                 f'the text encoder {self.model!r} is no folder with a model and cannot be '
-                f'downloaded ({reason}). Please name the folder of a model, or encode by hashing'
+                f'downloaded ({reason}); name the folder of a model, or encode by hashing'
             ) from e
 
     def __repr__(self) -> str:
@@ -191,10 +187,8 @@ class SentenceTextEncoder:
 def text_encoder(
     encoder: str | os.PathLike | Encoder, progress: bool = False, cache_dir: Path | None = None
 ) -> Encoder:
-    r"""Returns the encoder of a name: ``'minilm'``, ``'hashing'``, else a sentence encoder's.
-
-    A sentence encoder is loaded at once, so that one that cannot be fails before anything is read,
-    unless :obj:`cache_dir` has vectors of it: it may not be needed then.
+    r"""Returns an encoder by name: ``'minilm'``, ``'hashing'`` or that of a sentence encoder, which
+    is loaded at once to fail early, unless :obj:`cache_dir` has vectors of it.
     """
     if encoder == 'hashing':
         return HashingTextEncoder()
@@ -207,13 +201,13 @@ def text_encoder(
 
 
 def is_named(encoder: Any) -> bool:
-    r"""Whether the vectors of an encoder can be told from those of another one."""
+    r"""Whether an encoder has a name, by which its vectors can be cached."""
     name = getattr(encoder, 'name', None)
     return not callable(encoder) or (isinstance(name, str) and name != '')
 
 
 def describe_encoder(encoder: str | os.PathLike | Encoder) -> str:
-    r"""An encoder in a word, for the settings of a report."""
+    r"""The name of an encoder, for a report."""
     if not callable(encoder):
         return os.fspath(encoder)
     if is_named(encoder):
@@ -227,24 +221,9 @@ def encode_texts(
     cache_dir: Path | None = None,
     notes: dict[str, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Encodes the texts that are there, each once. A text whose vector is all zeros counts as
-    missing.
-
-    Args:
-        texts (List[Any]): One for each item, as :func:`as_text` takes it.
-        encoder (Callable): From a list of texts to an array ``[N, F]``.
-        cache_dir (Path, optional): Where vectors are kept, each under a hash of the encoder's
-            ``name`` and of its text: only texts that are new are encoded. An encoder without a
-            name gets all texts every time. (default: :obj:`None`)
-        notes (Dict[str, int], optional): Gets the number of texts that encode to nothing.
-            (default: :obj:`None`)
-
-    Returns:
-        The features ``float32`` ``[num_items, F]``, zero where there is no text, and which items
-        have one.
-
-    Raises:
-        ValueError: If no item has a text, or the encoder returns anything but finite numbers.
+    r"""Encodes each different text once, to features ``float32`` ``[num_items, F]`` (zero without a
+    text) and the mask of items with a text. A text whose vector is all zeros counts as missing, and
+    its count goes to :obj:`notes`. :obj:`cache_dir` keeps the vectors of encoders with a name.
     """
     found = list(map(as_text, texts))
     rows = {text: row for row, text in enumerate(dict.fromkeys(filter(None, found)))}
@@ -259,7 +238,7 @@ def encode_texts(
     x[mask] = vectors[[rows[text] for text in found if text]]
     has = mask & x.any(axis=1)
     if not has.any():
-        raise ValueError('none of the items has a text that encodes to anything but zeros')
+        raise ValueError('none of the items has a text with a vector other than zeros')
     if notes is not None and (mask & ~has).any():
         notes['texts encode to zeros and count as missing'] = int((mask & ~has).sum())
     return x, has
@@ -277,12 +256,12 @@ def _encode(texts: list[str], encoder: Encoder) -> np.ndarray:
             vectors = vectors.astype(np.float32)
         if np.isfinite(vectors).all():
             return vectors
-    raise ValueError('the text encoder returned values that are no finite real numbers')
+    raise ValueError('the text encoder must return finite real numbers (got others)')
 
 
 def _encode_new(texts: list[str], encoder: Encoder, folder: Path) -> np.ndarray:
-    r"""Encodes the texts that the cache lacks, and adds them. Each call adds a file, which appears
-    once it is complete, so several processes may write at a time.
+    r"""Encodes the texts that the cache lacks. Each call adds a file atomically, so several
+    processes may write at a time.
     """
     name = describe_encoder(encoder)
     keys = [hashlib.sha256(text.encode()).digest()[:_KEY] for text in texts]
@@ -293,20 +272,22 @@ def _encode_new(texts: list[str], encoder: Encoder, folder: Path) -> np.ndarray:
     if new:
         vectors = _encode([texts[row] for row in new], encoder)
         if any(kept[key].shape != vectors[0].shape for key in keys if key in kept):
-            # The kept ones are of another encoder of that name.
+            # The cached vectors are of another encoder of this name.
             new, vectors = list(range(len(texts))), _encode(texts, encoder)
         array = np.empty(len(new), [('key', f'V{_KEY}'), ('x', '<f4', vectors.shape[1:])])
         array['key'] = np.array([keys[row] for row in new], f'V{_KEY}')
         array['x'] = vectors
         folder.mkdir(parents=True, exist_ok=True)
-        write_array(folder / _file_name(name, array), array)
+        path = folder / _file_name(name, array)
+        remove_special(path)
+        write_array(path, array)
         kept.update(zip((keys[row] for row in new), vectors))
     return np.stack([kept[key] for key in keys])
 
 
 def _kept(folder: Path, name: str) -> list[np.ndarray]:
-    r"""The vectors that are kept of an encoder, of the width of the newest. What does not match the
-    hash in its name counts as not there.
+    r"""The cached vectors of an encoder, of the width of the newest. Files that do not match the
+    hash in their name are ignored.
     """
     found = []
     for path in folder.glob(f'{_prefix(name)}-*.npy'):

@@ -23,30 +23,30 @@ class TikTok(InteractionFolder):
     r"""Short videos of TikTok watched to the end, with image and audio features, in the split of
     the `"Multi-Modal Self-Supervised Learning for Recommendation"
     <https://arxiv.org/abs/2302.10632>`_ and `"DiffMM: Multi-Modal Diffusion Model for
-    Recommendation" <https://arxiv.org/abs/2406.11781>`_ papers (whose text features are left out).
+    Recommendation" <https://arxiv.org/abs/2406.11781>`_ papers, without their text features.
 
-    Three files are needed. They are read where they are if :obj:`root` holds them (it is not
-    written then), else from ``root/raw``, into which missing ones are downloaded. A file counts
-    only if its SHA-256 is the pinned one; a download is kept only once all files passed.
+    If :obj:`root` holds any of the three files, it is only read. Otherwise they are read from
+    ``root/raw``, and missing ones are downloaded. Each file must have its pinned SHA-256. Downloads
+    are kept only once all have passed.
 
     Args:
-        root (str): The folder with the files, or the one to put ``raw`` into.
+        root (str): The folder with the files, or the parent folder of ``raw``.
         transform (callable, optional): A transform of the :class:`HeteroData`, applied at every
             access. (default: :obj:`None`)
         pre_transform (callable, optional): A transform of the :class:`HeteroData`, applied once.
             (default: :obj:`None`)
-        force_reload (bool, optional): Reads and transforms anew, whatever :obj:`cache_dir`
-            holds. (default: :obj:`False`)
-        url (str, optional): A mirror: the address of a folder with the three files. Without it,
-            the addresses in :attr:`urls` are used. (default: :obj:`None`)
+        force_reload (bool, optional): If set to :obj:`True`, ignores the cache.
+            (default: :obj:`False`)
+        url (str, optional): The address of a mirror with the three files.
+            (default: :obj:`None`, the addresses in :attr:`urls`)
         modalities (sequence of str, optional): The modalities to read. (default:
             :obj:`('image', 'audio')`)
         cache_dir (str, optional): As in :class:`InteractionFolder`. (default: :obj:`None`)
 
     Raises:
-        FileNotFoundError: If a file is missing and cannot be downloaded. The message says which
-            files to put where.
-        ValueError: If a file, found or downloaded, is not the pinned one.
+        FileNotFoundError: If a file is missing and cannot be downloaded. The message names the
+            files to provide.
+        ValueError: If a file does not have its pinned SHA-256.
 
     **STATS:**
 
@@ -70,14 +70,14 @@ class TikTok(InteractionFolder):
           - 10
     """
 
-    #: Where each file is downloaded from, unless :obj:`url` is given.
+    #: The address of each file, unless :obj:`url` is given.
     urls = {
         'tiktok.inter': f'{_SEMHREC}/tiktok.inter',
         'image_feat.npy': f'{_DIFFMM}/image_feat.npy',
         'audio_feat.npy': f'{_DIFFMM}/audio_feat.npy',
     }
-    #: The accepted SHA-256 of each file. The table circulates in two forms, with and without (all
-    #: zero) rating and timestamp columns, that hold the same interactions.
+    #: The accepted SHA-256 of each file. The table exists in two forms with the same interactions,
+    #: with and without rating and timestamp columns (all zero).
     sha256 = {
         'tiktok.inter': (
             '00a70111460c6d2b290ff10abf929c0ac904bc72e4336c964e66d4b062f1e352',
@@ -115,8 +115,7 @@ class TikTok(InteractionFolder):
         return list(self.sha256)
 
     def _download(self) -> None:
-        # The base class would create the folder before there is anything to put into it, and would
-        # trust whatever file has the right name.
+        # The base class would create the folder too early, and trust any file of the right name.
         if masks := list(Path(self.raw_dir).glob('*_mask.npy')):
             raise ValueError(f'{shown(masks[0])} is not part of this data set; remove it')
         missing = []
@@ -129,7 +128,7 @@ class TikTok(InteractionFolder):
             self.download(missing)
 
     def download(self, names: Sequence[str] | None = None) -> None:
-        r"""Downloads the files :obj:`names` (default: all) into ``raw_dir``, once all passed."""
+        r"""Downloads files (default: all) into ``raw_dir`` once all have passed the check."""
         names, raw_dir = self.raw_file_names if names is None else names, Path(self.raw_dir)
         with tempfile.TemporaryDirectory() as folder:
             for name in names:

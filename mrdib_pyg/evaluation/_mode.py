@@ -7,10 +7,9 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: Any) -> Iterator[None]:
-    r"""Puts a model into evaluation mode; on exit each of its modules is in the mode it was in.
-
-    A model that is in evaluation mode already is left alone, so that what it caches survives, as
-    is anything but a :class:`torch.nn.Module`.
+    r"""Puts a model into evaluation mode; on exit each module is in its former mode. A model
+    already in evaluation mode keeps its caches; anything but a :class:`torch.nn.Module` is left
+    alone.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
@@ -21,6 +20,6 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train()  # as a whole first: a model drops what it cached when told its mode
+        model.train()  # setting the mode makes a model drop its caches
         for module, mode in zip(modules, modes):
             module.training = mode

@@ -1,4 +1,4 @@
-"""The full ranking of all items, and what every evaluation shares."""
+"""The full ranking of all items, and the checks of every evaluation."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
@@ -32,23 +32,15 @@ class _PerUser:
         self.values.append(self._compute(data))  # type: ignore[attr-defined]
 
 
-class _Recall(_PerUser, LinkPredRecall):
-    pass
-
-
-class _NDCG(_PerUser, LinkPredNDCG):
-    pass
-
-
-class _Precision(_PerUser, LinkPredPrecision):
-    pass
-
-
-class _MAP(_PerUser, LinkPredMAP):
-    pass
-
-
-_METRICS = {'recall': _Recall, 'ndcg': _NDCG, 'precision': _Precision, 'map': _MAP}
+_METRICS: dict[str, Any] = {
+    name: type(cls.__name__, (_PerUser, cls), {})
+    for name, cls in (
+        ('recall', LinkPredRecall),
+        ('ndcg', LinkPredNDCG),
+        ('precision', LinkPredPrecision),
+        ('map', LinkPredMAP),
+    )
+}
 
 #: The metrics of a full ranking, in the order they are shown.
 METRICS = tuple(_METRICS)
@@ -63,10 +55,7 @@ def check_k(k: int | Iterable[int], num_items: int) -> list[int]:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"'k' must hold integers (got {value!r})")
         if not 1 <= value <= num_items:
-            raise ValueError(
-                f"'k' must lie between 1 and the number of items, {num_items} (got {value}); leave "
-                f'this cut-off out'
-            )
+            raise ValueError(f"'k' must lie between 1 and the {num_items} items (got {value})")
     return ks
 
 
@@ -75,8 +64,8 @@ def embeddings_of(model: Any, data: HeteroData, node_type: str = 'item') -> tupl
     r"""Returns the user and item embeddings of ``model`` in evaluation mode, checked, as floats."""
     if not callable(getattr(model, 'embed', None)):
         raise TypeError(
-            f"'model' ({type(model).__name__}) has no method embed(): give it one that returns an "
-            f"object with the attributes 'user' and 'item', the embeddings that are ranked"
+            f"'model' must have a method embed() (got {type(model).__name__}) that returns an "
+            f"object with the embeddings 'user' and 'item'"
         )
     with evaluation_mode(model):
         out = model.embed()
@@ -102,9 +91,9 @@ def _raise_if_not_finite(name: str, x: Tensor) -> None:
     invalid = ~x.isfinite().all(dim=1)
     if invalid.any():  # Otherwise only the sum was too large.
         raise ValueError(
-            f"'model.embed().{name}' has NaN or infinite entries in {int(invalid.sum())} of "
-            f'{x.size(0)} rows (first: {name} {int(invalid.nonzero()[0])}), so its scores cannot '
-            f'be ranked: check the training loss, or lower the learning rate'
+            f"'model.embed().{name}' must be finite (got NaN or infinity in "
+            f'{int(invalid.sum())} of {x.size(0)} rows, first {name} '
+            f'{int(invalid.nonzero()[0])}); check the training loss or lower the learning rate'
         )
 
 
@@ -165,27 +154,26 @@ def evaluate(
     their embeddings; items of equal score are ranked by id, the lower first.
 
     Averages run over the users with at least one held-out item in ``split`` *and* at least one
-    training edge (see :func:`~mrdib_pyg.evaluation.held_out_edges`). Candidates are all items,
-    also those never seen in training, but for those that ``mask`` removes. A repeated held-out
-    edge counts once.
+    training edge (see :func:`~mrdib_pyg.evaluation.held_out_edges`). All items are candidates,
+    also those without training edges, except those that ``mask`` removes. A repeated held-out edge
+    counts once.
 
     Args:
         model (Any): A model with a method ``embed()`` that returns an object with the attributes
-            ``user`` of shape ``[num_users, channels]`` and ``item`` of shape
-            ``[num_items, channels]``. It is called once, in evaluation mode, without gradients;
-            the ranking runs on the device of these embeddings.
+            ``user`` ``[num_users, channels]`` and ``item`` ``[num_items, channels]``. It is called
+            once, in evaluation mode, without gradients. The ranking runs on their device.
         data (HeteroData): Users, items, training edges ``('user', 'rates', 'item').edge_index`` and
             held-out edges ``('user', split, 'item').edge_label_index``.
         split (str, optional): The held-out edges, ``'val'`` or ``'test'``. (default: ``'val'``)
         k (int or Iterable[int], optional): The cut-offs. (default: ``(5, 10, 20, 50)``)
         mask (str, optional): Which of a user's own items are not ranked: ``'train'``, the common
-            protocol, in which validation items stay candidates at test time, or ``'train+val'``.
+            protocol, which keeps validation items as candidates at test time, or ``'train+val'``.
             (default: ``'train'``)
-        node_type (str, optional): The items that are ranked, all of them and no others.
-            ``'cold_item'`` ranks those that :class:`~mrdib_pyg.transforms.ColdItemSplit` holds
-            out; they have no training edges, so nothing is masked. (default: ``'item'``)
-        batch_size (int, optional): The number of users that are ranked at a time. It bounds memory
-            and does not change the result. (default: ``4096``)
+        node_type (str, optional): The items to rank. ``'cold_item'`` ranks only those that
+            :class:`~mrdib_pyg.transforms.ColdItemSplit` holds out, without a mask.
+            (default: ``'item'``)
+        batch_size (int, optional): The number of users to rank at a time, which bounds memory.
+            (default: ``4096``)
         mesh (DeviceMesh, optional): Processes that rank a part of the users each and return the
             same, see :mod:`mrdib_pyg.distributed`; all of them must call this function.
             (default: :obj:`None`, this process ranks all)
@@ -199,8 +187,8 @@ def evaluate(
 
     Raises:
         TypeError: If ``model`` has no ``embed()``, or ``k`` is no integer.
-        ValueError: If ``split``, ``mask``, ``k`` or ``batch_size`` is not possible for ``data``,
-            there is nothing to evaluate, or embeddings or scores are not numbers.
+        ValueError: If ``split``, ``mask``, ``k`` or ``batch_size`` does not fit ``data``, there is
+            nothing to evaluate, or embeddings or scores are NaN.
     """
     if batch_size < 1:
         raise ValueError(f"'batch_size' must be at least 1 (got {batch_size})")
@@ -255,10 +243,10 @@ def average_metrics(values: Mapping[str, Tensor]) -> dict[str, float]:
     r"""Averages the metrics of users as :func:`evaluate` does.
 
     Args:
-        values (Dict[str, torch.Tensor]): What it returns with ``per_user=True``.
+        values (Dict[str, torch.Tensor]): Its output with ``per_user=True``.
 
     Returns:
-        Dict[str, float]: What it returns without.
+        Dict[str, float]: Its output with ``per_user=False``.
     """
     return {
         name: float(value.mean(dtype=torch.float64))
@@ -275,13 +263,9 @@ def _mask_edges(data: HeteroData, split: str, mask: str, node_type: str) -> Tens
     if mask != 'train+val':
         raise ValueError(f"'mask' must be 'train' or 'train+val' (got {mask!r})")
     if node_type != 'item':
-        raise ValueError(
-            f"mask='train+val' takes out items of the training, of which {node_type!r} has none: "
-            f"use mask='train'"
-        )
+        raise ValueError(f"'mask' must be 'train' for node_type={node_type!r} (got 'train+val')")
     if split == 'val':
         raise ValueError(
-            "mask='train+val' would take out the very items that split='val' asks for: "
-            "use mask='train'"
+            "'mask' must be 'train' for split='val' (got 'train+val'), which would remove its items"
         )
     return torch.cat([training_edges(data), label_edges(data, 'val')], dim=1)

@@ -18,18 +18,16 @@ def evaluate_sampled(
     *,
     batch_size: int = 1024,
 ) -> dict[str, float]:
-    r"""Computes the mean reciprocal rank and the hits at ``k`` of held-out edges among sampled
-    candidates.
+    r"""Computes the mean reciprocal rank (MRR) and the hits at ``k`` of held-out edges among
+    sampled candidates.
 
-    The rank of a held-out item among its own candidates is one plus the number of candidates with
-    a larger score plus half the number of candidates with the same score, as in
-    ``ogb.linkproppred.Evaluator`` for ``ogbl-citation2``. Hits at ``k`` is the share of edges with
-    a rank of at most ``k``, MRR the mean of one over the rank.
+    The rank of a held-out item is one plus the number of candidates with a larger score plus half
+    the number with the same score, as in ``ogb.linkproppred.Evaluator`` for ``ogbl-citation2``.
+    Hits at ``k`` is the share of edges with a rank of at most ``k``.
 
-    Averages run over held-out *edges*, not users; edges of users without a training edge are
-    dropped. Sampled candidates are an easier task than the full ranking of
-    :func:`~mrdib_pyg.evaluation.evaluate` and may order models differently. Use this function to
-    compare with work that reports it.
+    Averages run over held-out *edges*, without those of users who have no training edge. Sampled
+    candidates are an easier task than the full ranking of :func:`~mrdib_pyg.evaluation.evaluate`
+    and may order models differently. Use them only to compare with work that reports them.
 
     Args:
         model (Any): A model with a method ``embed()``, as in
@@ -39,16 +37,16 @@ def evaluate_sampled(
         negatives (torch.Tensor): Item ids of shape ``[num_edges, num_candidates]``, one row for
             each edge of ``data['user', split, 'item'].edge_label_index``; ``-1`` is no candidate.
         k (int or Iterable[int], optional): The cut-offs. (default: ``(1, 3, 10)``)
-        batch_size (int, optional): The number of held-out edges that are scored at a time. It
-            bounds memory and does not change the result. (default: ``1024``)
+        batch_size (int, optional): The number of held-out edges to score at a time, which bounds
+            memory. (default: ``1024``)
 
     Returns:
         ``{'mrr': float, 'hits@1': float, ...}``.
 
     Raises:
         TypeError: If ``model`` has no ``embed()``, or ``k`` is no integer.
-        ValueError: If ``split``, ``negatives``, ``k`` or ``batch_size`` is not possible for
-            ``data``, there is nothing to evaluate, or embeddings or scores are not numbers.
+        ValueError: If ``split``, ``negatives``, ``k`` or ``batch_size`` does not fit ``data``,
+            there is nothing to evaluate, or embeddings or scores are NaN.
     """
     if batch_size < 1:
         raise ValueError(f"'batch_size' must be at least 1 (got {batch_size})")
@@ -81,8 +79,8 @@ def evaluate_sampled(
         score = (x_user[user].unsqueeze(1) * x_item[candidates.clamp(min=0)]).sum(dim=-1)
         if score.isnan().any():
             raise ValueError(
-                f'scores of {int(score.isnan().any(dim=1).sum())} edges in split {split!r} are '
-                f'NaN: the embeddings are too large for {x_user.dtype}, check the training loss'
+                f'the scores of split {split!r} must be numbers (got NaN for '
+                f'{int(score.isnan().any(dim=1).sum())} edges); check the training loss'
             )
         own, other, valid = score[:, :1], score[:, 1:], candidates[:, 1:] >= 0
         larger = ((other > own) & valid).sum(dim=1)

@@ -2,17 +2,13 @@ r"""What each modality is worth, by the evidence of a linear-Gaussian model, and
 ranked by it.
 """
 
-from mrdib_pyg.evidence.heads import EvidenceHead, NewItemScores, interaction_targets
-from mrdib_pyg.evidence.inspection import Amount, Inspection, inspect_data
-from mrdib_pyg.evidence.linear_gaussian import Evidence, evidence
+from mrdib_pyg.evidence.heads import EvidenceHead, NewItemScores
+from mrdib_pyg.evidence.inspection import inspect_data
+from mrdib_pyg.evidence.linear_gaussian import evidence
 
 __all__ = [
-    'Amount',
-    'Evidence',
     'EvidenceHead',
-    'Inspection',
     'NewItemScores',
     'evidence',
     'inspect_data',
-    'interaction_targets',
 ]

@@ -23,11 +23,12 @@ from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
 from mrdib_pyg.datasets import DATASETS, data_hash, load_dataset
-from mrdib_pyg.evaluation import evaluate, held_out_edges
+from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.experiment.description import Cell, Experiment
 from mrdib_pyg.experiment.records import Records, job_id
 from mrdib_pyg.experiment.selection import Stage, stage
 from mrdib_pyg.files import lock_folder, remove_leftovers
+from mrdib_pyg.interactions import held_out_edges
 
 Job = dict[str, Any]
 

@@ -1,5 +1,5 @@
 from mrdib_pyg.nn._attach import attach, capture, detach
-from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck, product_of_experts
+from mrdib_pyg.nn.bottleneck import Posterior, VariationalBottleneck
 from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
 from mrdib_pyg.nn.modality_conv import ModalityConv
 from mrdib_pyg.nn.mrdib import MRdIB, PIDTerms
@@ -15,5 +15,4 @@ __all__ = [
     'attach',
     'capture',
     'detach',
-    'product_of_experts',
 ]

@@ -16,7 +16,8 @@ from mrdib_pyg.nn.bottleneck import (
     VariationalBottleneck,
     module_key,
 )
-from mrdib_pyg.nn.mrdib import Mask, MRdIB, PIDTerms
+from mrdib_pyg.nn.mrdib import MRdIB, PIDTerms
+from mrdib_pyg.nn.sides import Mask
 
 
 class Calls:
@@ -41,10 +42,8 @@ class Calls:
 
 
 class HookedBottleneck(VariationalBottleneck):
-    r"""A bottleneck that replaces the output of a module by its code.
-
-    The hook is a method of a registered module, so that a copy of the model gets its own. A closure
-    would keep pointing at the original.
+    r"""A bottleneck that replaces the output of a module by its code. The hook is a method of a
+    registered module, so that a copy of the model gets its own; a closure would keep the original.
     """
 
     handle: RemovableHandle
@@ -61,14 +60,13 @@ class HookedBottleneck(VariationalBottleneck):
             kind = f'{output.dtype} tensor' if isinstance(output, Tensor) else type(output).__name__
             raise TypeError(
                 f"target '{self.target}' of modality '{self.modality}' must return a "
-                f'floating-point tensor (got a {kind}); attach to a module that returns the '
-                f'representation alone'
+                f'floating-point tensor (got a {kind}); attach to a module that returns one'
             )
         if output.dim() == 0 or output.size(-1) != self.in_channels:
             raise ValueError(
-                f"target '{self.target}' of modality '{self.modality}' returned the shape "
-                f'{list(output.shape)}, but its channels were given as {self.in_channels}; call '
-                f"detach(model) and attach it with channels={{'{self.modality}': "
+                f"target '{self.target}' of modality '{self.modality}' must return the shape [*, "
+                f'{self.in_channels}] (got {list(output.shape)}); call detach(model) and attach it '
+                f"with channels={{'{self.modality}': "
                 f'{output.size(-1) if output.dim() > 0 else 1}, ...}}'
             )
         posterior = self(output.reshape(-1, self.in_channels))
@@ -81,13 +79,9 @@ class HookedBottleneck(VariationalBottleneck):
 
 
 class AttachedMRdIB(MRdIB):
-    r"""The :class:`~mrdib_pyg.nn.MRdIB` that :func:`attach` registers on a model; its
-    :meth:`loss` takes the codes of :func:`capture`.
-
-    Args:
-        targets (Dict[str, str]): The path of the module that yields each modality.
-        channels (Dict[str, int]): The width of each modality's representation.
-        **settings (optional): Further settings of :class:`~mrdib_pyg.nn.MRdIB`.
+    r"""The :class:`~mrdib_pyg.nn.MRdIB` that :func:`attach` registers on a model. :obj:`targets`
+    holds the path of the module that yields each modality. :meth:`loss` takes the codes of
+    :func:`capture`.
     """
 
     def __init__(
@@ -110,14 +104,9 @@ class AttachedMRdIB(MRdIB):
         unimodal: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         present: Mapping[str, Mask] | None = None,
     ) -> PIDTerms:
-        r"""As :meth:`MRdIB.loss`. The indices of items are rows of the codes, in the order of the
-        calls. The users are rows of :obj:`user_embedding` or, without it, of the codes too (one id
-        space).
-
-        Raises:
-            RuntimeError: If a target was not called inside :func:`capture`, or was called without
-                gradients in training.
-            ValueError: If the targets returned different numbers of rows.
+        r"""As :meth:`MRdIB.loss`, after a check that all targets were called, with gradients in
+        training, and returned as many rows. Item indices are rows of the codes in call order; users
+        are rows of :obj:`user_embedding` or, without it, of the codes (one id space).
         """
         self.check_called(codes)
         rows: dict[str, int] = {}
@@ -140,8 +129,8 @@ class AttachedMRdIB(MRdIB):
         if len(set(rows.values())) > 1:
             counts = ', '.join(f"'{self.targets[name]}' {n}" for name, n in rows.items())
             raise ValueError(
-                f'the targets must return as many rows each (got {counts}); call each of them on '
-                f'the same items inside capture(model)'
+                f'the targets must all return the same number of rows (got {counts}); call them '
+                f'on the same items inside capture(model)'
             )
         return super().loss(
             {name: codes[name] for name in self.channels},
@@ -166,10 +155,9 @@ class AttachedMRdIB(MRdIB):
         for name, target in self.targets.items():
             if name not in codes:
                 raise RuntimeError(
-                    f"target '{target}' of modality '{name}' was not called inside "
-                    f'capture(model); run the forward pass inside the block. If the model never '
-                    f"calls '{target}' as a module (it may read its weight), attach to one that it "
-                    f'calls. If it was compiled before, attach first'
+                    f"target '{target}' of modality '{name}' was not called inside capture(model); "
+                    f'run the forward pass inside the block, attach to a module that the model '
+                    f'calls, and compile only after attaching'
                 )
 
     def __repr__(self) -> str:
@@ -177,8 +165,8 @@ class AttachedMRdIB(MRdIB):
 
 
 def _is_recomputation() -> bool:
-    # A forward pass inside a backward pass can only be that of a checkpoint. PyTorch has no public
-    # way to ask. A compiler recomputes without calling the hook again.
+    # Only a checkpoint runs a forward pass inside a backward pass, and PyTorch has no public way to
+    # ask. A compiler recomputes without calling the hook again.
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
@@ -234,9 +222,10 @@ def attach(
             (default: :obj:`64`)
         name (str, optional): The attribute of :obj:`model` that holds the layer.
             (default: :obj:`"mrdib"`)
-        **settings (optional): :obj:`redundancy`, :obj:`hidden_channels` and
-            :obj:`num_critic_rows` of :class:`~mrdib_pyg.nn.MRdIB`. As a target returns one tensor
-            of rows, :obj:`user_codes` is :obj:`False` and :obj:`bottleneck` is :obj:`"late"`.
+        **settings (optional): :obj:`redundancy`, :obj:`hidden_channels`, :obj:`num_critic_rows`,
+            :obj:`decoder` and :obj:`num_negatives` of :class:`~mrdib_pyg.nn.MRdIB`. As a target
+            returns one tensor of rows, :obj:`user_codes` is :obj:`False` and :obj:`bottleneck` is
+            :obj:`"late"`.
 
     Returns:
         AttachedMRdIB: The layer, on the device and of the data type of the first target.
@@ -251,13 +240,13 @@ def attach(
     _check_unwrapped(model)
     if isinstance(model, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         raise TypeError(
-            f"'model' must not be a container (got {type(model).__name__}), which would run the "
-            f'layer as an entry; attach to a torch.nn.Module that holds it'
+            f"'model' must not be a container (got {type(model).__name__}); attach to a "
+            f'torch.nn.Module that holds it'
         )
     for owner, taken, _ in _attached(model):
         where = f'{type(owner).__name__}.{taken}'
         raise ValueError(
-            f"'model' has MRdIB attached already, as {where}; call detach(model) first"
+            f"'model' must not have MRdIB attached (got {where}); call detach(model) first"
         )
     if not name.isidentifier() or hasattr(model, name):
         raise ValueError(
@@ -271,7 +260,7 @@ def attach(
                 f'of the model instead'
             )
     if len(targets) == 0:
-        raise ValueError("'targets' is empty; name at least one, e.g. {'image': 'image_proj'}")
+        raise ValueError("'targets' must name a module (got none), e.g. {'image': 'image_proj'}")
     if isinstance(channels, int):
         channels = dict.fromkeys(targets, channels)
     if set(channels) != set(targets):
@@ -402,16 +391,13 @@ def _check_unwrapped(model: nn.Module) -> None:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, wrappers) or hasattr(model, '_orig_mod'):
         raise ValueError(
-            f"'model' must not be wrapped (got {type(model).__name__}), as the wrapper would miss "
-            f'the change; attach and detach on the model itself, then wrap it'
+            f"'model' must not be wrapped (got {type(model).__name__}); attach and detach on the "
+            f'model itself, then wrap it'
         )
     for path, module in model.named_modules():
         if getattr(module, '_compiled_call_impl', None) is not None:
             where = f"its '{path}'" if path else "'model'"
-            raise ValueError(
-                f'{where} has been compiled, and would miss the change; attach and detach first, '
-                f'then compile'
-            )
+            raise ValueError(f'{where} must not be compiled; attach and detach first, then compile')
 
 
 def _resolve(model: nn.Module, modality: str, path: str) -> nn.Module:
@@ -421,8 +407,8 @@ def _resolve(model: nn.Module, modality: str, path: str) -> nn.Module:
         if isinstance(modules[path], (nn.ModuleList, nn.ModuleDict)):
             inside = [key for key in modules if key.startswith(f'{path}.')]
             raise TypeError(
-                f"target '{path}' of modality '{modality}' is a {type(modules[path]).__name__}, "
-                f'which is never called itself; name a module inside it: {inside[:5]}'
+                f"target '{path}' of modality '{modality}' must not be a container (got "
+                f'{type(modules[path]).__name__}); name a module inside it: {inside[:5]}'
             )
         return modules[path]
     value: Any = model
@@ -431,11 +417,10 @@ def _resolve(model: nn.Module, modality: str, path: str) -> nn.Module:
     if value is not None:
         raise TypeError(
             f"target '{path}' of modality '{modality}' must be a module (got a "
-            f'{type(value).__name__}); name the one that returns the representation: '
-            f'{list(modules)[:10]}'
+            f'{type(value).__name__}); name one of {list(modules)[:10]}'
         )
     near = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)
     raise ValueError(
-        f"target '{path}' of modality '{modality}' does not exist in {type(model).__name__}; "
-        + (f'did you mean {near}?' if near else f'its modules are {list(modules)[:20]}')
+        f"target '{path}' of modality '{modality}' must be a module of {type(model).__name__}; "
+        + (f'did you mean {near}?' if near else f'it has {list(modules)[:20]}')
     )

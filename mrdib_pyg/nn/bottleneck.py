@@ -23,26 +23,9 @@ def encode_rows(
     noise: Tensor | None,
     residual: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    r"""Computes the sample, the mean and the log standard deviation of Gaussian posteriors,
-
-    .. math::
-        \mu = \mathbf{x} + r (\mathbf{x} W_\mu + b_\mu), \quad \log \sigma = \mathrm{clamp}
-        (\mathbf{x} W_\sigma + b_\sigma + s), \quad \mathbf{z} = \mu + \sigma \odot \epsilon .
-
-    Args:
-        x (torch.Tensor): The rows, ``[N, C_in]``.
-        weight (torch.Tensor): Both linear maps, ``[2 C, C_in]``, that of the mean first.
-        bias (torch.Tensor): Their biases, ``[2 C]``.
-        log_scale (torch.Tensor): The offset :math:`s`, a scalar without a gradient.
-        noise (torch.Tensor, optional): The noise :math:`\epsilon`, ``[N, C]``; without it the
-            sample is the mean.
-        residual (float, optional): The factor :math:`r`. Without it the mean is the linear map
-            alone.
-
-    Returns:
-        tuple: The sample, the mean and the log standard deviation, ``[N, C]`` each, and the KL
-        divergence in nats ``[N]`` where it is cheaper to compute here than by :func:`kl_of_rows`,
-        else :obj:`None`.
+    r"""Returns the sample, the mean and the log standard deviation of Gaussian posteriors, ``[N,
+    C]`` each, and the KL divergence ``[N]`` in nats where it comes cheaper here than by
+    :func:`kl_of_rows`, else :obj:`None`. :func:`encode_rows_reference` is the formula.
     """
     if torch.compiler.is_compiling():
         return *encode_rows_reference(x, weight, bias, log_scale, noise, residual), None
@@ -60,7 +43,10 @@ def encode_rows_reference(
     noise: Tensor | None,
     residual: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The reference of :func:`encode_rows`."""
+    r"""The mean is :math:`\mathbf{x} + r (\mathbf{x} W + b)`, without :obj:`residual` :math:`r` the
+    linear map alone; the sample is the mean without :obj:`noise`. :obj:`weight` holds the map of
+    the mean first, then that of the log standard deviation.
+    """
     mu, logstd = F.linear(x, weight, bias).chunk(2, dim=-1)
     mu = mu if residual is None else x + residual * mu
     logstd = (logstd + log_scale.to(logstd.dtype)).clamp(MIN_LOGSTD, MAX_LOGSTD)
@@ -68,8 +54,8 @@ def encode_rows_reference(
 
 
 def kl_of_rows(mu: Tensor, logstd: Tensor) -> Tensor:
-    r"""Computes :math:`\mathrm{KL}(\mathcal{N}(\mu, \sigma^2) \,\|\, \mathcal{N}(0, I))` in nats,
-    summed over dimensions, ``[N, C]`` and ``[N, C]`` to ``[N]``.
+    r"""Computes :math:`\mathrm{KL}(\mathcal{N}(\mu, \sigma^2) \,\|\, \mathcal{N}(0, I))` of each
+    row in nats, ``[N, C]`` to ``[N]``.
     """
     if torch.compiler.is_compiling():
         return kl_of_rows_reference(mu, logstd)
@@ -190,8 +176,8 @@ def _is_below(x: Tensor, bound: float) -> bool:
 
 
 def _outside(logstd: Tensor) -> Tensor | None:
-    # What the clamp will change. It is rarely anything, and looking costs less than masking, except
-    # on a GPU, which this would wait for.
+    # The entries that the clamp changes, rarely any: looking costs less than masking, except on a
+    # GPU, which this would wait for.
     if logstd.device.type == 'cpu' and logstd.numel() > 0:
         low, high = logstd.aminmax()
         if MIN_LOGSTD <= float(low) and float(high) <= MAX_LOGSTD:
@@ -231,13 +217,9 @@ class Posterior(NamedTuple):
 
 
 class EncodedPosterior(Posterior):
-    r"""A posterior with the KL divergence that its bottleneck computed on the way.
-
-    The gradient of :attr:`rate` goes straight to the encoded rows and the bottleneck's parameters,
-    past :attr:`mu` and :attr:`logstd`. That of :meth:`kl`, of equal value, goes through them.
-
-    Args:
-        rate (torch.Tensor): The KL divergence of each row in nats, ``[N]``.
+    r"""A posterior with :attr:`rate`, the KL divergence of each row in nats, ``[N]``, that its
+    bottleneck has computed. Its gradient bypasses :attr:`mu` and :attr:`logstd`, unlike that of
+    :meth:`kl`, which has the same value.
     """
 
     rate: Tensor | None = None
@@ -251,8 +233,8 @@ class EncodedPosterior(Posterior):
 
 
 def rate_of(posterior: Posterior) -> Tensor:
-    r"""Returns the KL divergence of each row in nats, ``[N]``, for a loss: the one computed by the
-    bottleneck where there is one, which saves a pass over the codes.
+    r"""Returns the KL divergence of each row in nats, ``[N]``: that of the bottleneck if it has
+    computed one, which saves a pass over the codes.
     """
     rate = getattr(posterior, 'rate', None)  # `_replace` drops it, as it should
     return posterior.kl() if rate is None else rate
@@ -275,7 +257,7 @@ def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: ModalityRows)
         return None, bottleneck(item)
     if user.dim() != 2 or item.dim() != 2 or user.size(1) != item.size(1):
         raise ValueError(
-            f'the users and items of a modality must be matrices as wide as its bottleneck (got '
+            f'the users and items of a modality must be matrices of one width (got '
             f'{list(user.shape)} and {list(item.shape)})'
         )
     # One call for both sides, which share the space, the parameters and the noise level.
@@ -290,8 +272,8 @@ def encode(bottleneck: Callable[[Tensor], Posterior] | None, rows: ModalityRows)
 
 
 def module_key(name: str) -> str:
-    r"""Returns the name of a modality in a :class:`~torch.nn.ModuleDict`, which refuses the names
-    of its attributes, such as ``'type'``.
+    r"""Returns a modality's key in a :class:`~torch.nn.ModuleDict`, which refuses the names of its
+    own attributes, such as ``'type'``.
     """
     return f'modality_{name}'
 
@@ -397,9 +379,9 @@ class VariationalBottleneck(nn.Module):
         noise = None
         if self.training:
             noise = torch.randn(x.size(0), self.out_channels, dtype=x.dtype, device=x.device)
-        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, the
-        # head moves a code no farther than a step moves the input itself. Otherwise it outruns the
-        # embedding tables below, the bias (a popularity) first.
+        # Adam moves each weight by the learning rate. Divided by the width, the head moves a code
+        # no farther than a step moves the input. Otherwise it outruns the embedding tables below,
+        # its bias (a popularity) first.
         residual = 1 / self.in_channels if self.in_channels == self.out_channels else None
         *out, rate = encode_rows(x, self.lin.weight, self.lin.bias, noise_level, noise, residual)
         posterior = Posterior(*out)
@@ -441,7 +423,7 @@ def product_of_experts(
         ValueError: If there is no posterior, not one mask per posterior, or shapes differ.
     """
     if len(posteriors) == 0:
-        raise ValueError("'posteriors' is empty; pass the posterior of at least one modality")
+        raise ValueError("'posteriors' must hold at least one posterior (got none)")
     if masks is not None and len(masks) != len(posteriors):
         raise ValueError(
             f"'masks' must have one entry per posterior (got {len(masks)} for {len(posteriors)})"
@@ -459,11 +441,11 @@ def product_of_experts(
                 f'{list(shape)}, {list(posterior.mu.shape)} and '
                 f'{None if mask is None else list(mask.shape)})'
             )
-        # A code without a spread is what it is, noise of a control included.
+        # The code of a deterministic posterior, with the noise of a control.
         mu, precision = posterior.z.to(wide), torch.ones_like(total)
         if posterior.logstd is not None:
             mu, precision = posterior.mu.to(wide), (-2 * posterior.logstd.to(wide)).exp()
-        if mask is not None:  # whatever stands in the rows without the modality
+        if mask is not None:  # rows without the modality may hold anything
             mask = mask.bool().unsqueeze(-1)
             mu, precision = mu.where(mask, 0.0), precision.where(mask, 0.0)
         total = total + precision

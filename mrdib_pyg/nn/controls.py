@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mrdib_pyg.nn.bottleneck import Codes, ModalityRows, Posterior, encode
-from mrdib_pyg.nn.mrdib import PIDTerms, make_all_sides, mean_over_batch
+from mrdib_pyg.nn.mrdib import PIDTerms
+from mrdib_pyg.nn.sides import make_all_sides, mean_over_batch
 
 
 class CodeNoise(nn.Module):
@@ -103,7 +104,7 @@ class CodePenalty(nn.Module):
         r"""There is no parameter to reset."""
 
     def forward(self, x: Mapping[str, ModalityRows]) -> dict[str, Codes]:
-        r"""Returns every representation as it is."""
+        r"""Returns every representation unchanged."""
         return {name: encode(None, rows) for name, rows in x.items()}
 
     def loss(

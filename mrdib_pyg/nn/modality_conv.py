@@ -12,10 +12,9 @@ Adj = Union[Tensor, SparseTensor, NormalizedAdjacency]  # noqa: UP007 (for mypy)
 
 
 class ModalityConv(nn.Module):
-    r"""The user-item graph convolution of one modality, which maps item features to a common width
-    and propagates them, with the users' preferences for the modality, as in `"LightGCN:
-    Simplifying and Powering Graph Convolution Network for Recommendation"
-    <https://arxiv.org/abs/2002.02126>`_,
+    r"""The user-item graph convolution of one modality. It maps item features to a common width and
+    propagates them with the users' preferences for the modality, as in `"LightGCN: Simplifying and
+    Powering Graph Convolution Network for Recommendation" <https://arxiv.org/abs/2002.02126>`_,
 
     .. math::
         (\mathbf{X}^{\prime}_u, \mathbf{X}^{\prime}_i) = \frac{1}{L+1} \sum_{l=0}^{L}
@@ -95,15 +94,18 @@ class ModalityConv(nn.Module):
             return propagate_mean(self.lin(x), adj, self.num_layers)
 
         x_user, x_item = x[0], self.lin(x[1])
-        num_users = _num_users(edge_index) if x_user is None else x_user.size(0)
         if x_user is None:
+            num_users = _size(edge_index)[0]
+            if num_users is None:
+                edges: Any = edge_index
+                num_users = int(edges[0].max()) + 1 if edges.numel() > 0 else 0
             x_user = x_item.new_zeros(num_users, self.out_channels)
         if x_user.size(-1) != self.out_channels:
             raise ValueError(
                 f"user preferences must be {self.out_channels} wide, as 'out_channels' (got "
                 f'{x_user.size(-1)})'
             )
-        adj = self._prepare(edge_index, edge_weight, (num_users, x_item.size(0)))
+        adj = self._prepare(edge_index, edge_weight, (x_user.size(0), x_item.size(0)))
         return propagate_mean((x_user, x_item), adj, self.num_layers)
 
     def _prepare(
@@ -142,10 +144,3 @@ def _size(adj: Adj) -> tuple[int | None, int | None]:
     if is_sparse(adj):
         return adj.size(0), adj.size(1)
     return adj.sparse_size() if isinstance(adj, EdgeIndex) else (None, None)
-
-
-def _num_users(adj: Any) -> int:
-    num_users = _size(adj)[0]
-    if num_users is None:
-        num_users = int(adj[0].max()) + 1 if adj.numel() > 0 else 0
-    return num_users

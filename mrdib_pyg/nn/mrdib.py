@@ -19,14 +19,16 @@ from mrdib_pyg.nn.bottleneck import (
     rate_of,
 )
 from mrdib_pyg.nn.mutual_information import CLUB, MINE, NWJ, Gaussian, InfoNCE
-from mrdib_pyg.ops import pid_loss
-from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
-from mrdib_pyg.ops._pid_loss import split_mask
-
-#: Which rows, or which users and items, have a modality.
-Mask = Tensor | tuple[Tensor | None, Tensor | None] | None
-
-Triplet = tuple[Tensor, Tensor, Tensor]
+from mrdib_pyg.nn.sides import (
+    Mask,
+    Sides,
+    Triplet,
+    critic_rows,
+    make_all_sides,
+    mean_over_batch,
+)
+from mrdib_pyg.ops import pid_loss, sampled_softmax_loss
+from mrdib_pyg.ops._sampled_softmax_loss import draw_shared_negatives
 
 
 class PIDTerms(NamedTuple):
@@ -44,12 +46,18 @@ class PIDTerms(NamedTuple):
             :math:`-\sum_m \mathbb{E} \log p(y|z_m)`.
         synergistic (torch.Tensor, optional): The loss of the decoder that sees the fusion,
             :math:`-\mathbb{E} \log p(y|z_1, \ldots, z_M)`, where a fused representation was given.
+        information (Dict[str, torch.Tensor], optional): With :obj:`decoder="nce"`, what the decoder
+            of each modality certifies that its code says of which item is the positive one:
+            :math:`\ln(K + 1)` less its loss, with the number :math:`K` of negatives drawn. It has
+            no gradient. It is negative where the decoder does worse than a guess, and zero where no
+            row counts.
     """
 
     bottleneck: Tensor
     redundant: Tensor
     unique: Tensor
     synergistic: Tensor | None = None
+    information: dict[str, Tensor] | None = None
 
     def total(self, bottleneck: float = 0.0, redundant: float = 0.0, unique: float = 0.0) -> Tensor:
         r"""Returns the weighted sum of the named terms. :obj:`synergistic` is the model's own task
@@ -73,180 +81,12 @@ class PIDTerms(NamedTuple):
         return out
 
 
-class Sides(NamedTuple):
-    r"""The user and item posteriors of one modality, and masks of the rows that have it.
-
-    :obj:`user` is :obj:`None` where users have no code, and the same as :obj:`item` where both are
-    rows of one id space.
-    """
-
-    user: Posterior | None
-    item: Posterior
-    mask_user: Tensor | None
-    mask_item: Tensor | None
-    is_shared: bool = False
-
-
-def make_sides(
-    name: str, codes: Codes | ModalityRows, user_embedding: Tensor | None, mask: Mask = None
-) -> Sides:
-    r"""Tells users from items in any form of a code; a plain tensor is a deterministic code."""
-    mask_user, mask_item = split_mask(name, mask)
-    user: Posterior | None
-    is_shared = isinstance(codes, (Posterior, Tensor)) and user_embedding is None
-    if is_shared:
-        if mask_user is not None:
-            raise ValueError(
-                f"the mask of '{name}' must be one tensor, as users and items share one id space "
-                f'(got a pair)'
-            )
-        user = item = _wrap(codes)
-        mask_user = mask_item
-    else:
-        pair = (None, codes) if isinstance(codes, (Posterior, Tensor)) else codes
-        user, item = None if pair[0] is None else _wrap(pair[0]), _wrap(pair[1])
-        if user is None and user_embedding is None:
-            raise ValueError(
-                f"users have no code in '{name}': pass 'user_embedding', the model's own user "
-                f'embedding, to score with'
-            )
-        if user is None and mask_user is not None:
-            raise ValueError(
-                f"the mask of '{name}' must cover the items alone, as users have no code there "
-                f'(got a pair)'
-            )
-    for code, value in ((user, mask_user), (item, mask_item)):
-        if value is None or code is None:
-            continue
-        if value.dtype != torch.bool:
-            raise TypeError(f"the mask of '{name}' must be boolean (got {value.dtype})")
-        if value.shape != code.mu.shape[:1]:
-            raise ValueError(
-                f"the mask of '{name}' must have one value for each of the {code.mu.size(0)} rows "
-                f'of its code (got the shape {list(value.shape)})'
-            )
-    return Sides(user, item, mask_user, mask_item, is_shared)
-
-
-def make_all_sides(
-    codes: Mapping[str, Codes | ModalityRows],
-    user_embedding: Tensor | None,
-    present: Mapping[str, Mask] | None,
-    triplet: Triplet,
-) -> dict[str, Sides]:
-    r"""Tells users from items in every modality, after checking that a batch fits them."""
-    src, pos, neg = triplet
-    if not src.shape == pos.shape == neg.shape:
-        raise ValueError(
-            f"'src_index', 'dst_pos_index' and 'dst_neg_index' must have the same shape (got "
-            f'{list(src.shape)}, {list(pos.shape)} and {list(neg.shape)})'
-        )
-    masks = {} if present is None else present
-    unknown = sorted(set(masks) - set(codes))
-    if unknown:
-        raise ValueError(f"'present' names {unknown}, but 'codes' has {sorted(codes)}")
-    out = {
-        name: make_sides(name, code, user_embedding, masks.get(name))
-        for name, code in codes.items()
-    }
-    if len({side.is_shared for side in out.values()}) > 1:
-        raise ValueError(
-            "'codes' must have one form: either one tensor of rows for users and items, or pairs "
-            "(got both); codes of items alone need 'user_embedding'"
-        )
-    for side in out.values():
-        users = user_embedding if side.user is None else side.user.mu
-        assert users is not None
-        num_items = side.item.mu.size(0)
-        _check_index('src_index', src, users.size(0))
-        _check_index('dst_pos_index', pos, num_items)
-        _check_index('dst_neg_index', neg, num_items)
-    return out
-
-
-def mean_over_batch(value: Callable[[Posterior], Tensor], side: Sides, triplet: Triplet) -> Tensor:
-    r"""Returns the mean of a value per row over the 3B rows (user, positive, negative) of the
-    batch, repeats counted. Rows that have no code, or that a mask leaves out, do not count.
-    """
-    src, pos, neg = triplet
-    total = num_rows = side.item.mu.new_zeros(())
-    for code, mask, index in (
-        (side.user, side.mask_user, src),
-        (side.item, side.mask_item, torch.cat([pos, neg])),
-    ):
-        if code is None:
-            continue
-        # Weigh each row by its count in the batch rather than gather copies. Half precision cannot
-        # count beyond 256 or 2048.
-        dtype = torch.promote_types(code.mu.dtype, torch.float32)
-        count = code.mu.new_zeros(code.mu.size(0), dtype=dtype)
-        count = count.index_add(0, index, torch.ones_like(index, dtype=dtype))
-        count = count if mask is None else count * mask
-        total = total + (value(code) * count).sum()
-        num_rows = num_rows + count.sum()
-    return total / num_rows.clamp(min=1)
-
-
-def _wrap(code: Any) -> Posterior:
-    return code if isinstance(code, Posterior) else Posterior(code, code)
-
-
-def _check_index(name: str, index: Tensor, num_rows: int) -> None:
-    # Not on an accelerator, which this would wait for.
-    if torch.compiler.is_compiling() or index.device.type != 'cpu' or index.numel() == 0:
-        return
-    low, high = index.aminmax()
-    if int(low) < 0 or int(high) >= num_rows:
-        raise IndexError(
-            f"'{name}' must lie in [0, {num_rows}) (got {int(low)} to {int(high)}): rows of 'codes'"
-        )
-
-
-def critic_rows(
-    index: Tensor, num_rows: int, masks: Sequence[Tensor | None], limit: int | None
-) -> Tensor:
-    r"""Returns the rows that an estimator of the redundancy reads: the distinct rows of a batch
-    that have both modalities, or a sample of :obj:`limit` of them.
-
-    Where shapes must not depend on the batch, it always returns :obj:`limit` rows (at most as many
-    as :obj:`index` has or there are). It fills up a smaller batch with other rows that have both
-    modalities, and then with repeats.
-
-    Args:
-        index (torch.Tensor): The rows of a batch, with repeats.
-        num_rows (int): The number of rows there are.
-        masks (Sequence[torch.Tensor, optional]): Which rows have a modality, ``[num_rows]`` each.
-        limit (int, optional): The size of a sample; :obj:`None` takes all.
-    """
-    if has_fixed_shapes():
-        limit = index.numel() if limit is None else limit
-        return _static_sample(index, num_rows, masks, min(limit, num_rows))
-    # Marking takes a tenth of the time of `unique`.
-    is_read = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
-    is_read[index] = True
-    for mask in masks:
-        if mask is not None:
-            is_read &= mask
-    index = is_read.nonzero().squeeze(1)
-    if limit is not None and index.numel() > limit:
-        # torch 2.13 cannot compile indexing by `randperm`.
-        index = index[torch.rand(index.numel(), device=index.device).argsort()[:limit]]
-    return index
-
-
-def _static_sample(
-    index: Tensor, num_rows: int, masks: Sequence[Tensor | None], size: int
-) -> Tensor:
-    # Random keys in three classes: rows of the batch, other rows, rows without a modality.
-    key = torch.rand(num_rows, device=index.device) + 1
-    in_batch = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
-    key = key - in_batch.index_fill(0, index, True).to(key.dtype)
-    for mask in masks:
-        if mask is not None:
-            key = torch.where(mask, key, key + 2)
-    key, rows = key.topk(size, largest=False)
-    num_valid = (key < 2).sum().clamp(min=1)
-    return rows[torch.arange(size, device=rows.device) % num_valid]
+def check_loss(argument: str, value: Any, known: Sequence[str], num_negatives: Any) -> None:
+    r"""Refuses an unknown loss, or a number of negatives that is no positive integer."""
+    if value not in known:
+        raise ValueError(f"'{argument}' must be one of {list(known)} (got {value!r})")
+    if type(num_negatives) is not int or num_negatives < 1:
+        raise ValueError(f"'num_negatives' must be a positive integer (got {num_negatives!r})")
 
 
 ESTIMATORS: dict[str, Callable[..., nn.Module]] = {
@@ -308,6 +148,14 @@ class MRdIB(nn.Module):
             training, a fresh sample in each call; its cost is proportional to them. :obj:`None`
             takes all, as the Gaussian estimator always does: its bias falls with their number.
             (default: :obj:`512`)
+        decoder (str, optional): The loss of the unique decoders. :obj:`"bpr"`, that of the paper,
+            sets the positive against one negative, and can certify at most :math:`\ln 2` nats of
+            :math:`I(Z_m; Y)`. :obj:`"nce"` sets it against :math:`K` negatives that all rows share
+            (:func:`~mrdib_pyg.ops.sampled_softmax_loss`), and can certify :math:`\ln(K + 1)`.
+            (default: :obj:`"bpr"`)
+        num_negatives (int, optional): The number :math:`K` of negatives of :obj:`"nce"`. Each
+            modality draws its own from those of the batch that have it, without replacement; a
+            batch with fewer yields all of them. (default: :obj:`128`)
 
     Raises:
         TypeError: If :obj:`channels` is not a dictionary, or :obj:`redundancy` an estimator rather
@@ -324,6 +172,8 @@ class MRdIB(nn.Module):
         hidden_channels: int = 64,
         user_codes: bool = True,
         num_critic_rows: int | None = 512,
+        decoder: str = 'bpr',
+        num_negatives: int = 128,
     ) -> None:
         super().__init__()
         if not isinstance(channels, Mapping):
@@ -358,10 +208,12 @@ class MRdIB(nn.Module):
             raise ValueError(
                 f"'num_critic_rows' must be None or at least 2 (got {num_critic_rows})"
             )
+        check_loss('decoder', decoder, ('bpr', 'nce'), num_negatives)
         self.channels = dict(channels)
         self.redundancy, self.bottleneck = redundancy, bottleneck
         self.fused_channels, self.hidden_channels = fused_channels, hidden_channels
         self.user_codes, self.num_critic_rows = user_codes, num_critic_rows
+        self.decoder, self.num_negatives = decoder, num_negatives
 
         late = self.channels if bottleneck != 'early' else {}
         self.bottlenecks = nn.ModuleDict(
@@ -509,9 +361,40 @@ class MRdIB(nn.Module):
             side = make_all_sides({'fused': fused}, user_embedding, None, triplet)['fused']
             rate = rate + mean_over_batch(rate_of, side, triplet)
             fused_pair = _scored('fused', side, user_embedding, None)
-        decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
+        information, synergistic = None, None
+        if self.decoder == 'bpr':
+            decoded = pid_loss(pairs, fused_pair, *triplet, mask=masks)
+            unique, synergistic = decoded.unique.sum(), decoded.synergistic
+        else:
+            unique, information = self._contrast(pairs, masks, triplet)
+            if fused_pair is not None:
+                synergistic = pid_loss([fused_pair], None, *triplet).unique.sum()
         redundant = self._redundant(sides, triplet, zero)
-        return PIDTerms(rate, redundant, decoded.unique.sum(), decoded.synergistic)
+        return PIDTerms(rate, redundant, unique, synergistic, information)
+
+    def _contrast(
+        self,
+        pairs: Mapping[str, tuple[Tensor, Tensor]],
+        masks: Mapping[str, tuple[Tensor | None, Tensor | None]],
+        triplet: Triplet,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        src, pos, neg = triplet
+        losses, information = [], {}
+        for name, (user, item) in pairs.items():
+            has_user, has_item = masks[name]
+            keep = None if has_user is None else has_user[src]
+            may_draw = None
+            if has_item is not None:
+                keep = has_item[pos] if keep is None else keep & has_item[pos]
+                may_draw = has_item[neg]
+            drawn = draw_shared_negatives(neg, self.num_negatives, may_draw)
+            loss = sampled_softmax_loss(user, item, src, pos, drawn, keep)
+            # No row, no information: the loss is then zero.
+            num = loss.new_full((), drawn.numel()) if may_draw is None else (drawn >= 0).sum()
+            bound = num.log1p().to(loss.dtype) - loss.detach()
+            information[name] = bound if keep is None else torch.where(keep.any(), bound, 0.0)
+            losses.append(loss)
+        return torch.stack(losses).sum(), information
 
     def _redundant(self, sides: dict[str, Sides], triplet: Triplet, zero: Tensor) -> Tensor:
         if len(self.critics) == 0:
@@ -567,9 +450,12 @@ class MRdIB(nn.Module):
         return self.bottlenecks[module_key(name)] if self.bottleneck != 'early' else None
 
     def __repr__(self) -> str:
+        decoder = ''
+        if self.decoder != 'bpr':
+            decoder = f', decoder={self.decoder!r}, num_negatives={self.num_negatives}'
         return (
             f'{self.__class__.__name__}({self.channels}, redundancy={self.redundancy!r}, '
-            f'bottleneck={self.bottleneck!r})'
+            f'bottleneck={self.bottleneck!r}{decoder})'
         )
 
 

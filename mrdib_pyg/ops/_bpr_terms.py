@@ -1,6 +1,5 @@
 """The ranking losses of sorted triplets and their gradients, without rows gathered per triplet."""
 
-import warnings
 from collections.abc import Iterator
 from math import log
 from typing import NamedTuple
@@ -11,21 +10,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops._fixed_shapes import can_read, has_fixed_shapes
-from mrdib_pyg.ops.adjacency import sort_stable, to_rowptr
+from mrdib_pyg.ops.adjacency import csr_tensor, sort_stable, to_rowptr
 from mrdib_pyg.ops.rows import rows_per_chunk
 
-# Triplets that the indices and weights of one step of the CPU path are laid out for at a time.
-_MAX_TRIPLETS = 2**20
-
-# Entries of gathered rows that may exist on CPU at a time, where scores are computed from these.
-_MAX_GATHERED = 2**18
+_MAX_TRIPLETS = 2**20  # of one block on CPU
+_MAX_GATHERED = 2**18  # entries of gathered rows at a time on CPU
 
 
 class SortedTriplets(NamedTuple):
-    r"""Users, positive and negative items, sorted by user.
-
-    The triplets of user ``u`` are those from ``rowptr[u]`` to ``rowptr[u + 1]``. ``src`` lists
-    the users, and may be left out where no index can be out of range.
+    r"""Users, positive and negative items, sorted by user. Those of user ``u`` are
+    ``rowptr[u]:rowptr[u + 1]``. ``src``, the user of each, may be left out where no id is out of
+    range.
     """
 
     rowptr: Tensor
@@ -49,24 +44,21 @@ def bpr_terms(
     use_kernels: bool = False,
     return_gains: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    r"""Returns the ranking loss of each pair of tables, ``[K]``, and, if asked for, the pointwise
-    information gains ``[K, n]``, which carry no gradient. ``keep`` tells which triplets count,
-    ``[K, n]``.
-
-    Half precision is computed in single precision and returned so; only gradients are rounded.
+    r"""Returns the ranking loss of each pair of tables, ``[K]``, and the pointwise information
+    gains ``[K, n]`` without gradient, if asked for. Triplets count where ``keep`` ``[K, n]`` is
+    set.
     """
     tables = [table.contiguous() for pair in pairs for table in pair]
-    if torch.compiler.is_compiling():  # which refuses the same tensor twice, as shared users are
+    if torch.compiler.is_compiling():  # a compiled graph refuses a tensor twice
         tables = [table.view_as(table) for table in tables]
-    with_grad = torch.is_grad_enabled()  # which an autograd function cannot ask
+    with_grad = torch.is_grad_enabled()  # always false inside an autograd function
     flags = deterministic, use_kernels, with_grad, return_gains
     return _BPRTerms.apply(*triplets, keep, flags, *tables)
 
 
 class _BPRTerms(torch.autograd.Function):
-    # What is kept for the backward pass is one score a triplet and pair, besides what was given;
-    # with kernels also the user of each triplet, and a sum for each user, which is the gradient but
-    # for a factor.
+    # Saves one score per triplet and pair. Kernels also save the user of each triplet and a sum
+    # per user: the gradient but for a factor.
     @staticmethod
     def forward(ctx, rowptr, src, pos, neg, keep, flags, *tables):
         deterministic, use_kernels, with_grad, return_gains = flags
@@ -105,7 +97,7 @@ class _BPRTerms(torch.autograd.Function):
         scale = grad / -_count(scores, keep)
         needs = ctx.needs_input_grad[-len(tables) :]
         if can_read(grad):
-            # A loss without a weight, often the fused one, passes nothing on.
+            # A loss of weight zero, often the fused one, has no gradient.
             has_weight = (grad != 0).repeat_interleave(2).tolist()
             needs = tuple(need and weighs for need, weighs in zip(needs, has_weight))
         if ctx.use_kernels:
@@ -150,10 +142,7 @@ def _score_differences(triplets: SortedTriplets, tables: tuple[Tensor, ...]) -> 
 
 
 def _sample_scores(user: Tensor, item: Tensor, rowptr: Tensor, col: Tensor, out: Tensor) -> None:
-    value, size = user.new_zeros(col.numel()), (user.size(0), item.size(0))
-    with warnings.catch_warnings():  # CSR tensors announce once that they are in beta.
-        warnings.simplefilter('ignore')
-        matrix = torch.sparse_csr_tensor(rowptr, col, value, size, check_invariants=False)
+    matrix = csr_tensor(rowptr, col, user.new_zeros(col.numel()), item.size(0))
     torch.sparse.sampled_addmm(matrix, user, item.t(), beta=0.0, out=matrix)
     score = matrix.values()
     torch.sub(score[0::2], score[1::2], out=out)
@@ -202,9 +191,7 @@ def _table_gradients(
 
 
 def blocks(triplets: SortedTriplets, num_items: int) -> Iterator[tuple[slice, slice]]:
-    r"""Yields users and their triplets, in the blocks of bounded size that the CPU path takes; a
-    user is never split.
-    """
+    r"""Yields the users and the triplets of each block of bounded size on CPU. No user is split."""
     # Blocks are large against the number of items: each adds to the gradients of all of them.
     num_users, num_triplets = triplets.rowptr.numel() - 1, triplets.pos.numel()
     size = max(_MAX_TRIPLETS, 2 * num_items)
@@ -223,8 +210,8 @@ def blocks(triplets: SortedTriplets, num_items: int) -> Iterator[tuple[slice, sl
 def users_by_item(
     triplets: SortedTriplets, rows: slice, edges: slice, num_items: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Returns a matrix of items times the users of a block, in CSR format, and the former place of
-    each entry: each triplet is two entries, of its positive and of its negative item.
+    r"""Returns items times users of a block in CSR format, ``(rowptr, col)``, and the former place
+    of each entry. Each triplet is two entries, its positive and its negative item.
     """
     rowptr, col = _interleave(triplets, rows, edges)
     col, perm = sort_stable(col, num_items)
@@ -233,8 +220,7 @@ def users_by_item(
 
 
 def _interleave(triplets: SortedTriplets, rows: slice, edges: slice) -> tuple[Tensor, Tensor]:
-    # A matrix of users times items in CSR format: each triplet is two entries, positive and
-    # negative.
+    # Users times items in CSR format: each triplet is two entries, positive and negative.
     rowptr = (triplets.rowptr[rows.start : rows.stop + 1].long() - edges.start) * 2
     return rowptr, torch.stack([triplets.pos[edges], triplets.neg[edges]], dim=1).view(-1)
 

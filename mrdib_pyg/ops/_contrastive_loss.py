@@ -6,8 +6,7 @@ from torch.autograd.function import once_differentiable
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 from mrdib_pyg.ops.rows import rows_per_chunk
 
-# Similarities that one chunk of anchors may hold on CPU: what a core's cache does.
-_MAX_SCORES = 2**18
+_MAX_SCORES = 2**18  # of a chunk of anchors on CPU, which fits a core's cache
 
 
 def contrastive_loss(
@@ -24,12 +23,12 @@ def contrastive_loss(
         -\frac{1}{B} \sum_{b=1}^{B} \log \frac{\exp(\langle \mathbf{x}_b, \mathbf{y}_b \rangle /
         \tau)}{\sum_{c=1}^{B} \exp(\langle \mathbf{x}_b, \mathbf{y}_c \rangle / \tau)}
 
-    of pairs that name rows of :obj:`anchor` and :obj:`candidate`. Pairs that repeat a candidate are
-    each other's negatives, as in public code, but each pair of rows is compared only once.
-    Similarities and their gradients are computed for a chunk of anchors at a time.
+    where each pair names a row of :obj:`anchor` and one of :obj:`candidate`. Pairs that repeat a
+    candidate are each other's negatives, as in public code, but each pair of rows is compared only
+    once, a chunk of anchors at a time.
 
     Args:
-        anchor (Tensor): The anchors. Rows that no pair names are best left out.
+        anchor (Tensor): The anchors. Rows that no pair names only cost time.
         candidate (Tensor): The candidates, likewise.
         anchor_index (Tensor): The row of :obj:`anchor` of each pair.
         candidate_index (Tensor): The row of :obj:`candidate` of each pair.
@@ -46,8 +45,8 @@ def contrastive_loss(
         raise ValueError(f"'temperature' must be positive (got {temperature})")
     if anchor_index.dim() != 1 or anchor_index.shape != candidate_index.shape:
         raise ValueError(
-            f"'anchor_index' and 'candidate_index' must have one length, that of the pairs (got "
-            f'the shapes {list(anchor_index.shape)} and {list(candidate_index.shape)})'
+            f"'anchor_index' and 'candidate_index' must be vectors of one length (got the shapes "
+            f'{list(anchor_index.shape)} and {list(candidate_index.shape)})'
         )
     # Differences of large terms in an exponential: not in half precision.
     dtype = torch.promote_types(torch.promote_types(anchor.dtype, candidate.dtype), torch.float32)
@@ -64,7 +63,7 @@ def _contrastive_loss(
     temperature: float,
 ) -> Tensor:
     anchor = anchor / temperature
-    if has_fixed_shapes():  # in plain operators, without a length that data decide
+    if has_fixed_shapes():  # no length may depend on the data
         anchor, candidate = anchor[anchor_index], candidate[candidate_index]
         target = torch.arange(anchor_index.numel(), device=anchor.device)
         return F.cross_entropy(anchor @ candidate.t(), target)
@@ -78,8 +77,8 @@ def _contrastive_loss(
 
 
 class _LogSumExp(torch.autograd.Function):
-    r"""The sum over anchors of a weight times the logarithm of the weighted sum over candidates of
-    exponentials.
+    r"""The weighted sum over anchors of the log of the weighted sum of exponentials over
+    candidates.
     """
 
     @staticmethod

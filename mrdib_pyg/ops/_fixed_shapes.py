@@ -11,9 +11,9 @@ _DEPTH = 0
 
 @contextlib.contextmanager
 def fixed_shapes() -> Iterator[None]:
-    r"""Makes operators and models compute, while it is entered, in shapes that do not depend on the
-    values of tensors, and without waiting for a device, as the capture of a CUDA graph needs. It
-    holds for all threads, that of a backward pass among them.
+    r"""Makes operators and models compute in shapes that depend on no values, without waiting for a
+    device, as the capture of a CUDA graph needs. It holds for all threads, backward passes
+    included.
     """
     global _DEPTH
     _DEPTH += 1
@@ -24,14 +24,10 @@ def fixed_shapes() -> Iterator[None]:
 
 
 def has_fixed_shapes() -> bool:
-    r"""Whether shapes must not depend on the values of tensors: within :func:`fixed_shapes`, and in
-    a compiled graph.
-    """
+    r"""Whether shapes must not depend on values: in :func:`fixed_shapes`, or compiled."""
     return _DEPTH > 0 or torch.compiler.is_compiling()
 
 
 def can_read(x: Tensor) -> bool:
-    r"""Whether code may branch on the values of a tensor, or hand it to NumPy: it lies on the CPU,
-    where nothing has to be waited for, and no graph is compiled.
-    """
+    r"""Whether code may branch on values or hand them to NumPy: on CPU and not compiled."""
     return x.device.type == 'cpu' and not torch.compiler.is_compiling()

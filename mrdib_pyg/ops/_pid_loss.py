@@ -1,4 +1,4 @@
-"""The losses of a partial information decomposition over triplets, and what they are given."""
+"""The losses of a partial information decomposition over triplets, and their checks."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -29,10 +29,8 @@ _HAS_TRITON = find_spec('triton') is not None
 
 
 class PIDProblem(NamedTuple):
-    r"""The tables of :func:`pid_loss` and the triplets to score with them, checked.
-
-    ``pairs`` are the modalities and, last, the fusion if there is one. Triplets have either
-    ``src``, or ``rowptr`` where they are sorted by user.
+    r"""The checked tables and triplets of :func:`pid_loss`. ``pairs`` are the modalities and, last,
+    the fusion if given. Triplets have ``src``, or ``rowptr`` where they are sorted by user.
     """
 
     pairs: list[Pair]
@@ -76,14 +74,13 @@ class PIDProblem(NamedTuple):
         for name, (user, item), masked in zip(names, pairs, masks):
             if user.device != device:
                 raise ValueError(
-                    f"'{name}' is on {user.device} but the first code on {device}; move all "
-                    f'tensors to one device'
+                    f"'{name}' must be on {device}, like the first code (got {user.device})"
                 )
             for side, x, num, value in zip(('users', 'items'), (user, item), size, masked):
                 if x.size(0) != num:
                     raise ValueError(
-                        f"the {side} of '{name}' must have the {num} rows of those of '{names[0]}' "
-                        f'(got {x.size(0)})'
+                        f"the {side} of '{name}' must have {num} rows, like '{names[0]}' (got "
+                        f'{x.size(0)})'
                     )
                 _check_mask(name, side, value, num, device)
 
@@ -160,8 +157,8 @@ def split_mask(name: str, mask: Any) -> tuple[Tensor | None, Tensor | None]:
     pair = mask if isinstance(mask, (list, tuple)) else (None, mask)
     if len(pair) != 2 or any(x is not None and not isinstance(x, Tensor) for x in pair):
         raise TypeError(
-            f"the mask of '{name}' must be a boolean tensor, that of the items, or a pair of masks "
-            f'of users and items, either of which may be None (got {type(mask).__name__})'
+            f"the mask of '{name}' must be a boolean tensor (of items) or a pair of masks of users "
+            f'and items (got {type(mask).__name__})'
         )
     return pair[0], pair[1]
 
@@ -177,7 +174,7 @@ def _check_mask(name: str, side: str, mask: Tensor | None, size: int, device: to
             f'shape {list(mask.shape)})'
         )
     if mask.device != device:
-        raise ValueError(f"the mask of '{name}' is on {mask.device}; move it to {device}")
+        raise ValueError(f"the mask of '{name}' must be on {device} (got {mask.device})")
 
 
 def _to_csr(adj: Any, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -185,12 +182,12 @@ def _to_csr(adj: Any, size: tuple[int, int], device: torch.device) -> tuple[Tens
         adj = NormalizedAdjacency(adj, num_nodes=size, normalization=None)
     if adj.size() != size:
         raise ValueError(
-            f"'adj' must be a matrix of the {size[0]} users times the {size[1]} items that 'codes' "
-            f"and 'fused' have rows for (got {adj})"
+            f"'adj' must be a matrix of the {size[0]} users times the {size[1]} items of 'codes' "
+            f'(got {adj})'
         )
     if adj.device != device:
-        raise ValueError(f"'adj' is on {adj.device} but 'codes' on {device}; move it there")
-    if device.type != 'cpu':  # the kernels take what there is
+        raise ValueError(f"'adj' must be on {device}, like 'codes' (got {adj.device})")
+    if device.type != 'cpu':  # kernels take any integers
         return adj.rowptr, adj.col
     return adj.rowptr.long(), adj.col.long()
 
@@ -202,7 +199,7 @@ def _check_index(name: str, index: Any, num_rows: int, device: torch.device) -> 
     if index.dim() != 1:
         raise ValueError(f"'{name}' must have one dimension (got the shape {list(index.shape)})")
     if index.device != device:
-        raise ValueError(f"'{name}' is on {index.device} but 'codes' on {device}; move it there")
+        raise ValueError(f"'{name}' must be on {device}, like 'codes' (got {index.device})")
     index = index.long().contiguous()
     # Reading the largest index of a CUDA tensor would wait for the device.
     if not can_read(index) or index.numel() == 0:
@@ -210,8 +207,8 @@ def _check_index(name: str, index: Any, num_rows: int, device: torch.device) -> 
     low, high = index.aminmax()
     if int(low) < 0 or int(high) >= num_rows:
         raise IndexError(
-            f"'{name}' reaches from {int(low)} to {int(high)} but there are {num_rows} rows; pass "
-            f'rows of the tables, not ids of another space'
+            f"'{name}' must lie in [0, {num_rows}), the rows of the tables (got {int(low)} to "
+            f'{int(high)})'
         )
     return index
 
@@ -278,20 +275,20 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
     user-item matrix, ``pid_loss(codes, fused, adj, neg)``.
 
     With the score differences :math:`\Delta_m(u, i, j) = \langle z_m^u, z_m^i - z_m^j \rangle`
-    of a user, a positive and a negative item,
+    of a user and a positive and a negative item,
 
     .. math::
         \mathcal{L}_m = - \frac{1}{n} \sum_{(u, i, j)} \log \sigma(\Delta_m(u, i, j)), \qquad
         g_m(u, i, j) = \log 2 + \log \sigma(\Delta_m(u, i, j))
 
-    and likewise for the fusion. :math:`g_m` is the pointwise (usable) information that modality
-    :math:`m` gives about which of the two items the user prefers: the log of the probability of
-    the right answer over its prior, :math:`1/2`. It is at most :math:`\log 2`, negative where
-    the answer is wrong, and its mean is :math:`\log 2 - \mathcal{L}_m`.
+    and likewise for the fusion. :math:`g_m` is the pointwise (usable) information of modality
+    :math:`m` about the preferred item: the log of the probability of the right answer over its
+    prior, :math:`1/2`. It is at most :math:`\log 2`, negative where the answer is wrong, and has
+    the mean :math:`\log 2 - \mathcal{L}_m`.
 
-    No tensor of the size triplets times channels is made. The backward pass keeps one score per
-    triplet and modality, on CUDA also the user of each triplet and a sum of the size of each table
-    of users. Half precision is computed in single precision.
+    No tensor has the size triplets times channels. The backward pass keeps one score per triplet
+    and modality, on CUDA also the user of each triplet and one sum per user. Half precision is
+    computed in single precision.
 
     Args:
         codes (Dict[str, Tuple[torch.Tensor, torch.Tensor]] or List[Tuple]): Per modality the
@@ -304,11 +301,11 @@ def pid_loss(  # noqa: D417 (the two faces are in the overloads)
             row by row, by increasing column.
         adj (NormalizedAdjacency, Tensor, EdgeIndex or SparseTensor): The matrix of users times
             items; its values do not matter. Anything but a :class:`NormalizedAdjacency` is
-            converted to one by each call, which merges repeated edges.
+            converted in each call, which merges repeated edges.
         mask (Dict[str, torch.Tensor] or List, optional): Per modality a boolean mask of the items
             that have it, or a pair of masks of users and items. Means are over the triplets whose
-            three rows have it; the gains of the others are zero. What is left out must be finite
-            all the same, or its gradient is not. (default: :obj:`None`, all of them)
+            three rows have it; the gains of the others are zero. Masked rows must be finite too,
+            or gradients are not. (default: :obj:`None`, all of them)
         deterministic (bool, optional): If set to :obj:`False`, gradients on CUDA may be summed in
             any order. (default: :obj:`True`)
         return_gains (bool, optional): If set to :obj:`True`, also returns the pointwise gains.
@@ -362,8 +359,8 @@ def pid_loss_reference(
     return_gains: bool = False,
     **kwargs: Any,
 ) -> PIDLoss:
-    r"""Computes :func:`pid_loss` from gathered rows, by autograd: the same numbers with plain
-    operators, in memory that grows with triplets times channels.
+    r"""Computes :func:`pid_loss` from gathered rows by autograd: the same numbers, but memory grows
+    with triplets times channels.
     """
     problem = PIDProblem.parse(codes, fused, args, kwargs, mask)
     src, pos, neg = problem.src, problem.pos, problem.neg
@@ -387,8 +384,8 @@ def _output(losses: Tensor, gains: Tensor | None, fused: Pair | None) -> PIDLoss
     gains = None if gains is None else gains.t()
     if fused is None:
         return PIDLoss(losses, None, gains)
-    # Not by slices, each of which has a gradient of its own to be filled and added; and copied,
-    # since one of several views is refused a change in place.
+    # `split` has one gradient, slices have one each. Copied, as views from `split` refuse changes
+    # in place.
     unique, synergistic = losses.split([losses.numel() - 1, 1])
     return PIDLoss(unique.clone(), synergistic.view(()).clone(), gains)
 

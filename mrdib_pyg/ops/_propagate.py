@@ -1,7 +1,6 @@
 """Sparse propagation: one product, and the mean of LightGCN over layers."""
 
 import importlib.util
-import warnings
 from typing import Any, overload
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrdib_pyg.ops.adjacency import CSR, NormalizedAdjacency, Workspace
+from mrdib_pyg.ops.adjacency import CSR, NormalizedAdjacency, Workspace, csr_tensor
 from mrdib_pyg.ops.rows import rows_per_chunk
 
 _WITH_TRITON = importlib.util.find_spec('triton') is not None
@@ -21,11 +20,9 @@ _MAX_GATHERED = 2**22
 def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     r"""Computes the sparse-dense product :math:`\hat{\mathbf{A}} \mathbf{X}`.
 
-    On CPU this is a weighted sum of embedding bags; on CUDA a Triton kernel that cuts long rows
-    into pieces, or without Triton a product with a CSR matrix. The gradient of :obj:`x` is
-    :math:`\hat{\mathbf{A}}^{\top} \mathbf{G}`; that of the edge weights gathers rows in chunks of
-    bounded size. On CPU and in the kernel, which adds the pieces of a row in their order, results
-    are the same bits in every run.
+    CPUs use :func:`~torch.nn.functional.embedding_bag`, CUDA a Triton kernel that cuts long rows
+    into pieces, or without Triton a CSR product. The first two give the same bits in every run.
+    The gradient of the edge weights gathers rows in chunks of bounded size.
 
     Args:
         x (Tensor): The node features.
@@ -41,47 +38,48 @@ def propagate(x: Tensor, adj: NormalizedAdjacency) -> Tensor:
     """
     _check_adj(adj)
     _check_features(x, adj._size[1], adj, 'adj.t() propagates in the other direction')
-    csr, csr_t = adj._csr, adj._csr_t
-    value, arrays = csr_arrays(csr, x)
-    if csr is csr_t:  # No tensor twice: torch.compile does not trace that.
-        return _Propagate.apply(x, value, len(arrays), *arrays)
-    value_t, arrays_t = csr_arrays(csr_t, x)
-    return _Propagate.apply(x, value, len(arrays), *arrays, value_t, *arrays_t)
+    return _Propagate.apply(x, *_arrays_of(adj, x))
 
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, value, count, *arrays):
-        # The features are needed by the gradient of the weights alone.
-        x_saved = x if ctx.needs_input_grad[1] else None
+    def forward(ctx, x, count, value, *arrays):
+        # Only the gradient of the weights needs the features.
+        x_saved = x if ctx.needs_input_grad[2] else None
         ctx.count = count
         ctx.save_for_backward(x_saved, value, *arrays)
-        # Detached, because embedding_bag prepares for a backward pass of its own otherwise, which
-        # takes it half as long again.
-        return spmm((value.detach(), *arrays[:count]), x.detach())
+        # Detached, because embedding_bag would prepare for a backward pass of its own, which takes
+        # half as long again.
+        return spmm((value.detach(), *arrays[: count - 1]), x.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, value, *arrays = ctx.saved_tensors
+        x, *arrays = ctx.saved_tensors
         grad_x = grad_value = None
         if ctx.needs_input_grad[0]:
-            # Nothing follows the arrays of a symmetric matrix.
-            grad_x = spmm(arrays[ctx.count :] or (value, *arrays), grad)
-        if ctx.needs_input_grad[1]:
-            grad_value = _sampled_product(arrays[0], arrays[1], grad, x)
-        return (grad_x, grad_value, None) + (None,) * len(arrays)
+            grad_x = spmm(arrays[ctx.count :] or arrays, grad)
+        if ctx.needs_input_grad[2]:
+            grad_value = _sampled_product(arrays[1], arrays[2], grad, x)
+        return (grad_x, None, grad_value) + (None,) * (len(arrays) - 1)
 
 
-def csr_arrays(csr: CSR, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    r"""Returns the values and the indices of a matrix as :func:`spmm` takes them with :obj:`x`:
-    an autograd function is handed tensors, one by one.
-    """
-    if _uses_kernel(x):  # It sums in float32 and is given values of that precision.
-        return csr.value, (csr.rowptr, csr.col, *csr.pieces)
+def csr_arrays(csr: CSR, x: Tensor) -> tuple[Tensor, ...]:
+    r"""Returns the values and the index tensors that :func:`spmm` takes with :obj:`x`."""
+    if _uses_kernel(x):  # It sums in float32, and takes values of that precision.
+        return csr.value, csr.rowptr, csr.col, *csr.pieces
     if x.device.type == 'cpu':
-        return csr.values(x.dtype), csr.indices(x.dtype)
-    return csr.values(x.dtype), (csr.rowptr, csr.col)
+        return csr.values(x.dtype), *csr.indices(x.dtype)
+    return csr.values(x.dtype), csr.rowptr, csr.col
+
+
+def _arrays_of(adj: NormalizedAdjacency, x: Tensor) -> tuple[Any, ...]:
+    # The number of arrays of the matrix, these arrays, and the arrays of its transpose unless
+    # symmetric: torch.compile does not trace a tensor passed twice.
+    arrays = csr_arrays(adj._csr, x)
+    if adj.is_symmetric:
+        return len(arrays), *arrays
+    return len(arrays), *arrays, *csr_arrays(adj._csr_t, x)
 
 
 def spmm(
@@ -91,11 +89,9 @@ def spmm(
     weight: float = 0.0,
     workspace: Workspace | None = None,
 ) -> Tensor:
-    r"""Computes :math:`\mathbf{A} \mathbf{X}`, or with an addend
-    :math:`(1 - w) \mathbf{A} \mathbf{X} + w \mathbf{B}`, without a gradient.
-
-    :obj:`arrays` are the values and the indices of :func:`csr_arrays`, the workspace that of
-    :func:`make_workspace`.
+    r"""Computes :math:`\mathbf{A} \mathbf{X}`, or with an addend :math:`(1 - w) \mathbf{A}
+    \mathbf{X} + w \mathbf{B}`, without a gradient. :obj:`arrays` are values and indices of
+    :func:`csr_arrays`.
     """
     value, rowptr, col, *pieces = arrays
     if _uses_kernel(x):
@@ -118,7 +114,7 @@ def spmm(
             include_last_offset=True,
         )
     else:
-        out = _csr_matmul(rowptr, col, value, x)
+        out = csr_tensor(rowptr, col, value, x.size(0)) @ x
     if addend is None:
         return out
     # In place, PyTorch 2.11 would lose the gradient of a compiled graph.
@@ -146,8 +142,8 @@ def spmm_pair(
 
 
 def make_workspace(x: Tensor, *arrays: tuple[Tensor, ...]) -> Workspace | None:
-    r"""Returns what products with :obj:`x` of matrices that are multiplied at once need besides
-    their results, if anything, for one product after the other.
+    r"""Returns the workspace on CUDA for products with :obj:`x` of matrices that are multiplied at
+    once; one after the other may use it.
     """
     if not _launches_kernel(x):
         return None
@@ -163,14 +159,6 @@ def _uses_kernel(x: Tensor) -> bool:
 def _launches_kernel(x: Tensor) -> bool:
     # A compiled graph holds the kernel as an operator.
     return _uses_kernel(x) and not torch.compiler.is_compiling()
-
-
-def _csr_matmul(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
-    size = (rowptr.numel() - 1, x.size(0))
-    with warnings.catch_warnings():  # CSR tensors announce once that they are in beta.
-        warnings.simplefilter('ignore')
-        matrix = torch.sparse_csr_tensor(rowptr, col, value, size, check_invariants=False)
-    return matrix @ x
 
 
 def _sampled_product(rowptr: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -203,8 +191,8 @@ def propagate_mean(
     num_layers: int,
     rows: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""The propagation of `"LightGCN: Simplifying and Powering Graph Convolution Network for
-    Recommendation" <https://arxiv.org/abs/2002.02126>`_,
+    r"""Computes the propagation of `"LightGCN: Simplifying and Powering Graph Convolution Network
+    for Recommendation" <https://arxiv.org/abs/2002.02126>`_,
 
     .. math::
         \frac{1}{L+1} \sum_{l=0}^{L} \hat{A}^l \mathbf{x}
@@ -225,10 +213,9 @@ def propagate_mean(
         adj (NormalizedAdjacency): The prepared adjacency.
         num_layers (int): The number of layers :math:`L`; 0 returns :obj:`x`.
         rows (Tuple[torch.Tensor, torch.Tensor], optional): For a bipartite adjacency, the ids of
-            the rows of each side to return, in this order; repeated ones are returned repeatedly.
-            The last layer, and the first of the gradient, are then computed for these rows alone
-            where they are few, and no gradient table is made per layer. (default: :obj:`None`,
-            all rows)
+            the rows of each side to return, in this order, repeats included. Few rows save time:
+            the last layer and the first of the gradient are computed for them alone.
+            (default: :obj:`None`, all rows)
 
     Returns:
         torch.Tensor or Tuple[torch.Tensor, torch.Tensor]: In the form of :obj:`x`; with
@@ -237,12 +224,12 @@ def propagate_mean(
     Raises:
         TypeError: If :obj:`adj` is not prepared or :obj:`x` is not floating point.
         ValueError: If :obj:`num_layers` is negative, the shape of :obj:`x` does not fit, or
-            :obj:`rows` are asked of one tensor.
+            :obj:`rows` come with a single tensor.
     """
     if num_layers < 0:
         raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
     if isinstance(x, Tensor) and rows is not None:
-        raise ValueError("'rows' go with a pair of row and column features, not with one tensor")
+        raise ValueError("'rows' must be None where 'x' is one tensor; pass a pair (x_row, x_col)")
     if rows is not None:
         return mean_of_rows(x, adj, num_layers, rows)[0]  # type: ignore[arg-type]
     if num_layers == 0:
@@ -252,20 +239,8 @@ def propagate_mean(
         # Weights with a gradient need the features of every layer.
         return _by_layers(x, adj, num_layers)
     if isinstance(x, Tensor):
-        value, arrays = csr_arrays(adj._csr, x)
-        if adj.is_symmetric:  # No tensor twice: torch.compile does not trace that.
-            return _Mean.apply(x, num_layers, len(arrays) + 1, value, *arrays)
-        value_t, arrays_t = csr_arrays(adj._csr_t, x)
-        return _Mean.apply(x, num_layers, len(arrays) + 1, value, *arrays, value_t, *arrays_t)
-
-    x_row, x_col = x
-    value, arrays = csr_arrays(adj._csr, x_row)
-    if adj.is_symmetric:
-        return _PairMean.apply(x_row, x_col, num_layers, len(arrays) + 1, value, *arrays)
-    value_t, arrays_t = csr_arrays(adj._csr_t, x_row)
-    return _PairMean.apply(
-        x_row, x_col, num_layers, len(arrays) + 1, value, *arrays, value_t, *arrays_t
-    )
+        return _Mean.apply(x, num_layers, *_arrays_of(adj, x))
+    return _PairMean.apply(*x, num_layers, *_arrays_of(adj, x[0]))
 
 
 def mean_of_rows(
@@ -274,8 +249,8 @@ def mean_of_rows(
     num_layers: int,
     rows: tuple[Tensor, Tensor],
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    r"""Returns some rows of :func:`propagate_mean` and the same rows of :obj:`x`, so that a loss
-    that reads both has one gradient table instead of two that are added.
+    r"""Returns some rows of :func:`propagate_mean` and the same rows of :obj:`x`. A loss that reads
+    both then has one gradient table instead of two to add.
     """
     if num_layers == 0:
         out = _take(x, rows)
@@ -299,7 +274,6 @@ class _Mean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         arrays = ctx.saved_tensors
-        # Nothing follows the arrays of a symmetric matrix.
         transposed = arrays[ctx.count :] or arrays
         return (_mean(transposed, grad, ctx.num_layers), None, None) + (None,) * len(arrays)
 
@@ -337,9 +311,8 @@ def _pair_mean(arrays, count: int, x_row: Tensor, x_col: Tensor, num_layers: int
 
 
 class _MeanOfRows(torch.autograd.Function):
-    # Sums over layers are of the rows asked for, forward and backward; no gradient table is made
-    # per layer. The last layer, and the first of the gradient, take the entries of these rows alone
-    # where they are few.
+    # Sums over layers have the requested rows only. The last layer, and the first of the gradient,
+    # read the entries of these rows alone where they are few.
 
     @staticmethod
     def forward(ctx, x_row, x_col, row, col, adj, num_layers):
@@ -380,14 +353,13 @@ class _MeanOfRows(torch.autograd.Function):
 def _propagate_pair(
     x_row: Tensor, x_col: Tensor, adj: NormalizedAdjacency
 ) -> tuple[Tensor, Tensor]:
-    value, indices = csr_arrays(adj._csr, x_row)
-    value_t, indices_t = csr_arrays(adj._csr_t, x_row)
-    return spmm_pair((value, *indices), (value_t, *indices_t), (x_col, x_row))
+    arrays, arrays_t = csr_arrays(adj._csr, x_row), csr_arrays(adj._csr_t, x_row)
+    return spmm_pair(arrays, arrays_t, (x_col, x_row))
 
 
 def _select_few(adj: NormalizedAdjacency, rows: Tensor) -> CSR | None:
-    # Some rows of A, if to find their entries takes less time than to sum all there are. On CUDA
-    # their number would have to be waited for.
+    # Some rows of A, where selecting them takes less time than multiplying by all rows. On CUDA
+    # counting their entries would wait for the device.
     if adj.device.type != 'cpu':
         return None
     count = adj.rowptr[rows + 1] - adj.rowptr[rows]
@@ -398,8 +370,7 @@ def _propagate_rows(x: Tensor, adj: NormalizedAdjacency, rows: Tensor, few: CSR 
     # Some rows of A X; `few` are these rows of A.
     if few is None:
         return propagate(x, adj).index_select(0, rows)
-    value, indices = csr_arrays(few, x)
-    return spmm((value, *indices), x)
+    return spmm(csr_arrays(few, x), x)
 
 
 def _propagate_from(x: Tensor, adj: NormalizedAdjacency, rows: Tensor, few: CSR | None) -> Tensor:
@@ -408,8 +379,7 @@ def _propagate_from(x: Tensor, adj: NormalizedAdjacency, rows: Tensor, few: CSR 
     if few is None:
         table = x.new_zeros(num_cols, x.size(1)).index_add_(0, rows, x)
         return propagate(table, adj)
-    value, indices = csr_arrays(few.t(num_rows), x)
-    return spmm((value, *indices), x)
+    return spmm(csr_arrays(few.t(num_rows), x), x)
 
 
 def _by_layers(x, adj: NormalizedAdjacency, num_layers: int):
@@ -441,7 +411,7 @@ def _check(x: Tensor | tuple[Tensor, Tensor], adj: NormalizedAdjacency) -> None:
         _check_features(part, size, adj)
     if parts[0].size(1) != parts[-1].size(1):
         raise ValueError(
-            f"'x' must have as many channels for rows as for columns (got {parts[0].size(1)} and "
+            f"both parts of 'x' must have the same number of channels (got {parts[0].size(1)} and "
             f'{parts[-1].size(1)})'
         )
 

@@ -4,14 +4,10 @@ from torch import Tensor
 from mrdib_pyg.interactions import check_pairs
 from mrdib_pyg.ops.rows import rows_per_chunk
 
-# Scores that one chunk of users may hold on CPU: 4 MiB in float32, so that they stay in its cache.
-# A matrix product of fewer users than the minimum is slow whatever the cache.
-_MAX_SCORES, _MIN_USERS = 2**20, 32
-
+_MAX_SCORES = 2**20  # of a chunk of users on CPU: 4 MiB in float32, which stay in its cache
+_MIN_USERS = 32  # of a chunk: a smaller matrix product is slow
 _BLOCK = 32  # items
-
-# The blocks that a search on CPU looks at, and then in those it has chosen.
-_BLOCKS = (_BLOCK, 8)
+_BLOCKS = (_BLOCK, 8)  # sizes of the blocks of a search on CPU, and of those inside chosen ones
 
 
 @torch.no_grad()
@@ -75,8 +71,8 @@ def topk_of_padded(
     mask: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Computes :func:`masked_topk` of what :func:`pad_items` returned, so that a table that is
-    searched repeatedly is copied once.
+    r"""Computes :func:`masked_topk` on the output of :func:`pad_items`: a table that is searched
+    repeatedly is copied once.
     """
     num_users = user.size(0)
     if not 1 <= k <= num_items:
@@ -99,7 +95,7 @@ def topk_of_padded(
         scores = buffer[: users.size(0)]
         torch.mm(users, item.t(), out=scores)
         part = slice(bounds[i], bounds[i + 1])
-        scores[:, num_items:] = -torch.inf  # those that fill the last block up
+        scores[:, num_items:] = -torch.inf  # padding of the last block
         scores.view(-1)[place[part] - start * num_columns] = -torch.inf
         out = slice(start, start + users.size(0))
         value[out], index[out] = stable_topk(scores, k)
@@ -112,19 +108,17 @@ def topk_of_padded(
 
 
 def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    r"""Computes the top-:math:`k` of each row, equal values by increasing column.
-
-    A drop-in for :func:`torch.topk`, which leaves the order among equal values open. The order
-    among values of :math:`-\infty` is left open here, too.
+    r"""Computes :func:`torch.topk` of each row with equal values by increasing column. The order
+    among values of :math:`-\infty` is left open.
     """
     value, index = _topk(scores, min(k + 1, scores.size(1)))
-    # Ties are rare: only the rows that have one, the (k+1)-th place included, are looked at again.
-    # Until then, few operations: on a GPU each takes longer to launch than to run.
+    # Ties are rare: only rows with one, the (k+1)-th place included, are sorted again. Few
+    # operations until then: on a GPU each takes longer to launch than to run.
     tied = (value[:, :-1] == value[:, 1:]) & (value[:, :-1] != -torch.inf)
     value, index = value[:, :k], index[:, :k]
     if not bool(tied.any()):
         return value, index
-    # A row that holds NaN, which comes first, is left as it is: nothing is above or equal to it.
+    # Rows with NaN, which comes first, stay: nothing is above or equal to it.
     rows = (tied.any(dim=1) & ~value[:, 0].isnan()).nonzero().view(-1)
     if rows.numel() > 0:
         shared = rows[tied[rows, k - 1]] if tied.size(1) == k else rows[:0]
@@ -138,8 +132,8 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _topk(scores: Tensor, k: int, blocks: tuple[int, ...] = _BLOCKS) -> tuple[Tensor, Tensor]:
-    # On CPU `torch.topk` takes longer than the matrix product before it. At most k blocks of
-    # columns hold values above the k-th, those with the largest maxima: only they are looked into.
+    # On CPU `torch.topk` takes longer than the matrix product before it. Only the k blocks of
+    # columns with the largest maxima are searched: they hold the top k.
     num_rows, num_columns = scores.size()
     is_slow = scores.device.type == 'cpu' and scores.is_contiguous() and len(blocks) > 0
     if not is_slow or num_columns % blocks[0] != 0 or 2 * k * blocks[0] > num_columns:
@@ -154,7 +148,7 @@ def _topk(scores: Tensor, k: int, blocks: tuple[int, ...] = _BLOCKS) -> tuple[Te
 
 
 def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:
-    # All columns above the k-th value, and the first of those that equal it, as many as fit.
+    # All columns above the k-th value, and the first ones equal to it, as many as fit.
     above = scores > bound
     equal = scores == bound
     room = k - above.sum(dim=1, keepdim=True)
@@ -165,7 +159,7 @@ def _first_of_equals(scores: Tensor, bound: Tensor, k: int) -> Tensor:
 def _sort_mask(
     mask: Tensor | None, user: Tensor, num_items: int, chunk_size: int
 ) -> tuple[Tensor, Tensor, list[int]]:
-    # The pairs by row, and where those of each chunk begin and end.
+    # The pairs by row, and the bounds of each chunk.
     if mask is None:
         mask = user.new_empty(2, 0, dtype=torch.long)
     check_pairs("'mask'", mask, (user.size(0), num_items), ('row', 'item'))

@@ -1,5 +1,6 @@
 """Sparse matrices: sorted indices, any PyG adjacency as COO, CSR, and the normalized adjacency."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch_geometric.typing import Adj, SparseTensor
 from mrdib_pyg.interactions import is_coalesced
 from mrdib_pyg.ops._fixed_shapes import can_read
 
-# The most indices that NumPy sorts faster than torch.
-_MAX_RADIX = 2**16
+_INT32_END = 2**31
+_MAX_RADIX = 2**16  # indices that NumPy sorts faster than torch
 
 
 def bound(index: Tensor, num_rows: int) -> Tensor:
@@ -28,10 +29,10 @@ def sort_stable(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     if not (can_read(index) and is_small):
         out, perm = (index.int() if num_rows < 2**31 else index).sort(stable=True)
         return out.to(index.dtype), perm
-    # Branches that cannot be predicted make short sorts slow. NumPy sorts 16-bit integers by
-    # radix, which has none: five times faster for the batch of a training step.
+    # NumPy sorts 16-bit integers by radix, without the branches that make short sorts slow: five
+    # times faster for the batch of a training step.
     perm = torch.from_numpy(np.argsort(index.numpy().astype(np.uint16), kind='stable'))
-    if num_rows >= 2**16:  # Also to tell the first that is out of range.
+    if num_rows >= 2**16:  # not `>`: `num_rows` itself marks an index out of range
         high = (index >> 16).index_select(0, perm)
         order = torch.from_numpy(np.argsort(high.numpy().astype(np.uint16), kind='stable'))
         perm = perm.index_select(0, order)
@@ -42,9 +43,17 @@ def to_rowptr(index: Tensor, num_rows: int) -> Tensor:
     r"""Returns where each row begins among sorted indices, ``[num_rows + 1]``, in their type."""
     if can_read(index):
         return index2ptr(index, num_rows)
-    # Not confused by an index out of range, which is not looked for on an accelerator.
+    # Works with an index out of range, which nobody looks for on an accelerator.
     first = torch.arange(num_rows + 1, dtype=index.dtype, device=index.device)
     return torch.searchsorted(index, first, out_int32=index.dtype == torch.int32)
+
+
+def csr_tensor(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Tensor:
+    r"""Returns a sparse CSR tensor without checks, and without the warning that it is in beta."""
+    size = (rowptr.numel() - 1, num_cols)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return torch.sparse_csr_tensor(rowptr, col, value, size, check_invariants=False)
 
 
 def to_coo(
@@ -52,10 +61,8 @@ def to_coo(
     edge_weight: Tensor | None = None,
     num_nodes: int | tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int], bool]:
-    r"""Reads any PyG adjacency, as :class:`NormalizedAdjacency` takes it.
-
-    Returns row and column of each entry, of the integer type they came in; the weights, or
-    :obj:`None` for ones; the size; and whether rows and columns are different kinds of nodes.
+    r"""Reads any PyG adjacency. Returns the row and column of each entry in their integer type, the
+    weights (:obj:`None` for ones), the size, and whether rows and columns are different nodes.
     """
     size: tuple[int | None, int | None] = (None, None)
     value: Tensor | None = None
@@ -92,7 +99,7 @@ def to_coo(
             f"'adj' must hold integer ids if given as edge_index (got {index.dtype}); call .long()"
         )
     if is_matrix and edge_weight is not None:
-        raise ValueError("'edge_weight' goes with an edge_index; a sparse matrix has its own")
+        raise ValueError("'edge_weight' must be None for a sparse matrix, which has its own values")
     weight = _check_weight(edge_weight if value is None else value, index.size(1))
     rows_cols, bipartite = _check_size(size, num_nodes)
     for name, ids, bound in (('row', index[0], rows_cols[0]), ('column', index[1], rows_cols[1])):
@@ -134,8 +141,8 @@ def _check_size(
         rows, cols = given
     elif size[0] is None or size[1] is None:
         raise ValueError(
-            "'num_nodes' is needed with an edge_index, where isolated nodes cannot be seen; pass "
-            'the number of nodes, or (rows, columns) for a bipartite graph'
+            "'num_nodes' must be set for an edge_index (got None); pass the number of nodes, or "
+            '(rows, columns) for a bipartite graph'
         )
     else:
         rows, cols = size[0], size[1]
@@ -148,32 +155,20 @@ def _check_size(
     return (rows, cols), bipartite
 
 
-# The entries of a matrix up to which it is small: what counts then is the longest row.
-_MAX_SMALL = 2**20
+_MAX_SMALL = 2**20  # entries of a matrix whose time is that of its longest row
 
-# Up to so many entries `embedding_bag` is given int64 indices: over those it is 5 to 10 % faster in
-# single precision, until the time goes into reading features from memory.
+# With up to so many entries, `embedding_bag` is 5 to 10 % faster on int64 indices in single
+# precision. Beyond, reading the features takes most of the time.
 _MAX_LONG = 2**21
 
-#: The sums of pieces of rows on CUDA, and counters of how many of a row there are.
+#: On CUDA the sums of the pieces of rows, and the counters of finished pieces per row.
 Workspace = tuple[Tensor, Tensor]
 
 
 class CSR:
-    r"""The arrays of a sparse matrix in CSR format, and what is derived from them once.
-
-    The rows of a graph of interactions follow a power law, and one program of a CUDA kernel cannot
-    be left alone with the longest: on CUDA, :attr:`pieces` cuts them (see :func:`cut_rows`).
-
-    Args:
-        rowptr (Tensor): The start of each row, and the end of the last.
-        col (Tensor): The column of each entry, in the data type of :obj:`rowptr`.
-        value (Tensor): The value of each entry.
-        pieces (tuple[Tensor, ...], optional): The cut rows, if known. (default: :obj:`None`)
-
-    Shapes:
-        - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
-          :math:`(\textrm{nnz})`
+    r"""The arrays of a sparse matrix in CSR format: :obj:`rowptr` ``[rows + 1]``, :obj:`col` of the
+    same type and :obj:`value`, ``[nnz]`` each. On CUDA :attr:`pieces` cuts long rows, since one
+    program cannot be left alone with the longest row of a power law (see :func:`cut_rows`).
     """
 
     def __init__(
@@ -193,8 +188,8 @@ class CSR:
         self._long: tuple[Tensor, Tensor] | None = None
 
     def indices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        r"""Returns the row pointers and columns in the integer type that is the fastest on CPU for
-        features of a data type.
+        r"""Returns the row pointers and columns in the integer type that is fastest on CPU for a
+        type of features.
         """
         if dtype.itemsize < 4 or self.col.numel() > _MAX_LONG:
             return self.rowptr, self.col
@@ -205,7 +200,7 @@ class CSR:
         return self._long
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        r"""Returns :attr:`value` in another data type; cast once, unless it needs a gradient."""
+        r"""Returns :attr:`value` in another data type, cast once unless it needs a gradient."""
         if dtype == self.value.dtype:
             return self.value
         if dtype in self._cast:
@@ -216,9 +211,7 @@ class CSR:
         return value
 
     def to(self, *args: Any, **kwargs: Any) -> 'CSR':
-        r"""Moves or casts; takes the arguments of :meth:`torch.Tensor.to`. A data type applies to
-        :attr:`value` alone.
-        """
+        r"""Takes the arguments of :meth:`torch.Tensor.to`; a data type applies to values alone."""
         value = self.value.to(*args, **kwargs)
         device = value.device
         if value is self.value:
@@ -236,14 +229,11 @@ class CSR:
         return CSR(rowptr, self.col.index_select(0, entry), self.value.index_select(0, entry))
 
     def t(self, num_cols: int, row: Tensor | None = None) -> 'CSR':
-        r"""Returns the transposed matrix, whose rows list their columns in increasing order if
-        those of this one do.
-
-        Args:
-            num_cols (int): The number of columns of this matrix.
-            row (Tensor, optional): The row of each entry, if known. (default: :obj:`None`)
+        r"""Returns the transposed matrix, with increasing columns if those of this one increase.
+        :obj:`row`, the row of each entry, saves time where it is known.
         """
-        if _takes_scipy(self.value):
+        has_type = self.value.dtype in (torch.float32, torch.float64)
+        if can_read(self.value) and has_type and not self.value.requires_grad:
             return self._t_by_scipy(num_cols)
         row = self.row() if row is None else row
         col_sorted, perm = sort_stable(self.col, num_cols)
@@ -274,11 +264,6 @@ class CSR:
             self.pieces = cut_rows(self.rowptr, piece_length(self.col.numel()))
 
 
-def _takes_scipy(value: Tensor) -> bool:
-    has_type = value.dtype in (torch.float32, torch.float64)
-    return can_read(value) and has_type and not value.requires_grad
-
-
 def piece_length(num_entries: int) -> int:
     r"""Returns the most entries of a row that one program of the CUDA kernel sums. Short pieces end
     the longest rows sooner, long ones leave fewer sums to add up.
@@ -287,11 +272,9 @@ def piece_length(num_entries: int) -> int:
 
 
 def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    r"""Cuts the rows of more than :obj:`length` entries into pieces.
-
-    Returns the cut rows in increasing order; where the pieces of each begin in the three lists that
-    follow, and where those of the last end; the first entry of each piece; the end of each piece;
-    and which of the cut rows it is a piece of.
+    r"""Cuts rows of more than :obj:`length` entries into pieces. Returns the cut rows (increasing),
+    where the pieces of each begin (and the last end) in the three lists that follow, and per piece
+    its first entry, its end, and the index of its cut row.
     """
     row = (rowptr.diff() > length).nonzero().view(-1)
     start, end = rowptr[row], rowptr[row + 1]
@@ -302,9 +285,6 @@ def cut_rows(rowptr: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     first = start[owner] + (position - piece_ptr[owner]) * length
     last = torch.minimum(first + length, end[owner])
     return row.to(rowptr.dtype), piece_ptr, first, last, owner
-
-
-_INT32_END = 2**31
 
 
 class NormalizedAdjacency:
@@ -321,16 +301,15 @@ class NormalizedAdjacency:
     :math:`\mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2}`. Rows and columns without an entry
     stay zero, self-loops are not added, and repeated edges are summed.
 
-    All layouts follow the matrix convention, users times items in a bipartite graph: the edge
-    :obj:`(edge_index[0], edge_index[1])` is the entry :obj:`(row, column)`, and a sparse matrix is
-    taken as given. Of a transposed ``adj_t`` pass ``adj_t.t()``.
+    Rows are users and columns items in a bipartite graph: :obj:`edge_index[0]` holds rows, and a
+    sparse matrix is taken as given. For a transposed ``adj_t`` pass ``adj_t.t()``.
 
-    Where the weights need no gradient, a symmetric matrix is recognized at construction and its
-    arrays serve the backward pass as well. Where they do, :attr:`value` is differentiable with
-    respect to them; build the adjacency anew for each backward pass.
+    If the weights need a gradient, :attr:`value` is differentiable with respect to them. Build the
+    adjacency anew for each backward pass then. Otherwise the arrays of a symmetric matrix also
+    serve the backward pass.
 
-    Indices are kept as :obj:`int32` where they fit, which halves their memory;
-    :meth:`to_edge_index` gives them as PyG takes them.
+    Indices are :obj:`int32` where they fit, which halves their memory; :meth:`to_edge_index`
+    returns :obj:`int64`.
 
     Args:
         adj (Tensor, EdgeIndex or SparseTensor): Edge indices :math:`(2, |\mathcal{E}|)`, a
@@ -339,9 +318,8 @@ class NormalizedAdjacency:
         edge_weight (Tensor, optional): The weight of each edge :math:`(|\mathcal{E}|)`, only
             with edge indices. (default: :obj:`None`, all ones)
         num_nodes (int or tuple[int, int], optional): The number of nodes of a square matrix,
-            or the numbers of rows and columns of a bipartite one. Needed with plain edge
-            indices; elsewhere taken from :obj:`adj`, which is bipartite if not square.
-            (default: :obj:`None`)
+            or the numbers of rows and columns of a bipartite one. Required for plain edge indices.
+            (default: :obj:`None`, the size of :obj:`adj`, bipartite if not square)
         normalization (str, optional): :obj:`'sym'`, :obj:`'left'` or :obj:`None`.
             (default: :obj:`'sym'`)
 
@@ -379,7 +357,7 @@ class NormalizedAdjacency:
 
         self.normalization = normalization
         self._size = size
-        # From here on in the type that is kept: what follows is as large as the graph.
+        # Narrow already here: all that follows is as large as the graph.
         dtype = torch.int32 if max(col.numel(), *size) < _INT32_END else torch.int64
         row = row.to(dtype).contiguous()
         col = col.to(dtype, copy=True).contiguous()  # A later change of the edges is not ours.
@@ -446,9 +424,7 @@ class NormalizedAdjacency:
         return out
 
     def to(self, *args: Any, **kwargs: Any) -> 'NormalizedAdjacency':
-        r"""Moves or casts the matrix; takes the arguments of :meth:`torch.Tensor.to`. A data
-        type applies to :attr:`value` alone.
-        """
+        r"""Moves or casts the matrix as :meth:`torch.Tensor.to`; indices keep their type."""
         csr = self._csr.to(*args, **kwargs)
         csr_t = csr if self.is_symmetric else self._csr_t.to(*args, **kwargs)
         return self._like(self._size, csr, csr_t)
@@ -515,7 +491,9 @@ def _normalize(
     normalization: str | None,
 ) -> Tensor:
     if normalization is None:
-        return _ones(col) if weight is None else weight.clone()  # A later change is not ours.
+        if weight is None:
+            return torch.ones(col.numel(), dtype=_value_dtype(), device=col.device)
+        return weight.clone()  # A later change is not ours.
     power = -1.0 if normalization == 'left' else -0.5
     row_scale = _inverse_power(_degree(row, weight, size[0]), power)
     scale = row_scale.index_select(0, row)
@@ -531,10 +509,6 @@ def _degree(index: Tensor, weight: Tensor | None, size: int) -> Tensor:
     if weight is None:  # A sum of ones in float32 would stall at 2 ** 24.
         return torch.bincount(index, minlength=size).to(_value_dtype())
     return weight.new_zeros(size).index_add(0, index, weight)
-
-
-def _ones(like: Tensor) -> Tensor:
-    return torch.ones(like.numel(), dtype=_value_dtype(), device=like.device)
 
 
 def _value_dtype() -> torch.dtype:

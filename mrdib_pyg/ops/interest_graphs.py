@@ -1,4 +1,4 @@
-"""The graphs of SOIL: items that interest a user, and items that the items of a user attract."""
+"""The graphs of SOIL: items that interest a user, and items attracted by the user's items."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,14 +10,11 @@ from torch import Tensor
 from mrdib_pyg.interactions import check_pairs
 from mrdib_pyg.ops._topk import stable_topk
 from mrdib_pyg.ops.item_graphs import MAX_SCORES, edge_cosine
-from mrdib_pyg.ops.negative_sampling import encode_edges
+from mrdib_pyg.ops.negative_sampling import contains, encode_edges
 from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
-# Scores closer than this, relative to the best one, may stand in the wrong order in float32.
-_TOLERANCE = 1e-5
-
-# Users with more items than this are compared with all items rather than by lists.
-_MAX_LISTED = 64
+_TOLERANCE = 1e-5  # of scores, relative to the best: closer ones may swap places in float32
+_MAX_LISTED = 64  # items of a user; users with more are compared with all items, not by lists
 
 RULES = ('public', 'unrecorded')
 
@@ -27,18 +24,14 @@ Masks = Sequence[Tensor | None]
 def _check_item_features(
     edge_index: Tensor,
     features: Sequence[Tensor],
-    masks: Sequence[Tensor | None] | None,
+    masks: Masks | None,
     num_users: int,
 ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
-    r"""Returns the edges with ids of type :obj:`int64`, the features with zeros where a modality is
-    missing, and a mask or :obj:`None` for each modality.
-
-    Raises:
-        ValueError: If there are no features, shapes or types do not fit, an id is out of range, or
-            a feature of an item that has the modality is NaN or infinite.
+    r"""Returns edges of type :obj:`int64`, features with zeros where a modality is missing, and per
+    modality a mask or :obj:`None`.
     """
     if len(features) == 0:
-        raise ValueError("'features' must hold those of at least one modality (got none)")
+        raise ValueError("'features' must hold at least one modality (got none)")
     masks = [None] * len(features) if masks is None else list(masks)
     if len(masks) != len(features):
         raise ValueError(
@@ -78,7 +71,7 @@ def interest_counts(
     k: int,
     *,
     num_users: int,
-    masks: Sequence[Tensor | None] | None = None,
+    masks: Masks | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Counts for pairs of items how many users have interacted with the first and are interested
@@ -90,8 +83,8 @@ def interest_counts(
         \mathcal{C}_u = \bigcup_m \mathrm{top}_k \sum_{i \in \mathcal{N}_u}
         \cos(\mathbf{x}_{m,i}, \mathbf{x}_{m,\cdot})
 
-    Users are scored in chunks. Among scores that are equal in their first nine decimals the item
-    of lower id comes first; where float32 cannot tell, double precision decides.
+    Users are scored in chunks. Among scores that agree in nine decimals the item of lower id comes
+    first; double precision decides where float32 cannot.
 
     Args:
         edge_index (Tensor): The edges from users to items, without repeats.
@@ -156,8 +149,8 @@ def _interests(
     k: int,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
-    # The pairs of a user and an item of interest as codes, and the users left to decide: those
-    # whose k-th and next item are too close for the precision at hand.
+    # The pairs of a user and an item of interest as codes, and the users left undecided, whose k-th
+    # and next item are too close for this precision.
     is_exact = x.dtype == torch.float64
     x = normalize_rows(x)
     num_items = x.size(0)
@@ -203,22 +196,21 @@ def second_order_edges(
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Computes the second-order edges of "SOIL: Contrastive Second-Order Interest Learning for
-    Multimodal Recommendation" (ACM Multimedia 2024), from users to items that those they know
-    attract,
+    Multimodal Recommendation" (ACM Multimedia 2024). They lead from users to items that the users'
+    items attract,
 
     .. math::
         \Phi_{ij} = \prod_m \max(0, \cos(\mathbf{x}_{m,i}, \mathbf{x}_{m,j}))
 
-    over the modalities that both items have. By the rule :obj:`"public"`, that of the public
-    code, each user's edges are those of :obj:`edge_index` with weight one, plus the :obj:`k`
-    pairs :math:`i \in \mathcal{N}_u, j \neq i` of the largest attraction, each of which adds it to
-    the edge :math:`(u, j)`; :math:`j` may be an item the user knows. By the rule
-    :obj:`"unrecorded"`, that of the paper, they are the :obj:`k` items :math:`j \notin
-    \mathcal{N}_u` of the largest :math:`\max_{i \in \mathcal{N}_u} \Phi_{ij}`, which is the
-    weight, and nothing else.
+    over the modalities that both items have. The rule :obj:`"public"` of the public code keeps the
+    edges of :obj:`edge_index` with weight one and adds the attraction of the :obj:`k` most
+    attracted pairs :math:`i \in \mathcal{N}_u, j \neq i` to the edges :math:`(u, j)`; :math:`j` may
+    be one of the user's items. The rule :obj:`"unrecorded"` of the paper keeps only the :obj:`k`
+    items :math:`j \notin \mathcal{N}_u` of the largest weight :math:`\max_{i \in \mathcal{N}_u}
+    \Phi_{ij}`.
 
-    Only the best few attractions of each item are kept. Among equals the pair of lower
-    :math:`i`, then of lower :math:`j` comes first; attractions of zero make no edge.
+    Among equals the pair of lower :math:`i`, then of lower :math:`j` comes first. Attractions of
+    zero make no edge.
 
     Args:
         edge_index (Tensor): The edges from users to items, without repeats.
@@ -255,7 +247,7 @@ def second_order_edges(
 
     length = k
     if rule == 'unrecorded' and k > 0:
-        # Of the best that an item attracts, a user may know all but one of the own items.
+        # The user may know as many of the best as there are other items of the user.
         length += min(int(degree.max()), _MAX_LISTED) - 1
     length = min(length, num_items - 1)
     if length == 0:
@@ -280,7 +272,7 @@ def second_order_edges(
             keep = rank < (k + degree[user[part]] - 1).unsqueeze(1)
             keep &= ~heavy[user[part]].unsqueeze(1)
             pairs, weight = pairs[keep], value[item[part]][keep]
-            new = code[torch.searchsorted(code, pairs).clamp_(max=code.numel() - 1)] != pairs
+            new = ~contains(code, pairs)
             pairs, inverse = torch.unique(pairs[new], return_inverse=True)
             weight = value.new_zeros(pairs.numel()).scatter_reduce_(
                 0, inverse, weight[new], 'amax', include_self=True
@@ -355,7 +347,7 @@ def _best_others(
 
 
 def _by_users(user: Tensor, chunk: int) -> list[slice]:
-    # Slices of about `chunk` edges, none of which parts a user.
+    # Slices of about `chunk` edges that split no user.
     bounds = [0]
     while bounds[-1] < user.numel():
         last = user[min(bounds[-1] + chunk, user.numel()) - 1 :][:1]

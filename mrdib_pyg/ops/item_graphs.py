@@ -10,20 +10,15 @@ from mrdib_pyg.interactions import check_pairs, is_coalesced
 from mrdib_pyg.ops._topk import stable_topk
 from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
-# Similarities that one chunk of rows may hold on CPU: 32 MiB in float32.
-MAX_SCORES = 2**23
-
-# Entries of gathered rows that one chunk of edges may hold on CPU: 16 MiB in float32.
-_MAX_GATHERED = 2**22
-
-# Pairs of users (one per item they share) that a block of users may hold at a time.
-_MAX_PAIRS = 2**21
+MAX_SCORES = 2**23  # of a chunk of rows on CPU: 32 MiB in float32
+_MAX_GATHERED = 2**22  # entries of gathered rows of a chunk of edges on CPU: 16 MiB in float32
+_MAX_PAIRS = 2**21  # of users in a block, one per item they share
 
 WEIGHTINGS = ('softmax', 'mean')
 
 
 def _to_features(x: Tensor, ids: Tensor | None = None) -> Tensor:
-    # In single precision at least, refused where it is not finite; `ids` are those of its rows.
+    # At least in single precision and finite; `ids` name the rows in errors.
     if x.dim() != 2:
         raise ValueError(f"'x' must be a matrix [num_nodes, channels] (got {list(x.shape)})")
     if not x.is_floating_point() or x.element_size() < 4:
@@ -47,16 +42,15 @@ def feature_knn_graph(
     r"""Computes the directed graph of each row's :math:`k` most cosine-similar rows, itself
     included.
 
-    Similarities are computed for a chunk of rows at a time and never exist as a whole. Among
-    equal similarities the row of lower id comes first; the row itself is always kept. A row of
-    zeros has similarity zero to all rows and to itself.
+    Only the similarities of a chunk of rows exist at a time. Among equal ones the row of lower id
+    comes first; the row itself is always kept. A row of zeros has similarity zero to all rows and
+    to itself.
 
     Args:
         x (Tensor): The features.
         k (int): The number of neighbors of each row, itself included.
-        mask (Tensor, optional): Which rows have features. The others, whatever :obj:`x` holds
-            for them, are no row's neighbors and keep only a self-loop of weight one.
-            (default: :obj:`None`, all)
+        mask (Tensor, optional): Which rows have features. The others keep only a self-loop of
+            weight one. (default: :obj:`None`, all)
         chunk_size (int, optional): The number of rows to compare at a time. (default:
             :obj:`None`, chosen by the number of rows)
 
@@ -165,8 +159,8 @@ def prune_edges(
     .. math::
         \pi_{(u, i)} \propto \frac{1}{\sqrt{d_u d_i}}
 
-    Kept are the edges with the smallest :math:`\mathrm{Exp}(1) / \pi_e`, which has the same
-    distribution as drawing one after the other.
+    Keeping the edges of the smallest :math:`\mathrm{Exp}(1) / \pi_e` has the same distribution as
+    drawing one after the other.
 
     Args:
         edge_index (Tensor): The edges, :math:`(2, |\mathcal{E}|)`, from users to items.
@@ -210,8 +204,8 @@ def cooccurrence_graph(
     weighted by a softmax over the counts :math:`c_{uv}` of the neighbors that are kept, or evenly.
     A user without neighbors has no edge.
 
-    The product of the interactions with their transpose is taken for a block of users at a time.
-    Among equal counts, which are frequent, the user of lower id comes first.
+    Common items are counted for a block of users at a time. Among equal counts the user of lower
+    id comes first.
 
     Args:
         edge_index (Tensor): The edges from users to items; repeated ones count once.
@@ -219,8 +213,8 @@ def cooccurrence_graph(
         k (int): The largest number of neighbors of a user.
         weighting (str, optional): :obj:`"softmax"` or :obj:`"mean"`. (default: :obj:`"softmax"`)
         chunk_size (int, optional): The number of pairs of users that a block may expand to, one
-            for each item they share. A single user may exceed it, by no more than there are edges.
-            (default: :obj:`None`, about two million)
+            for each item they share. A single user may exceed it. (default: :obj:`None`, about
+            two million)
 
     Shapes:
         - **input:** :math:`(2, |\mathcal{E}|)`
@@ -228,8 +222,7 @@ def cooccurrence_graph(
           by descending count, and their weights :math:`(n)`, which sum to one per user.
 
     Raises:
-        ValueError: If the shape is another, an id is out of range, or a setting is unknown or not
-            positive.
+        ValueError: If the shape or an id is out of range, or a setting is unknown or not positive.
     """
     check_pairs("'edge_index'", edge_index, (num_users, None))
     for name, number in (('k', k), ('chunk_size', chunk_size)):

@@ -3,10 +3,8 @@ from torch import Tensor
 
 from mrdib_pyg.interactions import check_pairs
 
-# Rounds of draw-and-reject before the rows left over are solved by listing their items.
-_MAX_ROUNDS = 16
-# Pairs of user and candidate that this listing may hold at a time.
-_MAX_PAIRS = 2**22
+_MAX_ROUNDS = 16  # of drawing and rejecting, before the users left get a list of their free items
+_MAX_PAIRS = 2**22  # of a user and a candidate in these lists at a time
 
 
 def encode_edges(edge_index: Tensor, num_items: int) -> Tensor:
@@ -42,8 +40,8 @@ def sample_negatives(
     r"""Draws for each user an item it has no edge to, uniformly and exactly.
 
     Items are drawn for all users at once, and those that hit an edge (a binary search in
-    :obj:`codes`) are drawn again. Users of almost all items are left after a bounded number of
-    rounds; theirs are drawn from the list of the remaining items, with the same distribution.
+    :obj:`codes`) are drawn again. After a bounded number of rounds only users of almost all items
+    are left. They draw from a list of their remaining items, with the same distribution.
 
     Args:
         user (Tensor): The users, repeated as often as a negative is needed.
@@ -60,7 +58,7 @@ def sample_negatives(
           candidate.
 
     Raises:
-        ValueError: If there is no candidate, one is out of range, ids are no integers, or the
+        ValueError: If there is no candidate, an id is out of range or not an integer, or the
             generator is on another device.
     """
     _check_ids('user', user)
@@ -80,7 +78,8 @@ def sample_negatives(
             )
     num_candidates = num_items if candidates is None else candidates.numel()
     if num_candidates < 1:
-        raise ValueError("there is no item to draw from; 'num_items' or 'candidates' is empty")
+        name = 'num_items' if candidates is None else 'candidates'
+        raise ValueError(f"'{name}' must allow at least one item to draw (got none)")
 
     base = user.reshape(-1).long() * num_items
     out = torch.empty_like(base)
@@ -90,7 +89,7 @@ def sample_negatives(
         if candidates is not None:
             item = candidates[item]
         out[todo] = item
-        todo = todo[_contains(codes, base[todo] + item)]
+        todo = todo[contains(codes, base[todo] + item)]
         if todo.numel() == 0:
             return out.view_as(user)
 
@@ -106,7 +105,8 @@ def _check_ids(name: str, ids: Tensor) -> None:
         raise ValueError(f"'{name}' must hold integer ids (got {ids.dtype})")
 
 
-def _contains(codes: Tensor, query: Tensor) -> Tensor:
+def contains(codes: Tensor, query: Tensor) -> Tensor:
+    r"""Whether each query is among the sorted codes."""
     if codes.numel() == 0:
         return torch.zeros_like(query, dtype=torch.bool)
     position = torch.searchsorted(codes, query).clamp_(max=codes.numel() - 1)
@@ -117,7 +117,7 @@ def _enumerate(
     base: Tensor, codes: Tensor, candidates: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     base, inverse = base.unique(return_inverse=True)
-    free = ~_contains(codes, base.view(-1, 1) + candidates)
+    free = ~contains(codes, base.view(-1, 1) + candidates)
     rank = free.cumsum(dim=1)
     count = rank[inverse, -1]
     # A uniform rank among the free candidates of each row, from 1. The modulo favors low ranks by

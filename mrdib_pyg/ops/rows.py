@@ -9,20 +9,13 @@ from torch.autograd.function import once_differentiable
 
 from mrdib_pyg.ops._fixed_shapes import can_read
 
-# Entries of gathered rows that one chunk may hold: 2 MiB in float32.
-_MAX_GATHERED = 2**19
-
-# Entries that one chunk may hold on an accelerator, whatever they are: 256 MiB in float32.
-_MAX_ON_ACCELERATOR = 2**26
+_MAX_GATHERED = 2**19  # entries of gathered rows of a chunk on CPU: 2 MiB in float32
+_MAX_ON_ACCELERATOR = 2**26  # entries of any chunk on an accelerator: 256 MiB in float32
 
 
 def rows_per_chunk(width: int, device: torch.device, on_cpu: int) -> int:
-    r"""Returns how many rows of a width may be computed at a time.
-
-    Args:
-        width (int): The entries of a row.
-        device (torch.device): Where they are computed.
-        on_cpu (int): The most entries on CPU, where caches decide.
+    r"""Returns how many rows of a width may be computed at a time, for at most :obj:`on_cpu`
+    entries on CPU, where caches decide.
     """
     budget = on_cpu if device.type == 'cpu' else _MAX_ON_ACCELERATOR
     return max(budget // max(width, 1), 1)
@@ -94,10 +87,8 @@ _SMALLEST, _LARGEST = 1e-9, 1e15
 
 
 def normalize_rows(x: Tensor) -> Tensor:
-    r"""Scales each row to unit Euclidean norm; a row of zeros stays.
-
-    Unlike :func:`torch.nn.functional.normalize`, it also does so for rows whose norm is so small or
-    so large that its square is no number.
+    r"""Scales each row to unit Euclidean norm; a row of zeros stays. Unlike :func:`F.normalize
+    <torch.nn.functional.normalize>`, it also does so where the square of a norm leaves the range.
     """
     if x.numel() == 0:
         return x

@@ -17,22 +17,13 @@ MAX_GAP = 1e-6  # nats
 
 @torch.no_grad()
 def atoms(tables: Tensor, measure: str = 'broja') -> Tensor:
-    r"""Decomposes each of many joint distributions. See :func:`mrdib_pyg.pid.decompose`.
-
-    Args:
-        tables (torch.Tensor): Probabilities in :obj:`torch.float64`, of sum one in each table.
-        measure (str, optional): :obj:`"broja"`, :obj:`"imin"` or :obj:`"mmi"`.
-            (default: :obj:`"broja"`)
-
-    Shapes:
-        - **input:** tables :math:`(B, n_1, n_2, n_y)`
-        - **output:** :math:`(B, 5)`: redundant, unique to the first source, unique to the second,
-          synergistic, and their sum, in nats
+    r"""Decomposes joint distributions ``[B, n_1, n_2, n_y]`` in :obj:`torch.float64` to ``[B, 5]``
+    in nats: redundant, unique to the first and to the second source, synergistic, and their sum.
     """
     p1y, p2y = tables.sum(dim=2), tables.sum(dim=1)
     i1, i2 = information(p1y), information(p2y)
     total = information(tables.flatten(1, 2))
-    # Inequalities that hold but for rounding, and for the gap of the solver, are made to hold.
+    # Enforces inequalities that rounding and the gap of the solver may violate.
     total = torch.maximum(total, torch.maximum(i1, i2))
     if measure == 'broja':
         union = _union_information(tables)
@@ -59,33 +50,33 @@ def _union_information(tables: Tensor) -> Tensor:
     if bool(failed.any()):
         warnings.warn(
             f'the BROJA program of {int(failed.sum())} of {len(tables)} tables stopped at a '
-            f'duality gap of up to {float(out.gap.max()):.1e} nats (aimed at {MAX_GAP:g}): that is '
-            "how far off their atoms may be; merge rare symbols, or compare with measure='mmi'",
+            f'duality gap of up to {float(out.gap.max()):.1e} nats instead of {MAX_GAP:g}, which '
+            "bounds the error of the atoms; merge rare symbols, or compare with measure='mmi'",
             stacklevel=4,
         )
     return out.information
 
 
 def information(p: Tensor) -> Tensor:
-    r"""The mutual information in nats of each of the joint distributions :math:`(B, n_x, n_y)`."""
+    r"""The mutual information in nats of joint distributions, ``[B, n_x, n_y]`` to ``[B]``."""
     log_ratio = _log(p) - _log(p.sum(dim=1, keepdim=True)) - _log(p.sum(dim=2, keepdim=True))
     return (p * log_ratio).sum(dim=(1, 2)).clamp(min=0)
 
 
 def specific_information(p: Tensor) -> Tensor:
-    r"""What :math:`X` tells about each outcome of :math:`Y`, in nats, :math:`(B, n_y)`: the
-    Kullback-Leibler divergence of :math:`p(x|y)` from :math:`p(x)`."""
+    r"""The Kullback-Leibler divergence of :math:`p(x|y)` from :math:`p(x)` for each outcome of
+    :math:`Y` in nats, ``[B, n_y]``."""
     py = p.sum(dim=1, keepdim=True)
     log_ratio = _log(p) - _log(py) - _log(p.sum(dim=2, keepdim=True))
     return (p * log_ratio).sum(dim=1) / torch.where(py > 0, py, 1.0)[:, 0]
 
 
 def _log(p: Tensor) -> Tensor:
-    return torch.where(p > 0, p, 1.0).log()  # whatever has no mass is multiplied by zero
+    return torch.where(p > 0, p, 1.0).log()  # entries without mass are multiplied by zero
 
 
 class PID(NamedTuple):
-    r"""A partial information decomposition of what two sources say about a target,
+    r"""A partial information decomposition of two sources and a target,
 
     .. math::
         I(X_1, X_2; Y) = R + U_1 + U_2 + S, \qquad I(X_m; Y) = R + U_m
@@ -93,10 +84,10 @@ class PID(NamedTuple):
     (`"Nonnegative Decomposition of Multivariate Information" <https://arxiv.org/abs/1004.2515>`_).
 
     Args:
-        redundant (float): The information :math:`R` that either source alone gives.
-        unique (Tuple[float, float]): The information :math:`U_1` and :math:`U_2` that only the
-            first or only the second source gives.
-        synergistic (float): The information :math:`S` that only both sources together give.
+        redundant (float): The information :math:`R` in either source.
+        unique (Tuple[float, float]): The information :math:`U_1` in only the first source, and
+            :math:`U_2` in only the second.
+        synergistic (float): The information :math:`S` in only both sources together.
         total (float): The information :math:`I(X_1, X_2; Y)` of both sources.
     """
 
@@ -107,26 +98,26 @@ class PID(NamedTuple):
 
     @property
     def informations(self) -> tuple[float, float]:
-        r"""The information :math:`I(X_m; Y)` that each source gives alone."""
+        r"""The information :math:`I(X_m; Y)` of each source."""
         return self.redundant + self.unique[0], self.redundant + self.unique[1]
 
 
 def choose_bins(num_pairs: int, max_bins: int = 12, max_bias: float = 0.01) -> int:
-    r"""Returns the number of bins :math:`B \leq` :obj:`max_bins` of each of two scores with which
-    the bias of their joint table, about :math:`B^2 / 2n` nats for :math:`n` pairs, stays below
-    :obj:`max_bias`; at least 2.
+    r"""The number of bins :math:`B` for each of two scores, 2 to :obj:`max_bins`, that keeps the
+    bias of their joint table, about :math:`B^2 / 2n` nats for :math:`n` pairs, below
+    :obj:`max_bias`.
     """
     return min(max_bins, max(2, int(math.sqrt(2 * max_bias * num_pairs))))
 
 
 def quantile_bins(score: Tensor, num_bins: int) -> Tensor:
-    r"""Returns the bin of each score between its quantiles, ``[n]``; equal scores share a bin."""
+    r"""The quantile bin of each score, ``[n]``. Equal scores share a bin."""
     edges = score.sort().values[torch.arange(1, num_bins) * len(score) // num_bins]
     return torch.bucketize(score, torch.unique(edges), right=True)
 
 
 def user_weights(user: Tensor, num_samples: int, seed: int) -> Tensor:
-    r"""Returns how often each pair counts in the sample itself and in resamples of its users with
+    r"""How often each pair counts in the sample (row 0) and in resamples of its users with
     replacement, ``[1 + num_samples, n]``.
     """
     ids, inverse = torch.unique(user, return_inverse=True)
@@ -139,9 +130,7 @@ def user_weights(user: Tensor, num_samples: int, seed: int) -> Tensor:
 
 
 def joint_table(weights: Tensor, *bins: Tensor) -> Tensor:
-    r"""Counts pairs by their bins, each pair by its weight, ``[R, n]`` to ``[R, B_1, B_2, ...]``,
-    and divides each table by its sum.
-    """
+    r"""The weighted joint distribution of bins, weights ``[R, n]`` to ``[R, B_1, B_2, ...]``."""
     sizes = [int(x.max()) + 1 for x in bins]
     cell = torch.zeros_like(bins[0])
     for x, size in zip(bins, sizes):
@@ -156,18 +145,18 @@ BASES = {'nats': 1.0, 'bits': math.log(2)}
 
 
 def decompose(table: Tensor, measure: str = 'broja', base: str = 'nats') -> PID:
-    r"""Decomposes the information that two discrete sources give about a target,
+    r"""Decomposes the information of two discrete sources about a target into non-negative atoms,
 
     .. math::
-        I(X_1, X_2; Y) = R + U_1 + U_2 + S, \qquad I(X_m; Y) = R + U_m ,
+        I(X_1, X_2; Y) = R + U_1 + U_2 + S, \qquad I(X_m; Y) = R + U_m .
 
-    into non-negative atoms. One more equation decides:
+    The measure adds the missing equation:
 
     * :obj:`"broja"` (`"Quantifying Unique Information" <https://arxiv.org/abs/1311.2852>`_):
       :math:`R + U_1 + U_2` is the smallest :math:`I_Q(X_1, X_2; Y)` of all joint distributions
-      :math:`Q` with :math:`Q(x_m, y) = P(x_m, y)`. This convex program is solved by a primal-dual
-      interior-point method until its duality gap, which bounds the error of every atom, is
-      below :math:`10^{-8}` nats.
+      :math:`Q` with :math:`Q(x_m, y) = P(x_m, y)`. A primal-dual interior-point method solves
+      this convex program to a duality gap below :math:`10^{-8}` nats, which bounds the error of
+      every atom.
     * :obj:`"imin"` (`"Nonnegative Decomposition of Multivariate Information"
       <https://arxiv.org/abs/1004.2515>`_): :math:`R = \sum_y P(y) \min_m
       \mathrm{KL}(P(x_m | y) \,\|\, P(x_m))`.
@@ -176,15 +165,15 @@ def decompose(table: Tensor, measure: str = 'broja', base: str = 'nats') -> PID:
       :math:`R = \min_m I(X_m; Y)`.
 
     .. warning::
-        The measures do not mean the same. Under MMI one of :math:`U_1, U_2` is always zero. Two
-        parts that are independent, symmetric and additive have :math:`U_1 = U_2 = 0` under both
-        MMI and BROJA: they show up as redundancy and synergy. :math:`I_\mathrm{min}` asks
-        whether sources tell equally *much* about an outcome, not whether they tell the same:
-        two independent bits that are copied to the target are redundant by one bit.
+        The measures mean different things. MMI always sets one of :math:`U_1, U_2` to zero. Two
+        independent, symmetric, additive sources have :math:`U_1 = U_2 = 0` under both MMI and
+        BROJA: they appear as redundancy and synergy. :math:`I_\mathrm{min}` asks whether sources
+        tell equally *much* about an outcome, not whether they tell the same: two independent bits
+        copied to the target are redundant by one bit.
 
     Args:
-        table (torch.Tensor): The joint distribution :math:`P(x_1, x_2, y)`, or counts: it is
-            divided by its sum. Computed in :obj:`torch.float64` on the CPU, without gradient.
+        table (torch.Tensor): The joint distribution :math:`P(x_1, x_2, y)` or counts. The result
+            is computed in :obj:`torch.float64` on the CPU, without gradient.
         measure (str, optional): :obj:`"broja"`, :obj:`"imin"` or :obj:`"mmi"`.
             (default: :obj:`"broja"`)
         base (str, optional): The unit of the result, :obj:`"nats"` or :obj:`"bits"`.
@@ -197,9 +186,9 @@ def decompose(table: Tensor, measure: str = 'broja', base: str = 'nats') -> PID:
         PID: The atoms, and their sum :math:`I(X_1, X_2; Y)`.
 
     Raises:
-        TypeError: If the table is no tensor of real numbers.
-        ValueError: If the table has another number of dimensions, is empty, holds a negative,
-            infinite or NaN entry or zeros only, or the measure or the base is unknown.
+        TypeError: If the table is not a tensor of real numbers.
+        ValueError: If the table does not have three dimensions, is empty, holds a negative,
+            infinite or NaN entry or only zeros, or the measure or the base is unknown.
     """
     _check_table(table)
     if table.dim() != 3:
@@ -214,12 +203,11 @@ def decompose(table: Tensor, measure: str = 'broja', base: str = 'nats') -> PID:
 def decompose_pairs(
     table: Tensor, measure: str = 'broja', base: str = 'nats'
 ) -> dict[tuple[int, int], PID]:
-    r"""Decomposes the information that each pair of two or more discrete sources gives about a
-    target. The other sources are summed out. See :func:`decompose`.
+    r"""Decomposes the information of each pair of discrete sources about a target. The other
+    sources are summed out. See :func:`decompose`.
 
     Args:
-        table (torch.Tensor): The joint distribution :math:`P(x_0, \ldots, x_{M-1}, y)`, or
-            counts. The target is the last dimension.
+        table (torch.Tensor): The joint distribution :math:`P(x_0, \ldots, x_{M-1}, y)` or counts.
         measure (str, optional): :obj:`"broja"`, :obj:`"imin"` or :obj:`"mmi"`.
             (default: :obj:`"broja"`)
         base (str, optional): The unit of the result, :obj:`"nats"` or :obj:`"bits"`.
@@ -230,11 +218,11 @@ def decompose_pairs(
 
     Returns:
         Dict[Tuple[int, int], PID]: The decompositions by the dimensions of the two sources,
-        :obj:`(0, 1)`, :obj:`(0, 2)` and so on, the smaller first.
+        :obj:`(0, 1)`, :obj:`(0, 2)` and so on.
 
     Raises:
-        TypeError: If the table is no tensor of real numbers.
-        ValueError: As :func:`decompose` does, and if there are fewer than two sources.
+        TypeError: If the table is not a tensor of real numbers.
+        ValueError: As :func:`decompose`, and if there are fewer than two sources.
     """
     _check_table(table)
     if table.dim() < 3:
@@ -266,7 +254,7 @@ def to_probabilities(table: Tensor) -> Tensor:
         )
     largest = p.max()
     if largest == 0:
-        raise ValueError("'table' must have some mass (got zeros only)")
+        raise ValueError("'table' must have some mass (got only zeros)")
     p = p / largest  # so that no sum overflows
     return p / p.sum()
 
@@ -287,7 +275,7 @@ def _check_names(measure: str, base: str) -> None:
 
 
 def check_base(base: str) -> None:
-    r"""Refuses an unknown unit of information."""
+    r"""Raises :class:`ValueError` for an unknown unit."""
     if base not in BASES:
         raise ValueError(f"'base' must be one of {', '.join(BASES)} (got '{base}')")
 

@@ -15,20 +15,20 @@ from mrdib_pyg.pid.sources import ALL, CONTENT, Predictors, model_sources
 class PairExplanation(NamedTuple):
     r"""The score of one user and item in parts that add up, in nats.
 
-    Each number is pointwise information: how much more likely, on a logarithmic scale, the pair
-    becomes an edge, where half of all pairs are edges. Certainty is :math:`\ln 2 = 0.693`. A
-    negative number speaks against the item and has no lower limit.
+    Each number is pointwise information: by how much the log-probability of an edge rises, where
+    half of all pairs are edges. Certainty is :math:`\ln 2 = 0.693`. A negative number speaks
+    against the item and has no lower limit.
 
     Args:
         user (int or str): The user.
         item (int or str): The item.
         total (float): The sum of all parts.
-        redundant (float): What the modalities share: the information of the weakest, the one that
-            knows least of all validation edges. 0 with a single modality.
-        unique (Dict[str, float]): What each modality adds to that by itself; 0 for the weakest.
+        redundant (float): The information of the weakest modality, which all share. 0 with a single
+            modality.
+        unique (Dict[str, float]): What each modality alone adds to it. 0 for the weakest.
         synergistic (float): What only the fusion of the codes adds.
         id (float, optional): What the ID path adds; :obj:`None` for a model without one.
-        weakest (str): The weakest modality.
+        weakest (str): The modality with the least information about the validation edges.
     """
 
     user: int | str
@@ -42,7 +42,7 @@ class PairExplanation(NamedTuple):
 
     @property
     def parts(self) -> dict[str, float]:
-        r"""The parts by a name each; their sum is :obj:`total`."""
+        r"""The parts by name. Their sum is :obj:`total`."""
         out = {'shared': self.redundant} if len(self.unique) > 1 else {}
         out.update({f'{name} alone': x for name, x in self.unique.items()})
         out['fusion'] = self.synergistic
@@ -60,7 +60,7 @@ class PairExplanation(NamedTuple):
         said = []
         for name, x in sorted(self.parts.items(), key=lambda part: -abs(part[1])):
             if len(self.unique) > 1 and name == f'{self.weakest} alone':
-                continue  # zero by definition, which is no finding
+                continue  # zero by definition
             said.append(f'{words.get(name, name)} {_signed(x)}')
         if abs(self.total) < 0.005:
             verdict = 'says next to nothing about'
@@ -87,19 +87,19 @@ def _signed(x: float) -> str:
 
 
 class PIDExplainer:
-    r"""Explains the scores of a trained recommender, pair by pair, as :func:`explain_pair` does. It
-    reads the validation edges once.
+    r"""Explains many scores of a trained recommender as :func:`explain_pair` does, but fits the
+    validation edges once.
 
     Args:
-        model (Recommender): The trained model, as it is now.
-        data (HeteroData): Its data, with validation edges.
+        model (Recommender): The trained model. Later changes of it have no effect.
+        data (HeteroData): The data of the model, with validation edges.
         negatives (str, optional): How non-edges are drawn, see :func:`measure_pid`.
             (default: :obj:`"uniform"`)
         seed (int, optional): Seeds the draws. (default: :obj:`0`)
 
     Raises:
-        TypeError: If the model is no recommender of this package.
-        ValueError: If the model has no modality, or the data no validation edges.
+        TypeError: If the model is not a recommender of this package.
+        ValueError: If the model has no modality, or the data have no validation edges.
     """
 
     def __init__(
@@ -120,11 +120,7 @@ class PIDExplainer:
         self.weakest = min(known, key=known.__getitem__)
 
     def __call__(self, user: int | Tensor, item: int | Tensor) -> list[PairExplanation]:
-        r"""Explains pairs of a user and an item.
-
-        Args:
-            user (int or torch.Tensor): The users, ``[n]``.
-            item (int or torch.Tensor): The items, ``[n]``.
+        r"""Explains pairs of users and items, ``[n]`` each.
 
         Raises:
             ValueError: If the numbers of users and items differ.
@@ -133,7 +129,7 @@ class PIDExplainer:
         users, items = (torch.as_tensor(x).reshape(-1).cpu() for x in (user, item))
         if users.shape != items.shape:
             raise ValueError(
-                f"'user' and 'item' must be as many (got {users.numel()} and {items.numel()})"
+                f"'user' and 'item' must have one length (got {users.numel()} and {items.numel()})"
             )
         for name, x, size in zip(('user', 'item'), (users, items), self.size):
             if x.numel() > 0 and not 0 <= int(x.min()) <= int(x.max()) < size:
@@ -172,11 +168,11 @@ def explain_pair(
     negatives: str = 'uniform',
     seed: int = 0,
 ) -> PairExplanation:
-    r"""Explains one recommendation in nats: what the modalities share, what each adds, what only
-    their fusion adds, and what the ID path adds.
+    r"""Splits one score in nats into the information that the modalities share and what each
+    modality, their fusion and the ID path add.
 
-    The scores of the model are made log-odds :math:`\ell` on the validation edges, see
-    :func:`measure_pid`. The pointwise information of a predictor about the pair being an edge is
+    The scores of the model become log-odds :math:`\ell` by a fit on the validation edges, see
+    :func:`measure_pid`. The pointwise information of a predictor about an edge is
     :math:`i = \ln \sigma(\ell) + \ln 2`. With the predictors of one modality :math:`m`, of all
     codes, and of codes and IDs,
 
@@ -184,11 +180,11 @@ def explain_pair(
         r = i_{m^*}, \quad u_m = i_m - r, \quad s = i_{\mathrm{content}} - r - \sum_m u_m, \quad
         i_{\mathrm{all}} = r + \sum_m u_m + s + i_{\mathrm{id}}
 
-    where :math:`m^*` is the modality that knows least of all validation edges. With three or more
-    modalities, :math:`s` includes what only some of them share.
+    where :math:`m^*` is the modality with the least information about the validation edges. With
+    three or more modalities, :math:`s` includes what only some of them share.
 
-    These are statements about the model, not about what moves the user, and a single pair has no
-    interval. To explain many pairs, use :class:`PIDExplainer`.
+    The parts describe the model, not the motives of the user, and have no interval. To explain many
+    pairs, use :class:`PIDExplainer`.
 
     Args:
         model (Recommender): The trained model.
@@ -203,8 +199,8 @@ def explain_pair(
         PairExplanation: The parts, their sum and a sentence.
 
     Raises:
-        TypeError: If the model is no recommender of this package.
-        ValueError: If the model has no modality, or the data no validation edges.
+        TypeError: If the model is not a recommender of this package.
+        ValueError: If the model has no modality, or the data have no validation edges.
         IndexError: If the user or the item does not exist.
     """
     return PIDExplainer(model, data, negatives, seed)(user, item)[0]

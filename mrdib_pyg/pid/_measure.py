@@ -35,38 +35,37 @@ def measure_pid(
     num_bootstrap: int = 200,
     seed: int = 0,
 ) -> Measurement:
-    r"""Measures in nats how much of what a trained recommender knows of held-out edges is unique
-    to a modality, redundant, or synergistic, and what its IDs know.
+    r"""Measures in nats which information of a trained recommender about held-out edges is unique
+    to a modality, redundant or synergistic, and how much its IDs add.
 
     The target :math:`Y` is whether a pair of a user and an item is a held-out edge (1) or a
-    non-edge of the same user (0), half of each, so there are :math:`\ln 2 = 0.693` nats to know.
-    *Usable* information is measured (`"A Theory of Usable Information Under Computational
-    Constraints" <https://arxiv.org/abs/2002.10689>`_), given the user: that of the scores of this
-    model, made log-odds by a logistic regression on the *validation* edges.
+    non-edge of the same user (0), half of each. Certainty is :math:`\ln 2 = 0.693` nats. The
+    measure is *usable* information (`"A Theory of Usable Information Under Computational
+    Constraints" <https://arxiv.org/abs/2002.10689>`_) given the user: that of the scores of this
+    model, turned into log-odds by a logistic regression on the *validation* edges.
 
-    * Each modality is a source :math:`X_m`, its score by its own code alone, see
+    * Each modality is a source :math:`X_m`: the score by its own code alone, see
       :meth:`~mrdib_pyg.nn.models.Recommender.unimodal`.
-    * For each pair of modalities, :func:`~mrdib_pyg.pid.decompose` takes the joint table of the two
-      log-odds, each in at most :obj:`num_bins` bins between its quantiles, and of :math:`Y`, and
-      gives :math:`R`, :math:`U_1`, :math:`U_2`. Synergy is what the joint predictor knows beyond
-      these. It reads the codes alone, by their two scores and the fused one, see
+    * For each pair of modalities, :func:`~mrdib_pyg.pid.decompose` computes :math:`R`, :math:`U_1`
+      and :math:`U_2` from the joint table of :math:`Y` and the two log-odds, each in at most
+      :obj:`num_bins` quantile bins. Synergy is what the joint predictor adds. It reads the two
+      scores and their fused score, see
       :meth:`~mrdib_pyg.nn.models.Recommender.fuse_content`.
-    * The ID path is a source of its own. :math:`I(\mathrm{content}; Y \mid \mathrm{id})` is what
-      the predictor that reads everything knows beyond the one that reads the ID path.
+    * The ID path is another source. :math:`I(\mathrm{content}; Y \mid \mathrm{id})` is what the
+      predictor that reads everything adds to the one that reads the ID path.
 
-    Two measures are given. **BROJA** is the one to read. Under **MMI** one of the unique parts is
-    always zero. Under both, two modalities that say different things of equal strength have *no*
-    unique information: it shows up as redundant and synergistic (see ``docs/PID.md``).
+    There are two measures. Prefer **BROJA**. **MMI** always sets one unique part to zero. Under
+    both, two equally strong modalities that tell different things have *no* unique information: it
+    counts as redundant and synergistic (see ``docs/PID.md``).
 
-    Numbers are plug-in estimates from tables. They are too large by about the number of cells
-    over :math:`2n`, which is reported and not subtracted; where it would exceed 0.01 there are
-    fewer bins. A difference may be negative and stays so. Intervals are the percentiles 2.5 and
-    97.5 of a bootstrap over users (all numbers from the same resamples, bins and calibration
-    kept), shifted so that the estimate is their center.
+    The numbers are plug-in estimates from tables. Their bias, about the number of cells over
+    :math:`2n`, is reported and not subtracted. Fewer bins keep it below 0.01. Differences may be
+    negative. Intervals are the percentiles 2.5 and 97.5 of a bootstrap over users with the same
+    bins and calibration, shifted so that they center at the estimate.
 
     .. code-block:: python
 
-        # Any model: one score for each modality and for their fusion; IDs are optional.
+        # Any model: a score for each modality and for their fusion. IDs are optional.
         scores = {
             'image': (model.user, image_codes),  # embeddings: their inner products score
             'text': text_scores,  # a matrix [U, I]
@@ -75,36 +74,34 @@ def measure_pid(
         print(measure_pid(scores, data))
 
     Args:
-        model (Recommender or Dict[str, Any]): The trained model, whose mode and parameters stay as
-            they are; or the scores of any other model: each modality by its name,
-            :obj:`"content"` for all modalities together, and optionally :obj:`"a+b"` for two of
-            three or more, :obj:`"id"` for the ID path and :obj:`"score"` for the ranking. A score
-            is a matrix ``[U, I]``, a pair of embeddings ``([U, C], [I, C])``, or a callable that
-            takes users and items, ``[n]`` each, and returns their scores ``[n]``. Of each user
-            that is read, a callable scores all items, since scores are taken relative to the
-            user's own mean.
-        data (HeteroData): The data, with the edges of the split and validation edges.
+        model (Recommender or Dict[str, Any]): The trained model, which is not changed, or the
+            scores of any other model: each modality by its name, :obj:`"content"` for all
+            modalities together, and optionally :obj:`"a+b"` for two of three or more, :obj:`"id"`
+            for the ID path and :obj:`"score"` for the ranking. A score is a matrix ``[U, I]``, a
+            pair of embeddings ``([U, C], [I, C])``, or a callable from users and items, ``[n]``
+            each, to scores ``[n]``. A callable scores all items of each user, because scores are
+            centered at the mean of the user.
+        data (HeteroData): The data, with validation edges and the edges of the split.
         split (str, optional): The held-out edges. (default: :obj:`"test"`)
         negatives (str or Sequence[str], optional): How non-edges are drawn: :obj:`"uniform"` from
             all items, :obj:`"popularity"` as often as items occur among the held-out edges, so that
-            popularity alone says nothing. (default: both)
-        groups (Sequence[str], optional): Groupings of the items that are measured each by itself,
-            with non-edges from within the group: :obj:`"popularity"`, the tenths of the items by
-            their number of training edges (1: fewest), or a categorical column of
-            :obj:`data['item']`, an integer or boolean for each item.
-            (default: :obj:`("popularity",)`)
+            popularity alone has no information. (default: both)
+        groups (Sequence[str], optional): Groupings of the items to measure group by group, with
+            non-edges from the same group: :obj:`"popularity"`, the tenths of the items by their
+            number of training edges (1: fewest), or a column of :obj:`data['item']` with an integer
+            or boolean per item. (default: :obj:`("popularity",)`)
         num_bins (int, optional): The largest number of bins, 2 to 12. (default: :obj:`12`)
         num_bootstrap (int, optional): The number of resamples. (default: :obj:`200`)
         seed (int, optional): Seeds all draws. (default: :obj:`0`)
 
     Returns:
-        Measurement: The numbers with their intervals. Printed, it is a table; for JSON see
+        Measurement: The numbers with their intervals. It prints as a table; for JSON see
         :meth:`Measurement.to_dict`.
 
     Raises:
         TypeError: If the model is neither a recommender of this package nor scores.
-        ValueError: If there is no modality, a score has another shape or is not finite, a split has
-            no edges, or a setting is unknown or out of range.
+        ValueError: If there is no modality, a score has the wrong shape or is not finite, a split
+            has no edges, or a setting is unknown or out of range.
     """
     ways, masks = _check(data, split, negatives, groups, num_bins, num_bootstrap)
     if isinstance(model, Mapping):
@@ -139,25 +136,21 @@ def measure_sources(
     num_bootstrap: int = 200,
     seed: int = 0,
 ) -> Measurement:
-    r"""Measures sources named as :func:`model_sources` names them, see :func:`measure_pid`. A
-    source has a method ``features(user, item)`` that describes its score of pairs, ``[n, F]``.
-    """
+    r"""Measures sources named as :func:`model_sources` names them."""
     overall: dict[str, Part] = {}
     found: dict[str, dict[str, dict[str, Part]]] = {}
     omitted: dict[str, dict[str, int]] = {}
     for way in negatives:
-        predictors = Predictors(
-            sources, modalities, sample_pairs(data, 'val', way, seed=_stream(seed, 0))
-        )
+        predictors = Predictors(sources, modalities, sample_pairs(data, 'val', way, 3 * seed))
 
         def part(pairs: LabeledPairs, predictors: Predictors = predictors) -> Part:
-            return estimate(predictors, pairs, num_bins, num_bootstrap, _stream(seed, 2))
+            return estimate(predictors, pairs, num_bins, num_bootstrap, 3 * seed + 2)
 
-        overall[way] = part(sample_pairs(data, split, way, seed=_stream(seed, 1)))
+        overall[way] = part(sample_pairs(data, split, way, 3 * seed + 1))
         for grouping, masks in (groups or {}).items():
             found.setdefault(grouping, {})
             for group, mask in masks.items():
-                pairs = sample_pairs(data, split, way, seed=_stream(seed, 1), items=mask)
+                pairs = sample_pairs(data, split, way, 3 * seed + 1, mask)
                 num_edges = int(pairs.y.sum())
                 if num_edges < MIN_EDGES:
                     omitted.setdefault(grouping, {})[group] = num_edges
@@ -169,7 +162,7 @@ def measure_sources(
 def estimate(
     predictors: Predictors, pairs: LabeledPairs, num_bins: int, num_bootstrap: int, seed: int
 ) -> Part:
-    r"""Measures predictors on some pairs."""
+    r"""Measures predictors on some pairs, ``num_bootstrap`` resamples at once."""
     logits = predictors(pairs.user, pairs.item)
     num_bins = choose_bins(len(pairs.y), num_bins)
     bins = {name: quantile_bins(x, num_bins) for name, x in logits.items()}
@@ -220,10 +213,6 @@ def _estimate(values: Tensor) -> Estimate:
     return Estimate(value, value + min(low, 0.0), value + max(high, 0.0))
 
 
-def _stream(seed: int, stream: int) -> int:
-    return 3 * seed + stream
-
-
 def _check(
     data: HeteroData,
     split: str,
@@ -242,8 +231,8 @@ def _check(
         raise ValueError(f"'num_bootstrap' must not be negative (got {num_bootstrap})")
     if split == 'val':
         raise ValueError(
-            "'split' must be held out from calibration, which reads the validation edges; pass "
-            "split='test'"
+            "'split' must not be the validation edges, which calibrate the scores (got 'val'); "
+            "pass split='test'"
         )
     names = [groups] if isinstance(groups, str) else groups
     return ways, item_groups(data, names, num_nodes(data, 'item'))

@@ -3,37 +3,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MAX_STEPS = 80  # about 15 are taken, 40 where probabilities span many orders of magnitude
+MAX_STEPS = 80  # about 15 suffice, or 40 if probabilities span many orders of magnitude
 
-# How far steps are trusted; the next one for tables, about one in thousands, that are not solved.
+# How far steps are trusted. The next value retries the few tables in thousands that fail.
 _TRUST = (1.0, 0.5, 0.2)
 
-# Probabilities below this are taken as zero: they carry less than 1e-13 nats, and their products
-# would underflow.
+# Smaller probabilities count as zero: they carry less than 1e-13 nats, and products underflow.
 _NEGLIGIBLE = 1e-15
 
-# Added to the diagonal, relative to it; the next one where a factorisation fails.
+# Added to the diagonal, relative to it. The next value retries a failed factorisation.
 _RIDGES = (1e-15, 1e-13, 1e-11, 1e-9, 1e-6)
 
 
 class Broja(NamedTuple):
-    r"""The solutions of :func:`broja`, one entry or row for each table.
+    r"""The solutions of :func:`broja`."""
 
-    Args:
-        information (torch.Tensor): The smallest information :math:`I_Q(X_1, X_2; Y)` in nats.
-        gap (torch.Tensor): A bound on how much too large it may be, in nats.
-        joint (torch.Tensor): The joint distributions :math:`Q` that attain it.
-    """
-
-    information: Tensor
-    gap: Tensor
-    joint: Tensor
+    information: Tensor  # smallest I_Q(X_1, X_2; Y) in nats, [B]
+    gap: Tensor  # bound on its error in nats, [B]
+    joint: Tensor  # distributions Q that attain it, [B, n_1, n_2, n_y]
 
 
 @torch.no_grad()
 def broja(tables: Tensor, tol: float = 1e-8) -> Broja:
-    r"""Minimises the information that two sources give about a target over all joint distributions
-    with the marginals of each source and the target,
+    r"""Minimises the information of two sources about a target over all joint distributions with
+    the given marginals of each source and the target,
 
     .. math::
         \min_Q \sum_{x_1, x_2, y} Q \log \frac{Q(y | x_1, x_2)}{P(y)} \quad \text{where} \quad
@@ -48,21 +41,12 @@ def broja(tables: Tensor, tol: float = 1e-8) -> Broja:
         \mu_y(x_2) \quad \text{where} \quad \log \sum_y e^{\lambda_y(x_1) + \mu_y(x_2)} \leq 0
         \text{ for all } x_1, x_2 .
 
-    A primal-dual interior-point method solves it: Newton steps on the conditions of optimality
-    with predictor and corrector, where the multiplier of a constraint is :math:`Q(x_1, x_2)` and
-    :math:`Q(y | x_1, x_2)` is the softmax of :math:`\lambda + \mu`. After each step :math:`Q` is
-    rounded to exact marginals and :math:`\lambda, \mu` are lowered until they satisfy all
-    constraints. The difference of the two objectives is the duality gap: the true minimum lies no
-    further below. Tables are solved together, each until its own gap is below the tolerance. Only
-    outcomes whose two marginals have mass in some table are unknowns.
-
-    Args:
-        tables (torch.Tensor): Probabilities in :obj:`torch.float64` that sum to one in each table.
-        tol (float, optional): The gap at which to stop, in nats. (default: :obj:`1e-8`)
-
-    Shapes:
-        - **input:** tables :math:`(B, n_1, n_2, n_y)`
-        - **output:** information :math:`(B)`, gap :math:`(B)`, joint :math:`(B, n_1, n_2, n_y)`
+    A primal-dual interior-point method with predictor and corrector solves it. The multiplier of a
+    constraint is :math:`Q(x_1, x_2)`, and :math:`Q(y | x_1, x_2)` is the softmax of
+    :math:`\lambda + \mu`. After each step :math:`Q` is rounded to exact marginals, and
+    :math:`\lambda, \mu` are lowered until they are feasible. The difference of both objectives, the
+    duality gap, bounds the error. Tables ``[B, n_1, n_2, n_y]`` are solved to a gap below
+    :obj:`tol` nats each. Only outcomes with mass in both marginals of some table are unknowns.
     """
     p = torch.where(tables < _NEGLIGIBLE, 0.0, tables)
     p = p / p.sum(dim=(1, 2, 3), keepdim=True)
@@ -75,7 +59,7 @@ def broja(tables: Tensor, tol: float = 1e-8) -> Broja:
     lower = p.new_full((len(p),), -torch.inf)
     joint = p.clone()
     for trust in _TRUST:
-        index = (~(upper - lower < tol)).nonzero()[:, 0]  # of the tables that are not solved yet
+        index = (~(upper - lower < tol)).nonzero()[:, 0]  # of the unsolved tables
         if len(index) == 0:
             break
         program = _Program(p[index], trust)
@@ -97,13 +81,10 @@ def broja(tables: Tensor, tol: float = 1e-8) -> Broja:
 
 
 class _Support:
-    r"""The outcomes that have mass in the marginals of some table, and the two layouts of values
-    over them.
-
-    For each :math:`x_1` only the :math:`Y \leq n_y` outcomes of the target that occur with it are
-    kept, so values over triples are ``[B, n1, n2, Y]`` and values over :math:`(x_1, y)` are
-    ``[B, n1, Y]``. Values over :math:`(x_2, y)` are flat, ``[B, L]``, one for each pair that
-    occurs, and a last one that stands for all others.
+    r"""The outcomes with mass in the marginals of some table, and two layouts of values over them:
+    ``[B, n1, n2, Y]`` or ``[B, n1, Y]`` over the :math:`Y \leq n_y` outcomes of the target that
+    occur with some :math:`x_1`, and ``[B, L]`` over the pairs :math:`(x_2, y)` that occur, with a
+    last one for all others.
     """
 
     def __init__(self, p: Tensor) -> None:
@@ -140,14 +121,16 @@ class _Support:
 
 
 class _Program:
-    r"""The iterates of the interior-point method: :obj:`lam`, :obj:`mu`, and the mass and the slack
-    of each cell :math:`(x_1, x_2)`; :obj:`log_sum` and :obj:`cond` follow from the former two."""
+    r"""The iterates of the interior-point method: :obj:`lam`, :obj:`mu`, and the mass and slack of
+    each cell :math:`(x_1, x_2)`. :obj:`log_sum` and :obj:`cond` follow from :obj:`lam` and
+    :obj:`mu`."""
 
-    # A step goes this far towards the boundary. Nearer to it, nearly deterministic tables stall.
+    # The share of the way to the boundary that a step goes. Larger steps stall on nearly
+    # deterministic tables.
     BOUNDARY = 0.9
-    # It lowers no log-probability by more than this, and raises none by so much that the error of
-    # the linearisation exceeds the mass that the outcome can have at all. Where both are not
-    # limited, outcomes whose mass must grow from almost none overshoot again and again.
+    # The most that a step lowers a log-probability. It also raises none so far that the error of
+    # the linearisation exceeds the possible mass of the outcome. Without both limits, outcomes
+    # whose mass must grow from almost none overshoot repeatedly.
     DECREASE = 3.0
     MIN_CENTERING = 1e-3
 
@@ -171,19 +154,19 @@ class _Program:
         self.weight = weight / weight.sum(dim=(1, 2), keepdim=True)
 
     def select(self, keep: Tensor) -> None:
-        r"""Goes on with some of the tables."""
+        r"""Keeps only some of the tables."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[keep])
 
     def softmax(self, lam: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns the logarithm of the sum over :math:`y`, and the share of each :math:`y`."""
+        r"""The log-sum-exp over :math:`y`, and the share of each :math:`y`."""
         logits = (lam[:, :, None] + self.support.spread(mu)).masked_fill(~self.mask, -torch.inf)
         log_sum = torch.where(self.cell, logits.logsumexp(dim=-1), -1.0)
         return log_sum, (logits - log_sum[..., None]).exp()
 
     def primal(self) -> tuple[Tensor, Tensor]:
-        r"""Returns :math:`Q` with exact marginals, and its objective."""
+        r""":math:`Q` with exact marginals, and its objective."""
         spread, column_sums = self.support.spread, self.support.column_sums
         q = self.mass[..., None] * self.cond
         q = q * _shrink(q.sum(dim=2), self.p1)[:, :, None]
@@ -195,7 +178,7 @@ class _Program:
         return q, (_xlogx(q).sum(dim=-1) - _xlogx(q.sum(dim=-1))).sum(dim=(1, 2))
 
     def dual(self) -> Tensor:
-        r"""Returns the objective of the dual program after lowering what violates constraints."""
+        r"""The objective of the dual program at a feasible point below the iterate."""
         value = (self.p1 * self.lam).sum(dim=(1, 2)) + (self.p2 * self.mu).sum(dim=1)
         excess = self.log_sum.clamp(min=0)
         by_row = (self.p1.sum(dim=-1) * excess.amax(dim=2)).sum(dim=1)
@@ -230,13 +213,13 @@ class _Program:
         self.log_sum, self.cond = self.softmax(self.lam, self.mu)
 
     def residuals(self, mass: Tensor, slack: Tensor, log_sum: Tensor, cond: Tensor) -> list[Tensor]:
-        r"""Returns by how much the marginals and the constraints are missed."""
+        r"""The violations of the marginals and the constraints."""
         q = mass[..., None] * cond
         wrong = torch.where(self.cell, -log_sum - slack, 0.0)
         return [self.p1 - q.sum(dim=2), self.p2 - self.support.column_sums(q), wrong]
 
     def length(self, step: tuple[Tensor, ...], boundary: float) -> Tensor:
-        r"""Returns how far to go: mass and slack stay positive, and the step can be trusted."""
+        r"""The step length that keeps mass and slack positive and the linearisation accurate."""
         lam, mu, mass, slack = step
         room = torch.minimum(_room(self.mass, mass), _room(self.slack, slack))
         # q (e^d - 1 - d), the error of a change by d, stays below the most that q can be.
@@ -248,7 +231,7 @@ class _Program:
         return torch.minimum(boundary * room, trust).clamp(max=1)
 
     def moved(self, step: tuple[Tensor, ...], size: Tensor) -> list[Tensor]:
-        r"""Returns the iterates after a step."""
+        r"""The iterates after a step."""
         now = (self.lam, self.mu, self.mass, self.slack)
         return [x + _like(size, x) * d for x, d in zip(now, step)]
 
@@ -303,13 +286,8 @@ class _NewtonSystem:
     def solve(
         self, target: Tensor, residual1: Tensor, residual2: Tensor, residual: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r"""Returns the changes of :math:`\lambda, \mu`, masses and slacks.
-
-        Args:
-            target (torch.Tensor): The products :math:`t` of mass and slack.
-            residual1 (torch.Tensor): The right-hand side :math:`e_1`.
-            residual2 (torch.Tensor): The right-hand side :math:`e_2`.
-            residual (torch.Tensor): The right-hand side :math:`e`.
+        r"""The changes of :math:`\lambda, \mu`, masses and slacks, for the products :math:`t` of
+        mass and slack and the right-hand sides :math:`e_1`, :math:`e_2` and :math:`e`.
         """
         direct = (target - self.mass * residual) / self.slack - self.mass
         q = direct[..., None] * self.cond
@@ -329,7 +307,7 @@ class _NewtonSystem:
 
 
 def _scatter_add(values: Tensor, place: Tensor, size: int) -> Tensor:
-    r"""Sums what has the same place: ``[B, ...]`` by places ``[...]`` to ``[B, size]``."""
+    r"""Sums values ``[B, ...]`` by their places ``[...]`` to ``[B, size]``."""
     values = values.flatten(1)
     out = values.new_zeros(len(values), size)
     return out.scatter_add_(1, place.flatten().expand_as(values), values)
@@ -369,10 +347,10 @@ def _shrink(now: Tensor, limit: Tensor) -> Tensor:
 
 
 def _room(x: Tensor, step: Tensor) -> Tensor:
-    r"""The multiple of a step that brings the first entry to zero."""
+    r"""The multiple of a step at which the first entry reaches zero."""
     return torch.where(step < 0, x / -step, torch.inf).amin(dim=(1, 2))
 
 
 def _like(values: Tensor, other: Tensor) -> Tensor:
-    r"""Gives values ``[B]`` the dimensions of another tensor."""
+    r"""Values ``[B]`` with the dimensions of another tensor."""
     return values.view(-1, *[1] * (other.dim() - 1))

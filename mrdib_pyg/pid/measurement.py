@@ -7,7 +7,7 @@ class Estimate(NamedTuple):
     r"""An estimate in nats with its bootstrap interval.
 
     Args:
-        value (float): The estimate. A difference may be negative, and is not clipped.
+        value (float): The estimate. A difference may be negative.
         low (float): The lower end of the 95 % interval.
         high (float): The upper end.
     """
@@ -18,17 +18,18 @@ class Estimate(NamedTuple):
 
 
 class Atoms(NamedTuple):
-    r"""The decomposition of two modalities' information, by one measure.
+    r"""The decomposition of the information of two modalities by one measure.
 
     Args:
-        redundant (Estimate): What either modality alone says.
-        unique (Dict[str, Estimate]): What only this modality says.
-        synergistic (Estimate): What only both together say: :obj:`total` less the other three.
-        synergistic_scores (Estimate): The synergy of the joint table of the two scores, without the
-            fused score: another estimate, not a part of :obj:`synergistic`. It can be the larger
-            one, since it has the bias of a table of two scores, see :class:`PairPID`, and since
-            the joint predictor may lose on held-out edges what the scores have.
-        total (Estimate): What the joint predictor of both says.
+        redundant (Estimate): The information in either modality.
+        unique (Dict[str, Estimate]): The information in only this modality.
+        synergistic (Estimate): The information in only both together: :obj:`total` less the
+            redundant and unique parts.
+        synergistic_scores (Estimate): Another estimate of the synergy, from the joint table of the
+            two scores without the fused one. It may exceed :obj:`synergistic`: it has the bias of
+            a table of two scores, see :class:`PairPID`, and the joint predictor may lose
+            information on held-out edges.
+        total (Estimate): The information in the joint predictor.
     """
 
     redundant: Estimate
@@ -39,16 +40,15 @@ class Atoms(NamedTuple):
 
 
 class PairPID(NamedTuple):
-    r"""The decompositions of two modalities' information, by both measures.
+    r"""The decompositions of the information of two modalities by both measures.
 
     Args:
         broja (Atoms): By the measure of `"Quantifying Unique Information"
-            <https://arxiv.org/abs/1311.2852>`_, the one to read.
-        mmi (Atoms): By minimal mutual information, which always makes one of the unique parts zero.
-        bias (float): By how much the information of the joint table of the two scores is
-            overestimated, roughly, in nats; nearly all of it is in :obj:`synergistic_scores`. The
-            other numbers come from tables of one score each, with a bias smaller by the number of
-            bins.
+            <https://arxiv.org/abs/1311.2852>`_. Prefer this one.
+        mmi (Atoms): By minimal mutual information, which always sets one unique part to zero.
+        bias (float): The rough overestimate in nats of the information of the joint table of the
+            two scores, nearly all of it in :obj:`synergistic_scores`. The other numbers come from
+            tables of one score, whose bias is smaller by the number of bins.
     """
 
     broja: Atoms
@@ -63,13 +63,13 @@ class Part(NamedTuple):
         num_edges (int): The number of edges.
         num_users (int): The number of their users, who are resampled for the intervals.
         num_bins (int): The number of bins of each score.
-        bias (float): By how much the information of a single score is overestimated, about.
-        informations (Dict[str, Estimate]): What each source alone says: each modality, all of them
-            (:obj:`"content"`), the ID path (:obj:`"id"`, if there is one) and everything
+        bias (float): The rough overestimate of the information of a single score.
+        informations (Dict[str, Estimate]): The information in each modality, in all of them
+            (:obj:`"content"`), in the ID path if there is one (:obj:`"id"`) and in everything
             (:obj:`"all"`).
-        content_given_id (Estimate, optional): What the content says beyond the ID path.
-        id_given_content (Estimate, optional): What the ID path says beyond the content.
-        pairs (Dict[str, PairPID]): Each pair of modalities, by their names joined by a plus sign.
+        content_given_id (Estimate, optional): What the content adds to the ID path.
+        id_given_content (Estimate, optional): What the ID path adds to the content.
+        pairs (Dict[str, PairPID]): Each pair of modalities, by their names joined by ``+``.
     """
 
     num_edges: int
@@ -83,7 +83,7 @@ class Part(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    r"""The information that a model has about held-out edges, see :func:`measure_pid`.
+    r"""The information of a model about held-out edges, see :func:`measure_pid`.
 
     Args:
         model (str): The class of the model.
@@ -91,10 +91,10 @@ class Measurement(NamedTuple):
         modalities (List[str]): The modalities.
         overall (Dict[str, Part]): All edges of the split, by the way non-edges are drawn:
             :obj:`"uniform"`, :obj:`"popularity"`.
-        groups (Dict[str, Dict[str, Dict[str, Part]]]): The same by grouping of the items, group,
-            and the way non-edges are drawn, all within the group.
-        omitted (Dict[str, Dict[str, int]]): By grouping and group the number of edges of those
-            groups that have too few to measure, empty ones included.
+        groups (Dict[str, Dict[str, Dict[str, Part]]]): Parts by grouping of the items, group, and
+            the way non-edges are drawn from the group.
+        omitted (Dict[str, Dict[str, int]]): The number of edges of the groups with too few to
+            measure, by grouping and group.
         num_bootstrap (int): The number of resamples of the users.
         seed (int): The seed of all draws.
     """
@@ -109,8 +109,8 @@ class Measurement(NamedTuple):
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        r"""Returns everything as plain dictionaries, lists, strings and finite numbers: strict
-        JSON, which is what ``mrdib measure`` writes to ``pid.json``.
+        r"""Returns everything as strict JSON, in the form that ``mrdib measure`` writes to
+        ``pid.json``.
 
         .. code-block:: text
 
@@ -161,33 +161,27 @@ class Measurement(NamedTuple):
 
 
 def _part(part: Part) -> dict[str, Any]:
-    out = part._asdict()
-    out['informations'] = {name: x._asdict() for name, x in part.informations.items()}
-    for name in ('content_given_id', 'id_given_content'):
-        out[name] = None if out[name] is None else out[name]._asdict()
-    out['pairs'] = [
+    pairs = [
         {
             'modalities': list(pair.broja.unique),
             'bias': pair.bias,
-            'broja': _atoms(pair.broja),
-            'mmi': _atoms(pair.mmi),
+            'broja': _plain(pair.broja),
+            'mmi': _plain(pair.mmi),
         }
         for pair in part.pairs.values()
     ]
-    return out
+    return {**_plain(part), 'pairs': pairs}
 
 
-def _atoms(atoms: Atoms) -> dict[str, Any]:
-    return {
-        name: {m: x._asdict() for m, x in value.items()}
-        if isinstance(value, dict)
-        else value._asdict()
-        for name, value in atoms._asdict().items()
-    }
+def _plain(value: Any) -> Any:
+    r"""Named tuples as dictionaries, at any depth."""
+    if hasattr(value, '_asdict'):
+        value = value._asdict()
+    return {key: _plain(x) for key, x in value.items()} if isinstance(value, dict) else value
 
 
 def measurement_table(measured: Measurement) -> str:
-    r"""Returns a measurement as text: a column per way of drawing non-edges, in nats."""
+    r"""A measurement as text in nats, with a column per way of drawing non-edges."""
     names = list(measured.overall)
     lines = [
         f'{measured.model}: information about held-out edges ({measured.split}), in nats '

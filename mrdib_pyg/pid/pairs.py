@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.evaluation import held_out_edges
-from mrdib_pyg.interactions import num_nodes, training_edges
-from mrdib_pyg.ops import encode_edges, sample_negatives
+from mrdib_pyg.interactions import held_out_edges, num_nodes, training_edges
+from mrdib_pyg.ops import sample_negatives
+from mrdib_pyg.ops.negative_sampling import encode_edges
 
 NEGATIVES = ('uniform', 'popularity')
 
@@ -15,19 +15,11 @@ _MAX_ROUNDS = 64
 
 
 class LabeledPairs(NamedTuple):
-    r"""Pairs of a user and an item, half of them held-out edges and half of them non-edges of the
-    same users.
+    r"""Held-out edges, then as many non-edges of the same users in the same order."""
 
-    Args:
-        user (torch.Tensor): The users, ``[n]``.
-        item (torch.Tensor): The items, ``[n]``.
-        y (torch.Tensor): 1 for an edge, 0 for a non-edge, ``[n]``; the first half are the edges,
-            the second their non-edges in the same order.
-    """
-
-    user: Tensor
-    item: Tensor
-    y: Tensor
+    user: Tensor  # [n]
+    item: Tensor  # [n]
+    y: Tensor  # [n], 1 for an edge and 0 for a non-edge
 
 
 def sample_pairs(
@@ -37,26 +29,9 @@ def sample_pairs(
     seed: int = 0,
     items: Tensor | None = None,
 ) -> LabeledPairs:
-    r"""Returns the held-out edges, and for each a non-edge of the same user: an item the user has
-    no edge to in any split.
-
-    Args:
-        data (HeteroData): Users, items, training and held-out edges.
-        split (str): The held-out edges, :obj:`"val"` or :obj:`"test"`.
-        negatives (str, optional): :obj:`"uniform"` draws from all items alike,
-            :obj:`"popularity"` from the items of the held-out edges, each as often as it occurs
-            there, so that popularity alone does not tell edges from non-edges.
-            (default: :obj:`"uniform"`)
-        seed (int, optional): Seeds the draws. (default: :obj:`0`)
-        items (torch.Tensor, optional): A boolean mask ``[I]`` of the items whose edges are taken
-            and from which is drawn. (default: :obj:`None`, all items)
-
-    Returns:
-        LabeledPairs: The pairs; an edge whose user has no non-edge to draw is left out.
-
-    Raises:
-        ValueError: If the split or the way of drawing is unknown, or there is no edge, or no
-            non-edge for any.
+    r"""Draws for each held-out edge of ``split`` an item to which the user has no edge in any
+    split, see :func:`measure_pid` for ``negatives``. A mask ``items`` ``[I]`` restricts both edges
+    and draws. Edges whose users have no item left are dropped.
     """
     if negatives not in NEGATIVES:
         raise ValueError(f"'negatives' must be one of {list(NEGATIVES)} (got {negatives!r})")
@@ -83,9 +58,8 @@ def sample_pairs(
     user, item, drawn = user[keep], item[keep], drawn[keep]
     if user.numel() == 0 and items is None:
         raise ValueError(
-            f"for none of the {num_edges} edges of the split '{split}' is there a non-edge of the "
-            f"same user to draw by negatives='{negatives}'; use a split with more edges, or "
-            f'another way of drawing'
+            f"'negatives' must leave a non-edge for some user (got '{negatives}', with none for "
+            f"{num_edges} edges of the split '{split}'); use other negatives or a larger split"
         )
     one = torch.ones_like(user)
     return LabeledPairs(
@@ -96,7 +70,7 @@ def sample_pairs(
 def _draw_as_often(
     user: Tensor, item: Tensor, codes: Tensor, num_items: int, generator: torch.Generator
 ) -> Tensor:
-    # Draws items as often as they occur, again where they hit an edge; -1 where that never ends.
+    # Draws items as often as they occur, and again where they hit an edge; -1 after all rounds.
     out = torch.full_like(user, -1)
     left = torch.arange(user.numel())
     for _ in range(_MAX_ROUNDS):
@@ -119,18 +93,8 @@ MAX_GROUPS = 100
 def item_groups(
     data: HeteroData, names: Sequence[str], num_items: int
 ) -> dict[str, dict[str, Tensor]]:
-    r"""Returns the boolean mask ``[I]`` of the items of each group, by grouping.
-
-    Args:
-        data (HeteroData): Items and training edges.
-        names (Sequence[str]): The groupings: :obj:`"popularity"`, the tenths of the items by their
-            number of training edges, from 1 for the fewest to 10 (items with equal numbers share
-            a group, so some may be empty), or a column of :obj:`data['item']`.
-        num_items (int): The number of items.
-
-    Raises:
-        ValueError: If a grouping is no column, or has other than one integer or boolean per item,
-            or too many groups.
+    r"""Returns a boolean mask ``[I]`` for each group of each grouping, see :func:`measure_pid`.
+    Items with equal numbers of training edges share a tenth, so some tenths may be empty.
     """
     out: dict[str, dict[str, Tensor]] = {}
     for name in names:
@@ -141,8 +105,8 @@ def item_groups(
             values = torch.unique(label)
         if len(values) > MAX_GROUPS:
             raise ValueError(
-                f"'groups': the column '{name}' has {len(values)} values, more than {MAX_GROUPS}; "
-                f'name a categorical column'
+                f"'groups' must name columns of at most {MAX_GROUPS} values (got '{name}' with "
+                f'{len(values)})'
             )
         out[name] = {str(value): label == value for value in values.tolist()}
     return out
@@ -159,13 +123,13 @@ def _column(data: HeteroData, name: str, num_items: int) -> Tensor:
     if name not in store:
         columns = [key for key, x in store.items() if isinstance(x, Tensor) and x.dim() == 1]
         raise ValueError(
-            f"'groups': there is no column data['item'].{name}; known are {[POPULARITY, *columns]}"
+            f"'groups' must be some of {[POPULARITY, *columns]}, of data['item'] (got '{name}')"
         )
     label = store[name]
     if not isinstance(label, Tensor) or label.shape != (num_items,) or label.is_floating_point():
         found = list(label.shape) if isinstance(label, Tensor) else type(label).__name__
         raise ValueError(
-            f"'groups': data['item'].{name} must hold one integer or boolean for each of the "
+            f"'groups': data['item'].{name} must hold an integer or boolean for each of the "
             f'{num_items} items (got {found})'
         )
     return label.cpu()

@@ -13,15 +13,9 @@ from mrdib_pyg.pid.pairs import LabeledPairs
 
 
 class Calibration:
-    r"""The log-odds of a held-out edge given some numbers, fit on validation edges and non-edges: a
-    logistic regression on cubic splines of each number or on the numbers and their products, all
-    by scikit-learn.
-
-    Args:
-        features (torch.Tensor): The numbers of the validation pairs, ``[n, F]``.
-        y (torch.Tensor): Their labels, 0 or 1, ``[n]``.
-        products (bool, optional): If set to :obj:`True`, the regression is on the numbers and
-            their products of two (squares too) in place of splines. (default: :obj:`False`)
+    r"""The log-odds of a held-out edge given features ``[n, F]``: a logistic regression on cubic
+    splines of each feature or, with ``products``, on features and their products of two, fit on
+    validation pairs with labels ``y`` ``[n]``.
     """
 
     def __init__(self, features: Tensor, y: Tensor, products: bool = False) -> None:
@@ -32,7 +26,7 @@ class Calibration:
         x = features.double()
         self.mean = x.mean(dim=0)
         std = x.std(dim=0, unbiased=False)
-        # A constant says nothing: it becomes zero rather than rounding blown up.
+        # A constant feature becomes zero. Scaling would blow up its rounding errors.
         varies = std > 1e-9 * x.abs().amax(dim=0)
         self.scale = torch.where(varies, 1.0 / std, torch.zeros_like(std))
         shape = PolynomialFeatures(2, include_bias=False)
@@ -42,43 +36,32 @@ class Calibration:
         standardized = self._standardize(x)
         self.regression = make_pipeline(shape, StandardScaler(), LogisticRegression(max_iter=500))
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # that it has not converged to the last digit
+            warnings.simplefilter('ignore')  # of missing convergence in the last digits
             self.regression.fit(standardized, y.numpy())
 
     def __call__(self, features: Tensor) -> Tensor:
-        r"""Returns the log-odds of pairs by their numbers, ``[n, F]`` to ``[n]``."""
+        r"""The log-odds of pairs, ``[n, F]`` to ``[n]``."""
         x = self._standardize(features.double())
         return torch.from_numpy(np.asarray(self.regression.decision_function(x), dtype=np.float64))
 
     def _standardize(self, x: Tensor) -> np.ndarray:
-        # Far beyond the validation pairs nothing is known.
+        # The fit says nothing far beyond the validation pairs.
         return ((x - self.mean) * self.scale).clamp(-5.0, 5.0).numpy()
 
 
 class ScoreSource(NamedTuple):
-    r"""Users and items whose inner product is a score, as a source of information about whether a
-    user takes an item.
-
-    The scale and the offset of a score differ between users and say nothing about an item, so a
-    score is described given the user: by what exceeds the user's mean over all items, and by the
-    user's standard deviation over all items.
-
-    Args:
-        user (torch.Tensor): The users, ``[U, C]``.
-        item (torch.Tensor): The items, ``[I, C]``.
-        has_user (torch.Tensor, optional): Which users have this source, boolean ``[U]``.
-            (default: :obj:`None`, all of them)
-        has_item (torch.Tensor, optional): Which items have it, boolean ``[I]``.
-            (default: :obj:`None`, all of them)
+    r"""A source of information: embeddings whose inner product is a score. The offset and scale of
+    the scores of a user say nothing about an item, so features are relative to the mean and the
+    standard deviation of the user over all items.
     """
 
-    user: Tensor
-    item: Tensor
-    has_user: Tensor | None = None
-    has_item: Tensor | None = None
+    user: Tensor  # [U, C]
+    item: Tensor  # [I, C]
+    has_user: Tensor | None = None  # boolean [U], None for all
+    has_item: Tensor | None = None  # boolean [I], None for all
 
     def cpu(self) -> 'ScoreSource':
-        r"""Returns the source on the CPU, where measuring takes place."""
+        r"""The source on the CPU."""
         return ScoreSource(*(None if x is None else x.cpu() for x in self))  # type: ignore[arg-type]
 
     @property
@@ -88,19 +71,10 @@ class ScoreSource(NamedTuple):
         return bool(spread > 1e-5 * self.item.abs().amax())
 
     def features(self, user: Tensor, item: Tensor) -> Tensor:
-        r"""Describes the score of pairs of a user and an item.
-
-        Args:
-            user (torch.Tensor): The users, ``[n]``.
-            item (torch.Tensor): The items, ``[n]``.
-
-        Returns:
-            torch.Tensor: The centered score :math:`d = s - \bar{s}_u`, the standardized score
-            :math:`d / \sigma_u` and :math:`\sigma_u^2`, ``[n, 3]``, in double precision. Were the
-            scores of a user normal and :math:`\exp(a s)` the odds of an item, then
-            :math:`a d - a^2 \sigma_u^2 / 2` would be the logarithm of these odds over those of an
-            item drawn at random. Where the user or the item lacks the source, the score is the
-            mean: it says nothing.
+        r"""Describes the scores of pairs by :math:`d = s - \bar{s}_u`, :math:`d / \sigma_u` and
+        :math:`\sigma_u^2`, ``[n, 3]``, in double precision. If the scores of a user were normal and
+        :math:`\exp(a s)` the odds of an item, :math:`a d - a^2 \sigma_u^2 / 2` would be its
+        log-odds over a random item. Without the source, :math:`d` is 0.
         """
         known = self.item if self.has_item is None else self.item[self.has_item]
         centered = (known - known.mean(dim=0)).double()
@@ -114,7 +88,7 @@ class ScoreSource(NamedTuple):
         for has, index in ((self.has_user, user), (self.has_item, item)):
             if has is not None:
                 d = torch.where(has[index], d, torch.zeros_like(d))
-        # A user to whom all items are alike has scores that differ by rounding alone.
+        # Equal scores of a user differ by rounding.
         scale = (self.user.abs().amax() * known.abs().amax()).double() if len(known) else variance
         d = torch.where(variance.sqrt() > 1e-7 * scale, d, torch.zeros_like(d))
         standardized = torch.where(d == 0, d, d / variance.sqrt())
@@ -122,20 +96,14 @@ class ScoreSource(NamedTuple):
 
 
 class ScoreRows(NamedTuple):
-    r"""Scores of all items for some users, as a source, see :class:`ScoreSource`.
+    r"""Like :class:`ScoreSource`, from scores that a function computes."""
 
-    Args:
-        name (str): The name of the source, for messages.
-        num_items (int): The number of items :math:`I`.
-        rows (Callable): Takes users ``[n]`` to their scores ``[n, I]``.
-    """
-
-    name: str
+    name: str  # for messages
     num_items: int
-    rows: Callable[[Tensor], Tensor]
+    rows: Callable[[Tensor], Tensor]  # users [n] to scores [n, I]
 
     def features(self, user: Tensor, item: Tensor) -> Tensor:
-        r"""Describes the score of pairs as :meth:`ScoreSource.features` does, ``[n, 3]``."""
+        r"""See :meth:`ScoreSource.features`."""
         order = user.argsort(stable=True)
         ids, counts = torch.unique(user, return_counts=True)
         out, begin = torch.zeros(len(user), 3, dtype=torch.float64), 0
@@ -160,24 +128,16 @@ class ScoreRows(NamedTuple):
         return out
 
 
-_MAX_SCORES = 2**22  # that are held at once
+_MAX_SCORES = 2**22  # held at once
 
 #: The predictor that reads everything: codes and ID path.
 ALL = 'all'
 
 
 class Predictors:
-    r"""Predicts from the scores of some sources whether a user takes an item: per modality from its
-    own score; per pair of modalities from their two scores and their joint score; as
-    :obj:`"content"` from all of these; as :obj:`"id"` from the ID path; and as :obj:`"all"` from
-    everything, the ranking score included. Each score is made log-odds by itself, and what reads
-    several is a regression on theirs.
-
-    Args:
-        sources (Dict[str, ScoreSource]): The sources, as :func:`model_sources` names them. Joint
-            scores of two of three or more modalities, and the ranking score, may be absent.
-        modalities (List[str]): Those that are a modality.
-        pairs (LabeledPairs): Validation edges and non-edges, on which each predictor is fit.
+    r"""Log-odds of an edge by each source and by several: each modality, each pair of modalities,
+    :obj:`"content"` (all modalities), :obj:`"id"` and :obj:`"all"`. Each score is calibrated alone
+    on validation ``pairs``. Predictors of several scores are regressions on their log-odds.
     """
 
     def __init__(
@@ -209,11 +169,11 @@ class Predictors:
 
     @property
     def has_id(self) -> bool:
-        r"""Whether there is an ID path."""
+        r"""Whether the model has an ID path."""
         return ID in self.reads
 
     def __call__(self, user: Tensor, item: Tensor) -> dict[str, Tensor]:
-        r"""Returns the log-odds by each predictor for pairs of a user and an item, ``[n]`` each."""
+        r"""The log-odds of pairs by each predictor, ``[n]`` each."""
         odds = {x: f(self.sources[x].features(user, item)) for x, f in self.alone.items()}
         return {
             name: self.together[name](_stack(odds, read)) if len(read) > 1 else odds[read[0]]
@@ -225,20 +185,15 @@ def _stack(odds: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     return torch.stack([odds[name] for name in names], dim=-1)
 
 
-#: The names of the sources that are no modality.
+#: The names of the sources that are not modalities.
 CONTENT, ID, SCORE = 'content', 'id', 'score'
 
 
 def score_sources(
     scores: Mapping[str, Any], num_users: int, num_items: int
 ) -> tuple[dict[str, ScoreSource | ScoreRows], list[str]]:
-    r"""Returns the sources of given scores, and the names of those that are a modality. See
-    :func:`mrdib_pyg.pid.measure_pid` for the forms of a score.
-
-    Raises:
-        TypeError: If a score has none of these forms.
-        ValueError: If there is no modality, the score of all together is missing, or a name or a
-            shape does not fit.
+    r"""Returns the sources of given scores, in the forms that
+    :func:`mrdib_pyg.pid.measure_pid` takes, and the names of the modalities.
     """
     modalities = [x for x in scores if '+' not in x and x not in (CONTENT, ID, SCORE, ALL)]
     joint = ['+'.join(names) for names in combinations(modalities, 2)]
@@ -247,8 +202,8 @@ def score_sources(
     unknown = set(scores) - {*modalities, *joint, CONTENT, ID, SCORE}
     if unknown:
         raise ValueError(
-            f"'model' has the score {sorted(unknown)[0]!r}; besides modalities there can be "
-            f'{[*joint, CONTENT, ID, SCORE]}'
+            f"'model' must hold modalities and some of {[*joint, CONTENT, ID, SCORE]} (got "
+            f'{sorted(unknown)[0]!r})'
         )
     if CONTENT not in scores and len(modalities) > 1:
         raise ValueError(f"'model' must hold '{CONTENT}', the score of {modalities} together")
@@ -301,39 +256,28 @@ def _check_finite(name: str, *embeddings: Tensor) -> None:
 
 @torch.no_grad()
 def model_sources(model: Recommender) -> dict[str, ScoreSource]:
-    r"""Returns what a trained recommender can score a user and an item with.
+    r"""Returns the sources of a trained recommender, which is not changed.
 
-    Args:
-        model (Recommender): The model; its mode and parameters stay as they are.
-
-    Returns:
-        Dict[str, ScoreSource]: Per modality its own score, that of :meth:`Recommender.unimodal`,
-        which reads this code alone; per pair of modalities, by the names joined by a plus sign, and
-        as :obj:`"content"` for all modalities, the joint score, see
-        :meth:`Recommender.fuse_content`, in which what is not named is held at its mean;
-        :obj:`"id"`, the ranking score with all codes held at their mean, left out where that tells
-        no two items apart; and :obj:`"score"`, the ranking score.
-
-    Raises:
-        TypeError: If the model is no :class:`Recommender`.
-        ValueError: If the model has no modality, one has the name of another source, or a score is
-            not finite.
+    They are, by name: each modality (:meth:`Recommender.unimodal`), each pair ``a+b`` and
+    :obj:`"content"` (:meth:`Recommender.fuse_content`, with other codes at their mean),
+    :obj:`"score"` (the ranking), and :obj:`"id"` (the ranking with all codes at their mean), unless
+    that tells no two items apart.
     """
     if not isinstance(model, Recommender):
         raise TypeError(
             f"'model' must be a Recommender of mrdib_pyg.nn.models (got {type(model).__name__}); "
-            f'of any other model pass the scores to pid.measure_pid'
+            f'for any other model, pass its scores to pid.measure_pid'
         )
     if len(model.modalities) == 0:
         raise ValueError(
-            f'{type(model).__name__} reads no modality, so there is nothing to decompose; measure '
-            f'a model with modalities'
+            f"'model' must read a modality (got {type(model).__name__}, which reads none); measure "
+            f'a multimodal model'
         )
     taken = sorted({CONTENT, ID, SCORE, ALL} & set(model.modalities))
     if taken:
         raise ValueError(
-            f'the modality {taken[0]!r} has the name of a source of its own in a measurement; '
-            f'rename it'
+            f"'model' must have modalities of other names than {[CONTENT, ID, SCORE, ALL]} (got "
+            f'{taken[0]!r}); rename it'
         )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -341,10 +285,10 @@ def model_sources(model: Recommender) -> dict[str, ScoreSource]:
         out = _sources(model)
     finally:
         if any(mode for _, mode in modes):
-            model.train()  # first as a whole, so that a cache of embeddings is dropped
+            model.train()  # first as a whole, which drops cached embeddings
             for module, mode in modes:
                 module.training = mode
-    out = {  # a table that is an embedding as it is would carry a gradient
+    out = {  # an embedding may be a parameter, which carries a gradient
         name: ScoreSource(source.user.detach(), source.item.detach(), *source[2:])
         for name, source in out.items()
     }
@@ -380,7 +324,7 @@ def _sources(model: Recommender) -> dict[str, ScoreSource]:
     source = ScoreSource(*model._encode_fused(alone.user, alone.item))
     if _varies_within_patterns(model, source.item):
         out[ID] = source
-    else:  # nothing was there to be held at its mean
+    else:  # there is no ID path
         for name, names in groups.items():
             if len(names) == len(model.modalities):
                 out[name] = ScoreSource(*model._fuse_all(given))
@@ -389,7 +333,7 @@ def _sources(model: Recommender) -> dict[str, ScoreSource]:
 
 
 def _hold(code: Any, has: Tensor | None) -> Any:
-    # The same for every row: the mean over those that have the modality.
+    # In every row the mean over the rows that have the modality.
     if isinstance(code, Posterior):
         held = (None if x is None else _hold(x, has) for x in code)
         return Posterior(*held)  # type: ignore[arg-type]
@@ -398,7 +342,7 @@ def _hold(code: Any, has: Tensor | None) -> Any:
 
 
 def _varies_within_patterns(model: Recommender, item: Tensor) -> bool:
-    # Items that lack the same modalities differ, with codes at their mean, by their IDs alone.
+    # With codes at their mean, items that lack the same modalities differ only by their IDs.
     present = model.present()
     if present is None:
         return ScoreSource(item, item).varies

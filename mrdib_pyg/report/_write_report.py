@@ -26,12 +26,20 @@ from mrdib_pyg.report.results_section import (
     results_section,
     settings_section,
 )
-from mrdib_pyg.report.runs import Group, RunFolder, distinguish, group_runs, load_run_folder
+from mrdib_pyg.report.runs import (
+    Group,
+    RunFolder,
+    by_dataset,
+    distinguish,
+    group_runs,
+    load_run_folder,
+    runs_of,
+)
 from mrdib_pyg.training import CheckpointError
 
 METHODS = ('tsne', 'pca')
 
-MAX_MODELS = 8  # that are loaded and looked into
+MAX_MODELS = 8  # loaded for codes, posteriors and recommendations
 
 
 def write_report(
@@ -49,51 +57,55 @@ def write_report(
     models: Sequence[type[Recommender]] = (),
     progress: bool = False,
 ) -> Path:
-    r"""Writes one HTML page about one or more runs, which opens without a network.
+    r"""Writes one HTML page about one or more runs. It opens without a network.
 
-    Runs that differ only in their seed are one row of the results. Of each such group the model of
-    the first run, at its best epoch, is looked into. The same runs and arguments give the same
-    file.
+    Runs that differ only in their seed form one row of the results. Codes, posteriors and
+    recommendations are those of the first run of each row, at its best epoch. The same runs and
+    arguments give the same file.
 
     Args:
         runs (Sequence[str or Path]): Folders made by ``mrdib train``.
-        out (str or Path, optional): The file, named ``*.html``; its folder must exist. Only a
-            report is replaced. (default: :obj:`None`, ``report.html`` in the first folder)
-        dataset (str, optional): The data, where they have moved since training.
-            (default: :obj:`None`, what the runs name; without data the sections that need them say
-            so)
-        users (Sequence[str], optional): The users to show recommendations of, by their own ids
-            where the data have them, else by index. (default: :obj:`None`, some at random)
+        out (str or Path, optional): The file, ``*.html`` in a folder that exists. It may replace a
+            report, but no other file. (default: :obj:`None`, ``report.html`` in the first folder)
+        dataset (str, optional): The data, where they have moved since training. Sections that need
+            missing data say so. (default: :obj:`None`, the data named by the runs)
+        users (Sequence[str], optional): The users whose recommendations are shown, by their raw ids
+            if the data have them, else by index. (default: :obj:`None`, some at random)
         num_users (int, optional): The number of users drawn without :obj:`users`.
             (default: :obj:`3`)
         k (int, optional): The number of items per user. (default: :obj:`10`)
-        method (str, optional): How the map of item codes is made, :obj:`"tsne"` or
+        method (str, optional): The projection of the item codes, :obj:`"tsne"` or
             :obj:`"pca"`. (default: ``'tsne'``)
         num_items (int, optional): The largest number of items in a map. (default: :obj:`400`)
         seed (int, optional): Seeds the choice of users and items, and the map.
             (default: :obj:`0`)
-        figures (str or Path, optional): A folder, which is made, for every figure as PNG.
+        figures (str or Path, optional): A folder for every figure as PNG, created if missing.
             (default: :obj:`None`)
-        models (Sequence[Type[Recommender]], optional): The classes of models of your own, without
-            which these cannot be looked into. What one of them raises is noted in the report.
-            (default: :obj:`()`)
-        progress (bool, optional): If set to :obj:`True`, a bar names each step, where the output is
-            a terminal. (default: :obj:`False`)
+        models (Sequence[Type[Recommender]], optional): The classes of models of your own, needed to
+            load them. The report notes the errors they raise. (default: :obj:`()`)
+        progress (bool, optional): If set to :obj:`True`, shows a progress bar on a terminal.
+            (default: :obj:`False`)
 
     Returns:
         Path: The file.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a folder is no run, :obj:`out` names something that is no report, a setting
-            is out of range, a user does not exist, or the libraries of the charts are not
-            installed. Nothing has been written then.
+        ValueError: If a folder is not a run, :obj:`out` exists and is not a report, a setting is
+            out of range, a user does not exist, or a chart library is missing. Nothing is written
+            in these cases.
     """
     if len(runs) == 0:
         raise ValueError("'runs' is empty; pass the folder of at least one run")
     if method not in METHODS:
         raise ValueError(f"'method' must be one of {list(METHODS)} (got '{method}')")
-    for name, value, low in (('k', k, 1), ('num_users', num_users, 0), ('num_items', num_items, 3)):
+    limits = (
+        ('k', k, 1),
+        ('num_users', num_users, 0),
+        ('num_items', num_items, 3),
+        ('seed', seed, 0),
+    )
+    for name, value, low in limits:
         if value < low:
             raise ValueError(f"'{name}' must be at least {low} (got {value})")
     out = Path(runs[0]) / 'report.html' if out is None else Path(out)
@@ -147,10 +159,10 @@ def write_report(
             except Exception as e:
                 if cls is None:
                     raise
-                # Of code that is not ours: the other sections do without it.
+                # The code of the user failed. The other sections do without it.
                 notes.append(f"{run.path}: '{cls.__name__}' raised {type(e).__name__}: {e}")
         if len(groups) > MAX_MODELS:
-            notes.append(f'Only the first {MAX_MODELS} of {len(groups)} models were looked into.')
+            notes.append(f'Only the first {MAX_MODELS} of {len(groups)} models are shown here.')
 
         sections = []
         for name, make in steps:
@@ -187,8 +199,7 @@ def _check_out(out: Path) -> None:
             is_report = GENERATOR.encode() in file.read(4096)
     if not is_report:
         raise ValueError(
-            f"'out' must be a new file or a report to replace (got '{out}', which is none); name "
-            f'another file'
+            f"'out' must be a new file or an existing report (got '{out}'); name another file"
         )
 
 
@@ -199,17 +210,16 @@ def _class_of(name: str, models: Sequence[type[Recommender]]) -> type[Recommende
 
 def _title(groups: Sequence[Group]) -> str:
     models = list(dict.fromkeys(group.first.config['model'] for group in groups))
-    datasets = list(dict.fromkeys(group.dataset for group in groups))
-    return f'{_join(models)} on {_join(datasets)}'
+    return f'{_join(models)} on {_join(list(by_dataset(groups)))}'
 
 
 def _about(groups: Sequence[Group], facts: dict[int, ModelFacts]) -> list[str]:
-    runs = sum(len(group.runs) for group in groups)
+    runs = len(runs_of(groups))
     settings = f'{len(groups)} settings' if len(groups) > 1 else 'one setting'
     out = [f'{runs} runs of {settings}' if runs > 1 else '1 run']
-    datasets = list(dict.fromkeys(group.dataset for group in groups))
-    for dataset in datasets:
-        known = [facts[g.number] for g in groups if g.dataset == dataset and g.number in facts]
+    datasets = by_dataset(groups)
+    for dataset, members in datasets.items():
+        known = [facts[group.number] for group in members if group.number in facts]
         if known:
             sizes = ', '.join(f'{number:,} {name}' for name, number in known[0].counts.items())
             out.append(sizes if len(datasets) == 1 else f'{dataset}: {sizes}')

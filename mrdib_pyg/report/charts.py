@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-#: Every color by its name, on light and on dark ground. ``s`` are groups of runs, ``m`` modalities.
+#: Colors on light and on dark ground. ``s`` are groups of runs, ``m`` modalities.
 COLORS: dict[str, tuple[str, str]] = {
     'ground': ('#ffffff', '#14171c'),
     'surface': ('#f6f7f9', '#1c2027'),
@@ -29,7 +29,7 @@ COLORS: dict[str, tuple[str, str]] = {
     'm3': ('#8a5a00', '#e6c35c'),
 }
 
-#: Colors are never alone in telling series apart: so do dashes of lines and shapes of points.
+#: Dashes and shapes tell series apart where colors do not.
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [4, 2, 1, 2], [1, 3], [12, 2, 2, 2])
 
 SHAPES = ('circle', 'square', 'triangle-up', 'diamond', 'cross', 'triangle-down', 'stroke', 'arrow')
@@ -38,22 +38,18 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-ser
 
 
 def series(index: int, kind: str = 's') -> str:
-    r"""Returns the color of a group of runs (``s``) or of a modality (``m``), as a CSS variable."""
+    r"""The color of a group of runs (``s``) or of a modality (``m``), as a CSS variable."""
     number = sum(name[0] == kind and name[1:].isdecimal() for name in COLORS)
     return f'var(--{kind}{index % number})'
 
 
 def css_variables(dark: bool) -> str:
-    r"""Returns the declarations of all colors."""
+    r"""The CSS declarations of all colors."""
     return ' '.join(f'--{name}: {pair[dark]};' for name, pair in COLORS.items())
 
 
 def vega_config(legend: bool) -> dict[str, Any]:
-    r"""Returns the configuration of all charts, in CSS variables.
-
-    Args:
-        legend (bool): Whether a chart draws its own legend; on the page charts share one.
-    """
+    r"""The configuration of all charts, in CSS variables. Without ``legend`` the page draws it."""
     text = {'labelColor': 'var(--muted)', 'titleColor': 'var(--text)', 'titleFontWeight': 500}
     return {
         'background': 'transparent',
@@ -74,7 +70,7 @@ def vega_config(legend: bool) -> dict[str, Any]:
 
 
 def resolve(spec: Any, dark: bool = False) -> Any:
-    r"""Returns a chart with colors in the place of CSS variables, for a picture of its own."""
+    r"""Replaces CSS variables by colors, for pictures outside the page."""
     if isinstance(spec, Mapping):
         return {key: resolve(value, dark) for key, value in spec.items()}
     if isinstance(spec, (list, tuple)):
@@ -90,11 +86,7 @@ HEIGHT = 210
 
 
 def check_installed() -> None:
-    r"""Checks that the chart libraries are there.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    r"""Raises :class:`ValueError` if a chart library is missing."""
     try:
         import altair  # noqa: F401
         import vl_convert  # noqa: F401
@@ -106,7 +98,7 @@ def check_installed() -> None:
 
 @cache
 def javascript() -> str:
-    r"""Returns the libraries that draw the charts in a browser, as one script without imports."""
+    r"""The libraries that draw the charts in a browser, as one script without imports."""
     import altair
     import vl_convert
 
@@ -114,7 +106,7 @@ def javascript() -> str:
 
 
 def png(spec: dict[str, Any], title: str, width: int = 560, scale: float = 2.0) -> bytes:
-    r"""Draws a chart with a title and a legend of its own on white ground."""
+    r"""Draws a chart with its title and legend on white ground."""
     import altair
     import vl_convert
 
@@ -126,13 +118,8 @@ def png(spec: dict[str, Any], title: str, width: int = 560, scale: float = 2.0) 
 
 
 def lines(rows: Sequence[Row], labels: Sequence[tuple[int, str]], unit: str) -> dict[str, Any]:
-    r"""Draws curves over epochs.
-
-    Args:
-        rows (Sequence[Dict[str, Any]]): Points with the keys ``epoch``, ``value``, ``run``,
-            ``group`` and, where the epoch was kept, ``best``.
-        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
-        unit (str): The title of the vertical axis.
+    r"""Curves over epochs. Rows have ``epoch``, ``value``, ``run``, ``group`` and, at the kept
+    epoch, ``best``. Labels are the number and the label of each group.
     """
     import altair as alt
 
@@ -172,13 +159,9 @@ def lines(rows: Sequence[Row], labels: Sequence[tuple[int, str]], unit: str) -> 
 
 
 def dots(rows: Sequence[Row], labels: Sequence[tuple[int, str]], title: str) -> dict[str, Any]:
-    r"""Draws one point per run, the mean of each group and a standard deviation to either side.
-
-    Args:
-        rows (Sequence[Dict[str, Any]]): Points with the keys ``kind`` (``'run'`` or ``'mean'``),
-            ``group``, ``value``, and ``run`` and ``seed``, or ``low`` and ``high``.
-        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
-        title (str): The title of the horizontal axis.
+    r"""One point per run, the mean of each group and a standard deviation to either side. Rows of
+    the ``kind`` ``'run'`` have ``group``, ``value``, ``run`` and ``seed``; those of the kind
+    ``'mean'`` have ``group``, ``value``, ``spread`` and, with several runs, ``low`` and ``high``.
     """
     import altair as alt
 
@@ -221,15 +204,8 @@ def bars(
     parts: Sequence[str],
     title: str,
 ) -> dict[str, Any]:
-    r"""Draws horizontal bars with intervals, one block per part, one bar per run in each.
-
-    Args:
-        rows (Sequence[Dict[str, Any]]): Bars with the keys ``part``, ``run``, ``group``,
-            ``value``, ``low``, ``high`` and ``label``, the text at the end of a bar.
-        labels (Sequence[Tuple[int, str]]): The number and the label of each group.
-        runs (Sequence[str]): The runs, from above.
-        parts (Sequence[str]): The parts, from above.
-        title (str): The title of the horizontal axis.
+    r"""Horizontal bars with intervals: a block per part, in it a bar per run, from above. Rows have
+    ``part``, ``run``, ``group``, ``value``, ``low``, ``high`` and ``label``, the text at the end.
     """
     import altair as alt
 
@@ -264,13 +240,8 @@ def bars(
 
 
 def points(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
-    r"""Draws a map of items, one point per item and modality; hovering over a point marks the same
-    item in the others.
-
-    Args:
-        rows (Sequence[Dict[str, Any]]): Points with the keys ``x``, ``y``, ``item``, ``modality``
-            and ``users``.
-        names (Sequence[str]): The modalities.
+    r"""A map with one point per item and modality. Hovering marks the same item in all modalities.
+    Rows have ``x``, ``y``, ``item``, ``modality`` and ``users``.
     """
     import altair as alt
 
@@ -305,16 +276,8 @@ def points(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
 def columns(
     rows: Sequence[Row], x: str, x_title: str, y_title: str, color: str, tooltip: Mapping[str, str]
 ) -> dict[str, Any]:
-    r"""Draws columns of one color.
-
-    Args:
-        rows (Sequence[Dict[str, Any]]): Columns with the keys ``value``, :obj:`x`, those of
-            :obj:`tooltip` and, where a column spans a range, ``end``.
-        x (str): The key of the horizontal place.
-        x_title (str): The title of the horizontal axis.
-        y_title (str): The title of the vertical axis.
-        color (str): The color.
-        tooltip (Dict[str, str]): What hovering shows: titles and formats by key.
+    r"""Columns of one color. Rows have ``value``, the keys :obj:`x` and those of :obj:`tooltip`
+    (``title|format`` by key) and, where a column spans a range, ``end``.
     """
     import altair as alt
 

@@ -1,4 +1,4 @@
-"""The partial information decomposition that ``mrdib measure`` has measured."""
+"""The partial information decompositions that ``mrdib measure`` wrote."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,23 +6,24 @@ from typing import Any
 
 from mrdib_pyg.pid.measurement import FORMAT
 from mrdib_pyg.report import charts
-from mrdib_pyg.report.page import Block, Cell, Figure, Grid, Note, Section, Table, rounded
-from mrdib_pyg.report.runs import Group, RunFolder, is_number
+from mrdib_pyg.report.page import MISSING, Block, Cell, Figure, Grid, Note, Section, Table, rounded
+from mrdib_pyg.report.runs import Group, RunFolder, is_number, legend_of
 
 NEGATIVES = {
     'uniform': 'uniform non-edges',
     'popularity': 'non-edges as popular as the edges',
 }
 
-#: One bar: the group, the run, the part, and its estimate.
+#: A run with its group and its `pid.json`.
+Measured = tuple[Group, RunFolder, Mapping[str, Any]]
+
+#: One bar: the group, the run, the part and its estimate.
 Bar = tuple[Group, RunFolder, str, Mapping[str, float]]
 
 
 def decomposition_section(groups: Sequence[Group]) -> Section:
-    r"""Makes the bars of unique, redundant and synergistic information and of the sources, with
-    their intervals, the runs side by side, and tables of all numbers.
-    """
-    measured: list[tuple[Group, RunFolder, Mapping[str, Any]]] = []
+    r"""Bars of the atoms and of each source, with intervals, for all runs, and their tables."""
+    measured: list[Measured] = []
     notes, missing = [], []
     for group in groups:
         for run in group.runs:
@@ -32,34 +33,34 @@ def decomposition_section(groups: Sequence[Group]) -> Section:
                 measured.append((group, run, run.pid))
             else:
                 notes.append(
-                    f"'{run.path / 'pid.json'}' is not of the form '{FORMAT}' that this version "
-                    f'reads; make it anew by `mrdib measure {run.path}`'
+                    f"'{run.path / 'pid.json'}' must have the format '{FORMAT}'. To write it "
+                    f'again, run `mrdib measure {run.path}`.'
                 )
     if missing:
-        what = 'No run has' if not measured else f'{len(missing)} of the runs have no'
+        who = f'{len(missing)} of the runs have no' if measured else 'No run has a'
         notes.append(
-            f'{what} pid.json, so their information was not measured; make it by `mrdib measure '
-            f'RUN`, for example `mrdib measure {missing[0]}`, and this report anew.'
+            f'{who} pid.json. To write it, run `mrdib measure RUN`, for example `mrdib measure '
+            f'{missing[0]}`, then make this report again.'
         )
     blocks: list[Block] = []
     tables: list[Block] = []
     ways = list(dict.fromkeys(way for *_, pid in measured for way in pid['overall']))
-    legend = [(g.number, g.label) for g in groups if any(g is group for group, *_ in measured)]
+    legend = legend_of(g for g in groups if any(g is group for group, *_ in measured))
     figures = []
     pairs = dict.fromkeys(names for *_, pid in measured for names in _pairs(pid))
     for number, names in enumerate(pairs):
         for way in ways:
-            bars = list(_atom_bars(measured, way, names, 'broja'))
             title = f'{" and ".join(names)}, {NEGATIVES.get(way, way)}'
-            figures.append(_figure(bars, f'pid-{number}-{way}', title))
+            bars = list(_atom_bars(measured, way, names, 'broja'))
             mmi = list(_atom_bars(measured, way, names, 'mmi'))
-            tables.append(_atoms_table(bars, f'BROJA, {title}, in nats', folded=True))
-            tables.append(_atoms_table(mmi, f'MMI, {title}, in nats', folded=True))
+            figures.append(_figure(bars, f'pid-{number}-{way}', title))
+            tables.append(_table(bars, f'BROJA, {title}, in nats'))
+            tables.append(_table(mmi, f'MMI, {title}, in nats'))
     for way in ways:
         bars = list(_source_bars(measured, way))
         title = f'Each source alone, {NEGATIVES.get(way, way)}'
         figures.append(_figure(bars, f'pid-sources-{way}', title))
-        tables.append(_atoms_table(bars, f'{title}, in nats', folded=True))
+        tables.append(_table(bars, f'{title}, in nats'))
     if figures:
         blocks.append(Grid(figures, legend, 'bar'))
         blocks += tables
@@ -68,53 +69,47 @@ def decomposition_section(groups: Sequence[Group]) -> Section:
     return Section('pid', 'What each modality says', _introduction(measured), blocks)
 
 
-def _introduction(measured: Sequence[tuple[Group, RunFolder, Mapping[str, Any]]]) -> str:
+def _introduction(measured: Sequence[Measured]) -> str:
     text = (
-        'The information of a model about held-out edges: what either modality gives alone '
-        '(redundant), what only one of them gives (unique), and what only both together give '
-        '(synergistic). It is usable information: how well the scores of this model tell a '
-        'held-out edge from a non-edge of the same user, in nats, of ln 2 = 0.693 in all. '
+        'How much a model knows about held-out edges from either modality (redundant), from only '
+        'one of them (unique) and only from both together (synergistic). This is usable '
+        'information: how well the scores of the model tell a held-out edge from a non-edge of the '
+        'same user, in nats. Certainty is ln 2 = 0.693 nats. '
     )
     if not measured:
         return text.strip()
     confidence = measured[0][2].get('confidence', 0.95)
     return text + (
         f'Lines are {100 * confidence:g} % bootstrap intervals over the users of one trained '
-        'model; they do not include the spread between seeds. Bars are by the BROJA measure. MMI, '
-        'in the tables, always makes one unique part 0. Under both, two modalities that say '
-        'different things of equal strength have no unique information: it counts as redundant and '
-        'synergistic. Differences may be negative. Non-edges as popular as the edges leave out '
-        'what popularity alone says.'
+        'model, without the spread between seeds. Bars show the BROJA measure. The tables add MMI, '
+        'which always sets one unique part to 0. Under both measures, two equally strong '
+        'modalities that tell different things have no unique information: it counts as redundant '
+        'and synergistic. Differences may be negative. Non-edges as popular as the edges remove '
+        'the information in popularity alone.'
     )
 
 
 def _fits(pid: Mapping[str, Any]) -> bool:
-    if pid.get('format') != FORMAT:
-        return False
+    r"""Whether all that this section reads is there, and every number is finite."""
+    estimates, numbers = [], [pid.get('confidence', 0.95)]
     try:
         for part in pid['overall'].values():
-            estimates = [*part['informations'].values()]
+            estimates += part['informations'].values()
             for pair in part['pairs']:
-                for measure in ('broja', 'mmi'):
-                    atoms = pair[measure]
-                    estimates += [atoms['redundant'], atoms['synergistic'], atoms['total']]
+                for atoms in (pair['broja'], pair['mmi']):
+                    estimates += [atoms[name] for name in ('redundant', 'synergistic', 'total')]
                     estimates += [atoms['unique'][name] for name in pair['modalities']]
-            for name in ('content_given_id', 'id_given_content'):
-                estimates += [] if part[name] is None else [part[name]]
-            if not all(is_number(x[key]) for x in estimates for key in ('value', 'low', 'high')):
-                return False
-        for groups in pid.get('groups', {}).values():
-            for part in (part for ways in groups.values() for part in ways.values()):
-                found = [x[key] for x in part['informations'].values()
-                         for key in ('value', 'low', 'high')]  # fmt: skip
-                if not all(map(is_number, [part['num_edges'], *found])):
-                    return False
-        omitted = [x for found in pid.get('omitted', {}).values() for x in found.values()]
-        if not all(map(is_number, [pid.get('confidence', 0.95), *omitted])):
-            return False
+            beyond = (part['content_given_id'], part['id_given_content'])
+            estimates += [x for x in beyond if x is not None]
+        for grouping in pid.get('groups', {}).values():
+            for part in (part for ways in grouping.values() for part in ways.values()):
+                numbers.append(part['num_edges'])
+                estimates += part['informations'].values()
+        numbers += [x for found in pid.get('omitted', {}).values() for x in found.values()]
+        numbers += [x[key] for x in estimates for key in ('value', 'low', 'high')]
+        return pid['format'] == FORMAT and bool(pid['overall']) and all(map(is_number, numbers))
     except (KeyError, TypeError, AttributeError):
         return False
-    return bool(pid['overall'])
 
 
 def _pairs(pid: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -122,10 +117,7 @@ def _pairs(pid: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _atom_bars(
-    measured: Sequence[tuple[Group, RunFolder, Mapping[str, Any]]],
-    way: str,
-    names: tuple[str, ...],
-    measure: str,
+    measured: Sequence[Measured], way: str, names: tuple[str, ...], measure: str
 ) -> Iterator[Bar]:
     for group, run, pid in measured:
         for pair in pid['overall'].get(way, {'pairs': []})['pairs']:
@@ -138,9 +130,7 @@ def _atom_bars(
                 yield group, run, 'together', atoms['total']
 
 
-def _source_bars(
-    measured: Sequence[tuple[Group, RunFolder, Mapping[str, Any]]], way: str
-) -> Iterator[Bar]:
+def _source_bars(measured: Sequence[Measured], way: str) -> Iterator[Bar]:
     words = {'content': 'all modalities', 'id': 'IDs', 'all': 'everything'}
     for group, run, pid in measured:
         if way not in pid['overall']:
@@ -158,8 +148,8 @@ def _source_bars(
 
 def _figure(bars: Sequence[Bar], name: str, title: str) -> Figure:
     parts = list(dict.fromkeys(part for _, _, part, _ in bars))
-    groups = list({group.number: group for group, *_ in bars}.values())
-    names = _modality_names(bars)
+    groups = {group.number: group for group, *_ in bars}.values()
+    names = _run_names(bars)
     runs = list(names.values())
     rows = [
         {
@@ -173,47 +163,41 @@ def _figure(bars: Sequence[Bar], name: str, title: str) -> Figure:
     return Figure(
         name,
         title,
-        charts.bars(rows, [(g.number, g.label) for g in groups], runs, parts, 'nats'),
+        charts.bars(rows, legend_of(groups), runs, parts, 'nats'),
         f'{title}, in nats with intervals; of {runs[0]}: {words}.',
     )
 
 
-def _atoms_table(bars: Sequence[Bar], caption: str, folded: bool) -> Table:
+def _table(bars: Sequence[Bar], caption: str) -> Table:
     parts = list(dict.fromkeys(part for _, _, part, _ in bars))
-    names = _modality_names(bars)
-    found: dict[str, dict[str, Mapping[str, float]]] = {}
+    names = _run_names(bars)
+    found: dict[str, dict[str, Cell]] = {}
     for _, run, part, x in bars:
-        found.setdefault(names[run.path], {})[part] = x
+        found.setdefault(names[run.path], {})[part] = _cell(x)
     rows = [
-        [Cell(label), *(_cell(values[part]) if part in values else Cell('–') for part in parts)]
-        for label, values in found.items()
+        [Cell(label), *(cells.get(part, MISSING) for part in parts)]
+        for label, cells in found.items()
     ]
-    return Table(caption, ['model', *parts], rows, sortable=True, folded=folded)
+    return Table(caption, ['model', *parts], rows, sortable=True, folded=True)
 
 
-def _by_group(
-    measured: Sequence[tuple[Group, RunFolder, Mapping[str, Any]]],
-) -> list[Block]:
+def _by_group(measured: Sequence[Measured]) -> list[Block]:
     out: list[Block] = []
     groupings = dict.fromkeys(name for *_, pid in measured for name in pid.get('groups', {}))
     for grouping in groupings:
         rows = []
         for group, run, pid in measured:
             for label, count in pid.get('omitted', {}).get(grouping, {}).items():
-                cells = [Cell('too few edges'), Cell(f'{count:,}', count), *[Cell('–')] * 3]
-                rows.append([Cell(group.label), Cell(run.name), Cell(label), *cells])
+                cells = [Cell('too few edges'), Cell(f'{count:,}', count), *[MISSING] * 3]
+                rows.append([*map(Cell, (group.label, run.name, label)), *cells])
             for label, ways in pid.get('groups', {}).get(grouping, {}).items():
                 for way, part in ways.items():
-                    known = part['informations']
-                    names = ('content', 'id', 'all')
-                    sources = [_cell(known[x]) if x in known else Cell('–') for x in names]
-                    edges = part['num_edges']
-                    rows.append(
-                        [
-                            Cell(group.label), Cell(run.name), Cell(label), Cell(way),
-                            Cell(f'{edges:,}', edges), *sources,
-                        ]
-                    )  # fmt: skip
+                    known, edges = part['informations'], part['num_edges']
+                    cells = [
+                        _cell(known[x]) if x in known else MISSING for x in ('content', 'id', 'all')
+                    ]
+                    names = map(Cell, (group.label, run.name, label, way))
+                    rows.append([*names, Cell(f'{edges:,}', edges), *cells])
         columns = ['model', 'run', grouping, 'non-edges', 'edges']
         columns += ['all modalities', 'IDs', 'everything']
         caption = f'By {grouping} of the items, in nats'
@@ -222,8 +206,8 @@ def _by_group(
     return out
 
 
-def _modality_names(bars: Sequence[Bar]) -> dict[Path, str]:
-    r"""Returns what to call each run: its group, where no other run of that has been measured."""
+def _run_names(bars: Sequence[Bar]) -> dict[Path, str]:
+    r"""Names each run by its group, and by itself where several of the group were measured."""
     groups = {run.path: (group, run.name) for group, run, *_ in bars}
     members = [group.number for group, _ in groups.values()]
     return {

@@ -1,8 +1,8 @@
-"""What the checkpoint of a run says together with its data."""
+"""What a report reads from the checkpoint of a run: codes, posteriors, recommendations."""
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.bottleneck import Posterior
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.nn.mutual_information import Gaussian
-from mrdib_pyg.pid import PairExplanation, PIDExplainer
+from mrdib_pyg.pid import PIDExplainer
+from mrdib_pyg.pid._explain import PairExplanation
 from mrdib_pyg.report.runs import RunFolder
 from mrdib_pyg.training import load_model
 
@@ -23,32 +24,49 @@ NUM_EXPLAINED = 3  # of the best items of a user
 
 
 class NamedData(NamedTuple):
-    r"""A data set with the ids that its users and items have outside of it."""
+    r"""A data set with the raw ids of its users and items, if it has any."""
 
-    data: HeteroData  # the data
-    users: IdMap | None  # the users' own ids
-    items: IdMap | None  # the items' own ids
-
-    def item(self, index: int) -> str:
-        r"""Returns the own id of an item or, without any, its index."""
-        return str(index) if self.items is None else self.items[index]
+    data: HeteroData
+    users: IdMap | None
+    items: IdMap | None
 
     def user(self, index: int) -> str:
-        r"""Returns the own id of a user or, without any, the index."""
+        r"""The raw id of a user, else the index."""
         return str(index) if self.users is None else self.users[index]
+
+    def item(self, index: int) -> str:
+        r"""The raw id of an item, else the index."""
+        return str(index) if self.items is None else self.items[index]
+
+    def edges(self, split: str) -> Tensor:
+        r"""The training or test edges, ``[2, n]``; none where the data have no test edges."""
+        if split == 'train':
+            return self.data['user', 'rates', 'item'].edge_index
+        if ('user', 'test', 'item') not in self.data.edge_types:
+            return torch.empty(2, 0, dtype=torch.long)
+        return self.data['user', 'test', 'item'].edge_label_index
+
+    def items_of(self, user: int, split: str) -> list[int]:
+        r"""The items of a user, ascending."""
+        edges = self.edges(split)
+        return edges[1, edges[0] == user].unique().tolist()
+
+    def popularity(self) -> Tensor:
+        r"""The number of training edges of each item, ``[I]``."""
+        return torch.bincount(self.edges('train')[1], minlength=int(self.data['item'].num_nodes))
 
 
 class Shared(NamedTuple):
-    r"""What the item codes of two modalities have in common."""
+    r"""How much the item codes of two modalities share."""
 
-    names: tuple[str, str]  # the modalities
-    nats: float  # their mutual information, were they jointly Gaussian
-    cka: float  # their linear centered kernel alignment, from 0 to 1
-    num_items: int  # the items with both modalities
+    names: tuple[str, str]
+    nats: float  # mutual information of Gaussians with their covariance
+    cka: float  # linear centered kernel alignment, from 0 to 1
+    num_items: int  # with both modalities
 
 
 class Width(NamedTuple):
-    r"""How far the posteriors of one bottleneck are from the prior, over the items that have it."""
+    r"""How far the item posteriors of one bottleneck are from the prior."""
 
     name: str  # the modality, or `'fused'`
     kl: np.ndarray  # mean KL in nats by dimension, `[C]`
@@ -58,62 +76,48 @@ class Width(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    r"""One recommendation."""
+    r"""One recommended item."""
 
-    item: int  # the index of the item
-    score: float  # its score
-    is_test: bool  # whether it is among the user's held-out test items
+    item: int
+    is_test: bool  # a held-out test item of the user
 
 
 class ModelFacts(NamedTuple):
-    r"""What the model of a run and its data say."""
+    r"""What one model contributes to the report."""
 
-    source: NamedData  # the data
+    source: NamedData
     counts: dict[str, int]  # sizes of the data set
-    map: list[dict[str, Any]]  # points of the map of item codes, see `points`
-    num_mapped: int  # the number of items in the map
-    shared: list[Shared]  # what the codes of two modalities have in common
-    widths: list[Width]  # the posteriors; empty for a model without bottleneck
-    recommendations: dict[int, list[Ranked]]  # the best items of each chosen user
-    # explanations of the first of them, by user, with the users' and items' own ids
-    explanations: dict[int, list[PairExplanation]]
+    map: list[dict[str, Any]]  # rows of `charts.points`
+    num_mapped: int  # items in the map
+    shared: list[Shared]  # one per pair of modalities
+    widths: list[Width]  # one per bottleneck
+    recommendations: dict[int, list[Ranked]]  # by chosen user
+    explanations: dict[int, list[PairExplanation]]  # of the first items, by user, with raw ids
     unexplained: str | None  # why there are no explanations
 
 
 def load_named_data(run: RunFolder, dataset: str | None) -> NamedData:
-    r"""Loads the data of a run.
-
-    Raises:
-        ValueError: If they have moved and :obj:`dataset` is not given, or cannot be read.
-    """
+    r"""Loads the data of a run, from ``dataset`` where they have moved."""
     name = run.config.get('dataset') if dataset is None else dataset
     if not isinstance(name, str) or (name not in DATASETS and not os.path.isdir(name)):
         raise ValueError(f"the data of this run, '{name}', have moved; name them by --dataset")
     data = load_dataset(name)
-    # A name wins over a folder of the same name, as it does for the data.
-    is_named = name in DATASETS
-    users, items = (None if is_named else IdMap.load(name, kind) for kind in ('user', 'item'))
-    # An id map of another size belongs to other data: indices say less, but nothing wrong.
-    if users is not None and len(users) != data['user'].num_nodes:
-        users = None
-    if items is not None and len(items) != data['item'].num_nodes:
-        items = None
-    return NamedData(data, users, items)
+    maps: list[IdMap | None] = []
+    for kind in ('user', 'item'):
+        # A name wins over a folder of the same name, as it does for the data.
+        ids = None if name in DATASETS else IdMap.load(name, kind)
+        # An id map of another size belongs to other data. Indices are never wrong.
+        maps.append(ids if ids is not None and len(ids) == data[kind].num_nodes else None)
+    return NamedData(data, *maps)
 
 
 def choose_users(
     source: NamedData, wanted: Sequence[str] | None, number: int, seed: int
 ) -> list[int]:
-    r"""Returns the indices of users: those that are asked for or, without any, some with test
-    items, at random.
-
-    Raises:
-        ValueError: If there is no such user.
-    """
+    r"""Returns the indices of the wanted users or, without any, of random ones with test items."""
     num_users = int(source.data['user'].num_nodes)
     if wanted is None:
-        seen = source.data['user', 'rates', 'item'].edge_index[0].unique()
-        held_out = _held_out(source.data)[0].unique()
+        seen, held_out = (source.edges(split)[0].unique() for split in ('train', 'test'))
         candidates = held_out[torch.isin(held_out, seen)]
         candidates = seen if candidates.numel() == 0 else candidates
         order = torch.randperm(candidates.numel(), generator=torch.Generator().manual_seed(seed))
@@ -147,12 +151,7 @@ def look_into(
     seed: int = 0,
     cls: type[Recommender] | None = None,
 ) -> ModelFacts:
-    r"""Loads the best model of a run and looks into it.
-
-    Raises:
-        FileNotFoundError: If the run has no checkpoint.
-        ValueError: If the checkpoint is torn or belongs to other data.
-    """
+    r"""Loads the best model of a run and reads everything the report shows of it."""
     model, _ = load_model(run.path / 'best.pt', source.data, cls)
     with torch.no_grad():
         posteriors, fused = _posteriors(model)
@@ -162,13 +161,12 @@ def look_into(
     widths = [_width(name, code, present[name]) for name, code in posteriors.items()]
     if fused is not None:
         widths.append(_width('fused', fused, torch.ones(model.num_items, dtype=torch.bool)))
-    recommendations = _recommend(model, source.data, users, k)
+    recommendations = _recommend(model, source, users, k)
     explanations, unexplained = _explain(model, source, recommendations)
-    edges = source.data['user', 'rates', 'item'].edge_index
     counts = {
         'users': model.num_users,
         'items': model.num_items,
-        'training interactions': int(edges.size(1)),
+        'training interactions': source.edges('train').size(1),
     }
     return ModelFacts(
         source,
@@ -184,7 +182,7 @@ def look_into(
 
 
 def _posteriors(model: Recommender) -> tuple[dict[str, Posterior], Posterior | None]:
-    r"""Returns the posterior of the items per modality, and that of the fusion if it has one."""
+    r"""The posterior of the items by modality, and that of the fused bottleneck if there is one."""
     if not model.multimodal:
         return {}, None
     x = model.modality_embeddings()
@@ -225,31 +223,21 @@ def _map(
         return [], 0
     x = x - x.mean(axis=0)
     from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
 
-    scale = x.std() or 1.0
-    if method == 'pca':
-        place = PCA(2, random_state=seed).fit_transform(x / scale)
-    else:
-        from sklearn.manifold import TSNE
-
+    reduce: Any = PCA(2, random_state=seed)
+    if method == 'tsne':
         perplexity = min(30.0, (len(x) - 1) / 3)
-        place = TSNE(
-            2, perplexity=perplexity, init='pca', learning_rate='auto', random_state=seed
-        ).fit_transform(x / scale)
-    users = torch.bincount(
-        source.data['user', 'rates', 'item'].edge_index[1],
-        minlength=int(source.data['item'].num_nodes),
-    )
-    rows = []
-    for m, name in enumerate(codes):
-        for row, item in enumerate(items.tolist()):
-            point = place[m * len(items) + row]
-            rows.append(
-                {
-                    'x': round(float(point[0]), 2), 'y': round(float(point[1]), 2),
-                    'item': source.item(item), 'modality': name, 'users': int(users[item]),
-                }
-            )  # fmt: skip
+        reduce = TSNE(2, perplexity=perplexity, init='pca', learning_rate='auto', random_state=seed)
+    place = reduce.fit_transform(x / (x.std() or 1.0))
+    users = source.popularity()
+    rows = [
+        {
+            'x': round(float(x), 2), 'y': round(float(y), 2),
+            'item': source.item(item), 'modality': name, 'users': int(users[item]),
+        }
+        for (name, item), (x, y) in zip(product(codes, items.tolist()), place)
+    ]  # fmt: skip
     return rows, len(items)
 
 
@@ -270,7 +258,7 @@ def _shared(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[
 
 def _width(name: str, code: Posterior, present: Tensor) -> Width | None:
     if code.logstd is None or not bool(present.any()):
-        return None
+        return None  # no bottleneck, or no item to read
     mu, logstd = code.mu[present].double(), code.logstd[present].double()
     kl = 0.5 * (mu.square() + (2 * logstd).exp() - 1) - logstd
     return Width(
@@ -283,38 +271,31 @@ def _width(name: str, code: Posterior, present: Tensor) -> Width | None:
 
 
 def _recommend(
-    model: Recommender, data: HeteroData, users: Sequence[int], k: int
+    model: Recommender, source: NamedData, users: Sequence[int], k: int
 ) -> dict[int, list[Ranked]]:
     if len(users) == 0:
         return {}
-    score, item = model.recommend(torch.tensor(users), k=min(k, model.num_items))
-    test = _held_out(data)
+    _, item = model.recommend(torch.tensor(users), k=min(k, model.num_items))
     out = {}
-    for user, items, scores in zip(users, item.tolist(), score.tolist()):
-        held_out = set(test[1, test[0] == user].tolist())
-        out[user] = [Ranked(i, s, i in held_out) for i, s in zip(items, scores) if i >= 0]
+    for user, items in zip(users, item.tolist()):
+        held_out = set(source.items_of(user, 'test'))
+        out[user] = [Ranked(i, i in held_out) for i in items if i >= 0]
     return out
 
 
 def _explain(
     model: Recommender, source: NamedData, recommendations: Mapping[int, Sequence[Ranked]]
 ) -> tuple[dict[int, list[PairExplanation]], str | None]:
-    r"""Explains the first items of each user, or says why that cannot be done."""
+    r"""Explains the first items of each user, or returns why the model cannot be explained."""
     pairs = [(user, x.item) for user, r in recommendations.items() for x in r[:NUM_EXPLAINED]]
     if not pairs:
         return {}, None
     try:
         explained = PIDExplainer(model, source.data)(*torch.tensor(pairs).unbind(dim=1))
     except (TypeError, ValueError) as e:  # no modality, or no validation edges
-        return {}, f'These items cannot be explained: {e}.'
+        return {}, f'These items have no explanation: {e}.'
     out: dict[int, list[PairExplanation]] = {}
     for (user, item), x in zip(pairs, explained):
         named = x._replace(user=source.user(user), item=source.item(item))
         out.setdefault(user, []).append(named)
     return out, None
-
-
-def _held_out(data: HeteroData) -> Tensor:
-    if ('user', 'test', 'item') not in data.edge_types:
-        return torch.empty(2, 0, dtype=torch.long)
-    return data['user', 'test', 'item'].edge_label_index

@@ -1,18 +1,17 @@
-"""What the trained models show: their codes, posteriors and recommendations.
+"""The codes, posteriors and recommendations of the trained models.
 
-``facts`` are those of the model of the first run of a group, by the number of the group; ``notes``
-say of which models there are none, and why.
+``facts`` are those of the first run of each group, by the number of the group. ``notes`` name the
+models without facts, and why they have none.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.model_facts import ModelFacts, NamedData, Width
 from mrdib_pyg.report.page import (
-    MINUS,
+    MISSING,
     Block,
     Cards,
     Cell,
@@ -23,8 +22,9 @@ from mrdib_pyg.report.page import (
     Table,
     Text,
     rounded,
+    signed,
 )
-from mrdib_pyg.report.runs import Group
+from mrdib_pyg.report.runs import Group, by_dataset
 
 FactsByGroup = Mapping[int, ModelFacts]
 
@@ -36,15 +36,15 @@ NUM_BINS = 30
 def map_section(
     groups: Sequence[Group], facts: FactsByGroup, notes: Sequence[str], method: str
 ) -> Section:
-    r"""Makes a map of the item codes for each group, and a table of what they share."""
+    r"""A map of the item codes for each group, and a table of what they share."""
     figures, rows = [], []
-    names: list[str] = []
+    names: dict[str, None] = {}
     for group in groups:
         fact = facts.get(group.number)
         if fact is None or not fact.map:
             continue
         modalities = list(dict.fromkeys(row['modality'] for row in fact.map))
-        names += [name for name in modalities if name not in names]
+        names |= dict.fromkeys(modalities)
         figures.append(
             Figure(
                 f'codes-{group.number}',
@@ -67,29 +67,30 @@ def map_section(
         blocks.append(Grid(figures, list(enumerate(names)), 'modality'))
     if rows:
         columns = ['model', 'modalities', 'Gaussian I(Z₁; Z₂), nats', 'linear CKA', 'items']
-        blocks.append(Table('What the item codes of two modalities share', columns, rows))
+        blocks.append(Table('Shared information of the item codes', columns, rows))
     if not figures and not notes:
-        notes = ['These models have no codes of several modalities to draw.']
+        notes = ['These models do not have codes of several modalities.']
     blocks += [Note(note) for note in notes]
-    kept = 't-SNE keeps neighborhoods, not distances' if method == 'tsne' else (
-        'Two principal components keep what varies most, and lose the rest'
-    )  # fmt: skip
+    name, kept = {
+        'tsne': ('t-SNE', 't-SNE keeps neighborhoods, not distances'),
+        'pca': ('PCA', 'Two principal components keep the largest variation and lose the rest'),
+    }[method]
     return Section(
         'codes',
         'Item codes',
         'One point per item and modality: the code (the mean of its posterior) that enters the '
-        f'fusion, drawn in a plane by {"t-SNE" if method == "tsne" else "PCA"}, for the first run '
-        'of each model and the same items in all. Hovering over a point marks the same item in '
-        f'the other modalities. {kept}; modalities that lie apart do not for that hold different '
-        'information. The table has numbers on all items: the mutual information of two codes, '
-        'were they jointly Gaussian, and how alike the similarities within them are (1: the same '
-        'up to rotation and scale, 0: unrelated).',
+        f'fusion, drawn in a plane by {name}. Each map shows the first run of a model, with the '
+        'same items in all maps. Hover over a point to mark the same item in the other '
+        f'modalities. {kept}. Modalities far apart on a map need not hold different information. '
+        'The table covers all items. Its Gaussian mutual information assumes jointly Gaussian '
+        'codes. Its linear CKA compares the similarities within two codes (1: the same up to '
+        'rotation and scale, 0: unrelated).',
         blocks,
     )
 
 
 def width_section(groups: Sequence[Group], facts: FactsByGroup, notes: Sequence[str]) -> Section:
-    r"""Makes the figures of KL per dimension and per item for each group with a bottleneck."""
+    r"""The KL per dimension and per item of each group with a bottleneck."""
     blocks: list[Block] = []
     rows = []
     for group in groups:
@@ -119,17 +120,16 @@ def width_section(groups: Sequence[Group], facts: FactsByGroup, notes: Sequence[
         ]  # fmt: skip
         blocks.insert(0, Table('Item posteriors', columns, rows))
     elif facts:
-        blocks.append(Note('None of these models has a bottleneck, so there is no posterior.'))
+        blocks.append(Note('None of these models has a bottleneck.'))
     blocks += [Note(note) for note in notes]
     return Section(
         'posteriors',
         'Posterior widths',
-        'With MRdIB each code is a Gaussian around μ with width σ, and its KL divergence to the '
-        'standard normal prior is what the bottleneck charges for, in nats. A dimension with a KL '
-        f'near 0 carries nothing. An item counts as near the prior below {NEAR:g} nats per '
-        'dimension. The KL also grows where σ merely is far below 1, as in codes of small scale: '
-        'a large KL alone does not say that a code is informative, so the table sets σ beside '
-        'how far μ spreads over items.',
+        'With MRdIB each code is a Gaussian with mean μ and width σ. The bottleneck penalizes its '
+        'KL divergence to the standard normal prior, in nats. A dimension with a KL near 0 carries '
+        f'no information. An item counts as near the prior below {NEAR:g} nats per dimension. The '
+        'KL also grows where σ is far below 1, as in codes of small scale, so a large KL alone '
+        'does not make a code informative. Compare σ with the spread of μ over items in the table.',
         blocks,
     )
 
@@ -150,12 +150,12 @@ def _figures(group: Group, number: int, width: Width) -> list[Figure]:
         if count > 0
     ]
     color = charts.series(group.number)
-    what = f'{group.label}, {width.name}'
+    label = f'{group.label}, {width.name}'
     name = f'posterior-{group.number}-{number}'
     return [
         Figure(
             f'{name}-dimensions',
-            f'{what}: KL by dimension',
+            f'{label}: KL by dimension',
             charts.columns(
                 rows, 'rank', 'dimensions, from the largest KL', 'mean KL, nats', color,
                 {
@@ -168,7 +168,7 @@ def _figures(group: Group, number: int, width: Width) -> list[Figure]:
         ),
         Figure(
             f'{name}-items',
-            f'{what}: KL by item',
+            f'{label}: KL by item',
             charts.columns(
                 bins, 'start', 'KL of an item, nats', 'items', color,
                 {'start': 'from|.2f', 'end': 'to|.2f', 'value': 'items|d'},
@@ -185,11 +185,10 @@ MAX_NAMED = 8  # items of a user that are named one by one
 def recommendations_section(
     groups: Sequence[Group], facts: FactsByGroup, notes: Sequence[str]
 ) -> Section:
-    r"""Makes a table of the best items for each chosen user, the models side by side."""
+    r"""The best items for each chosen user, the models side by side, and their explanations."""
     blocks: list[Block] = []
-    datasets = list(dict.fromkeys(group.dataset for group in groups if group.number in facts))
-    for dataset in datasets:
-        shown = [g for g in groups if g.dataset == dataset and g.number in facts]
+    datasets = by_dataset(group for group in groups if group.number in facts)
+    for dataset, shown in datasets.items():
         source = facts[shown[0].number].source
         if len(datasets) > 1:
             blocks.append(Text(dataset, is_heading=True))
@@ -212,31 +211,27 @@ def recommendations_section(
         'recommendations',
         'Recommendations',
         'The best items of each model for a few users, without their training items. ✓ marks a '
-        'held-out test item of the user; the small number counts the users who have the item in '
-        'training. A handful of users shows what lists look like; the results show how good they '
-        'are. The parts of an explanation add up to the score. They are statements about the '
-        'model, not about what moves a user, and a single pair has no interval.',
+        'held-out test item of the user. The small number counts the users with this item in '
+        'training. These lists are examples: judge a model by its results. The parts '
+        'of an explanation add up to the score. They describe the model, not the motives of the '
+        'user, and have no interval.',
         blocks,
     )
 
 
 def _table(groups: Sequence[Group], facts: FactsByGroup, source: NamedData, user: int) -> Table:
-    popularity = torch.bincount(
-        source.data['user', 'rates', 'item'].edge_index[1],
-        minlength=int(source.data['item'].num_nodes),
-    )
+    popularity = source.popularity()
     ranked = [facts[group.number].recommendations.get(user, []) for group in groups]
     rows = []
     for rank in range(max(map(len, ranked), default=0)):
         row = [Cell(str(rank + 1), rank + 1)]
         for items in ranked:
             if rank >= len(items):
-                row.append(Cell('–'))
+                row.append(MISSING)
                 continue
-            item = items[rank]
-            check = '✓ ' if item.is_test else ''
-            number = int(popularity[item.item])
-            row.append(Cell(check + source.item(item.item), note=f'{number:,}'))
+            item, is_test = items[rank]
+            text = ('✓ ' if is_test else '') + source.item(item)
+            row.append(Cell(text, note=f'{int(popularity[item]):,}'))
         rows.append(row)
     columns = ['rank', *(group.label for group in groups)]
     return Table(f'The {len(rows)} best items for user {source.user(user)}', columns, rows)
@@ -251,31 +246,22 @@ def _why(groups: Sequence[Group], facts: FactsByGroup, source: NamedData, user: 
     names = list(dict.fromkeys(name for _, why in found for name in why.parts))
     rows = []
     for group, why in found:
-        cells = [_signed(why.parts[name]) if name in why.parts else Cell('–') for name in names]
-        row = [Cell(group.label), Cell(str(why.item)), *cells, _signed(why.total)]
-        rows.append([*row, Cell(why.sentence)])
+        numbers = [why.parts.get(name) for name in names] + [why.total]
+        cells = [MISSING if x is None else Cell(signed(x, 3), x) for x in numbers]
+        rows.append([Cell(group.label), Cell(str(why.item)), *cells, Cell(why.sentence)])
     columns = ['model', 'item', *names, 'total', 'in words']
-    caption = f'What explains the first items for user {source.user(user)}, in nats'
+    caption = f'Explanations of the first items for user {source.user(user)}, in nats'
     return [Table(caption, columns, rows, folded=True)]
 
 
-def _signed(x: float) -> Cell:
-    return Cell(f'{x:+.3f}'.replace('-', MINUS), x)
-
-
 def _history(source: NamedData, user: int) -> str:
-    train = source.data['user', 'rates', 'item'].edge_index
-    items = train[1, train[0] == user].unique().tolist()
+    items, held_out = (source.items_of(user, split) for split in ('train', 'test'))
     words = f'{len(items):,} training {"item" if len(items) == 1 else "items"}'
     if items:
         words += f': {_names(source, items)}'
-    if ('user', 'test', 'item') not in source.data.edge_types:
-        return f'{words}.'
-    test = source.data['user', 'test', 'item'].edge_label_index
-    held = test[1, test[0] == user].unique().tolist()
-    if not held:
+    if not held_out:
         return f'{words}. No test item.'
-    return f'{words}. Held out for the test: {_names(source, held)}.'
+    return f'{words}. Held out for the test: {_names(source, held_out)}.'
 
 
 def _names(source: NamedData, items: Sequence[int]) -> str:

@@ -17,8 +17,17 @@ class Cell(NamedTuple):
 
     text: str
     value: float | None = None  # what the column is sorted by, if not by the text
-    is_best: bool = False  # whether it is marked as the best of its column
+    is_best: bool = False  # marked as the best of its column
     note: str = ''  # in small print
+
+
+#: What stands where a table has no value.
+MISSING = Cell('–')
+
+
+def signed(x: float, digits: int = 4) -> str:
+    r"""A difference with its sign."""
+    return f'{x:+.{digits}f}'.replace('-', MINUS)
 
 
 class Table(NamedTuple):
@@ -27,17 +36,17 @@ class Table(NamedTuple):
     caption: str
     columns: Sequence[str]  # the headers; the first column heads the rows
     rows: Sequence[Sequence[Cell]]
-    sortable: bool = False  # whether a click on a header sorts the rows
-    folded: bool = False  # whether a click unfolds it
+    sortable: bool = False  # a click on a header sorts the rows
+    folded: bool = False  # a click unfolds it
 
 
 class Figure(NamedTuple):
     r"""A chart."""
 
-    name: str  # a name for files and anchors, unlike that of any other figure
+    name: str  # of its file and anchor, unique on the page
     title: str
     spec: dict[str, Any]  # the chart in Vega-Lite
-    description: str  # for those who do not see it
+    description: str  # for screen readers
 
 
 class Note(NamedTuple):
@@ -59,7 +68,7 @@ class Grid(NamedTuple):
     figures: Sequence[Figure]
     # indices of colors, dashes and shapes, and what they stand for
     legend: Sequence[tuple[int, str]] = ()
-    kind: str = 'point'  # what the legend shows: 'line', 'point' or 'bar'
+    kind: str = 'point'  # what the legend shows: 'line', 'point', 'bar' or 'modality'
 
 
 class Cards(NamedTuple):
@@ -99,7 +108,7 @@ class Section(NamedTuple):
 
 ASSETS = Path(__file__).parent / 'assets'
 
-#: How a page tells that a report made it, and that another one may replace it.
+#: Marks a page as a report, which another report may replace.
 GENERATOR = '<meta name="generator" content="mrdib_pyg '
 
 #: Outlines of the shapes of points in legends, in a square of 16.
@@ -122,14 +131,8 @@ def render(
     sections: Sequence[Section],
     version: str,
 ) -> str:
-    r"""Renders the page. Whatever comes from files, such as names and ids, is escaped.
-
-    Args:
-        title (str): The title.
-        headlines (Sequence[Headline]): What is said first, of each data set.
-        facts (Sequence[str]): What the report is about, in a few words each.
-        sections (Sequence[Section]): The sections.
-        version (str): The version of this package.
+    r"""Renders the page, with names and ids from files escaped. ``facts`` are a few words each on
+    what the report covers.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -137,11 +140,7 @@ def render(
         loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.tests.update(
-        table=lambda x: isinstance(x, Table), grid=lambda x: isinstance(x, Grid),
-        cards=lambda x: isinstance(x, Cards), note=lambda x: isinstance(x, Note),
-        text=lambda x: isinstance(x, Text),
-    )  # fmt: skip
+    environment.filters['kind'] = lambda block: type(block).__name__
     environment.filters['prose'] = _prose
     figures = figures_of(sections)
     payload = {
@@ -166,7 +165,7 @@ def render(
 
 
 def rounded(x: float) -> float:
-    r"""Rounds to five digits, which is all that a chart shows."""
+    r"""Rounds to the five digits that a chart can show."""
     return float(f'{x:.5g}')
 
 
@@ -192,7 +191,7 @@ def _swatch(index: int, kind: str) -> dict[str, Any]:
 
 
 def _prose(text: str) -> Any:
-    r"""Escapes a text; what it has between backticks is code."""
+    r"""Escapes a text and sets what stands between backticks as code."""
     from markupsafe import escape
 
     return re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text)))

@@ -1,4 +1,4 @@
-"""Which runs differ in nothing but their seed, and what to call them."""
+"""Run folders, and the groups of those that differ only in their seed."""
 
 import json
 import os
@@ -13,17 +13,17 @@ NAMES = {'l2': 'L2 on the codes', 'noise': 'noise on the codes'}
 
 
 class RunFolder(NamedTuple):
-    r"""What the files of a run say, as :func:`~mrdib_pyg.training.train_model` and
-    ``mrdib measure`` wrote them.
+    r"""The files of a run, as :func:`~mrdib_pyg.training.train_model` and ``mrdib measure`` write
+    them.
     """
 
     path: Path  # the folder
     config: dict[str, Any]  # the settings, from `config.json`
     history: list[dict[str, Any]]  # one entry per epoch, from `history.jsonl`
-    results: dict[str, Any] | None  # what `results.json` holds; None if there is no such file
-    pid: dict[str, Any] | None  # what `pid.json` holds; None if there is no such file
-    notes: list[str]  # what is missing or torn, a sentence each
-    name: str  # what to call it: the name of the folder
+    results: dict[str, Any] | None  # `results.json`, None if there is no such file
+    pid: dict[str, Any] | None  # `pid.json`, None if there is no such file
+    notes: list[str]  # a sentence for each file that is missing or damaged
+    name: str  # the name of the folder, or as much of its path as makes it unique
 
     @property
     def seed(self) -> int | None:
@@ -38,7 +38,7 @@ class RunFolder(NamedTuple):
 
     @property
     def variant(self) -> str:
-        r"""What sits between the two functions of the model, in words."""
+        r"""``plain``, ``MRdIB`` or the control that replaces it."""
         mrdib = self.config['settings'].get('mrdib')
         if mrdib is None:
             return 'plain'
@@ -47,8 +47,8 @@ class RunFolder(NamedTuple):
 
     @property
     def best_epoch(self) -> int | None:
-        r"""The epoch whose parameters were kept: that of the results or, without them, the first
-        one with the best validation metric so far.
+        r"""The epoch whose parameters were kept. Before training has finished: the first epoch with
+        the best validation metric so far.
         """
         if self.results is not None and isinstance(self.results.get('best_epoch'), int):
             return self.results['best_epoch']
@@ -68,11 +68,11 @@ class RunFolder(NamedTuple):
 
 
 def load_run_folder(path: str | Path) -> RunFolder:
-    r"""Reads the files of a run but for its checkpoints. What is missing or torn is noted.
+    r"""Reads the files of a run except its checkpoints. Missing and damaged files are noted.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has no readable ``config.json``: it is no run.
+        ValueError: If it has no readable ``config.json``.
     """
     path = Path(path)
     if not path.is_dir():
@@ -92,20 +92,20 @@ def load_run_folder(path: str | Path) -> RunFolder:
     results = _read_optional(path, 'results.json', notes)
     if results is None and not (path / 'results.json').exists():
         notes.append(
-            f"'{path}' has no results.json: its training has not finished; finish it by `mrdib "
-            f'train` with the same arguments and --resume'
+            f"'{path}' has no results.json: its training has not finished. To finish it, run "
+            f'`mrdib train` again with the same arguments and --resume.'
         )
     elif results is not None and not results.get('test'):
         notes.append(
             f"'{path}' has no test results: it was trained with --no-test, or its data have no "
-            f'test edges; `mrdib evaluate {path}` prints what the model reaches'
+            f'test edges. `mrdib evaluate {path}` prints the metrics of its model.'
         )
     pid, name = _read_optional(path, 'pid.json', notes), path.name or str(path)
     return RunFolder(path, config, history, results, pid, notes, name)
 
 
 def distinguish(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    r"""Gives runs in folders of one name as much more of their paths as tells them apart."""
+    r"""Names runs in folders of the same name by as much of their paths as tells them apart."""
     parts = [run.path.resolve().parts for run in runs]
     lengths = [1] * len(runs)
     while True:
@@ -121,7 +121,7 @@ def distinguish(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def is_number(value: Any) -> bool:
-    r"""Whether a value that was read from JSON is a finite number."""
+    r"""Whether a value read from JSON is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= sys.float_info.max  # JSON of Python has NaN, and integers without end
@@ -140,7 +140,7 @@ def _read_optional(path: Path, name: str, notes: list[str]) -> dict[str, Any] | 
     values = _read(path / name)
     if isinstance(values, dict):
         return values
-    notes.append(f"'{path / name}' is torn or no JSON object; it is left out")
+    notes.append(f"'{path / name}' is not a JSON object, so it is left out.")
     return None
 
 
@@ -149,7 +149,7 @@ def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     try:
         lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError:
-        notes.append(f"'{path}' has no history.jsonl: there are no training curves")
+        notes.append(f"'{path}' has no history.jsonl, so it has no training curves.")
         return []
     out: list[dict[str, Any]] = []
     for line in lines:
@@ -160,8 +160,8 @@ def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         fits = isinstance(row, dict) and isinstance(row.get('train'), dict)
         if not fits or row.get('epoch') != len(out) + 1:
             notes.append(
-                f"'{file}' is torn in line {len(out) + 1} of {len(lines)}: the curves show the "
-                f'epochs before it; --resume of `mrdib train` mends it'
+                f"'{file}' is damaged in line {len(out) + 1} of {len(lines)}. The curves show the "
+                f'epochs before it. `mrdib train --resume` repairs the file.'
             )
             break
         out.append(row)
@@ -169,29 +169,45 @@ def _read_history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 class Group(NamedTuple):
-    r"""The runs of the same settings on the same data, which differ in their seed."""
+    r"""Runs of the same settings on the same data, which differ only in their seed."""
 
-    number: int  # the place of the group in the report, which chooses its color and shape
-    label: str  # its name, unlike that of any other group
-    dataset: str  # the name of the data set, unlike that of any other data
-    runs: list[RunFolder]  # the runs
+    number: int  # its place in the report, which sets its color and shape
+    label: str  # unique in the report
+    dataset: str  # the name of the data set, unique in the report
+    runs: list[RunFolder]
 
     @property
     def first(self) -> RunFolder:
-        r"""The run that stands for the group where one model is looked at."""
+        r"""The run whose model stands for the group."""
         return self.runs[0]
 
     def values(self, split: str, metric: str) -> list[float]:
-        r"""The values of a metric of the runs that have it."""
+        r"""The values of a metric, of the runs that have it."""
         found = [run.metrics(split) for run in self.runs]
         return [values[metric] for values in found if metric in values]
 
 
-def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
-    r"""Groups runs that differ in nothing but the seed, in the order of their first run.
+def runs_of(groups: Iterable[Group]) -> list[RunFolder]:
+    r"""All runs of some groups."""
+    return [run for group in groups for run in group.runs]
 
-    A label tells the variant and whatever distinguishes a group from the others: the data set, the
-    model, settings.
+
+def by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    r"""The groups of each data set."""
+    out: dict[str, list[Group]] = {}
+    for group in groups:
+        out.setdefault(group.dataset, []).append(group)
+    return out
+
+
+def legend_of(groups: Iterable[Group]) -> list[tuple[int, str]]:
+    r"""The number and the label of each group."""
+    return [(group.number, group.label) for group in groups]
+
+
+def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
+    r"""Groups runs that differ only in their seed, in the order of their first run. A label holds
+    the variant and what else tells the group from the others: data set, model, settings.
     """
     found: dict[str, list[RunFolder]] = {}
     for run in runs:
@@ -223,27 +239,21 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
 
 
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
-    r"""Returns the mean and the standard deviation of a sample (:math:`n - 1`), which is
-    :obj:`None` for one value.
-    """
+    r"""The mean, and the sample standard deviation (:math:`n - 1`), :obj:`None` for one value."""
     values = list(values)
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def weights_of(run: RunFolder) -> dict[str, Any]:
-    r"""Returns the weights of the loss terms that the run was given."""
+    r"""The weights of the loss terms in the settings of a run."""
     weights = run.config['fit'].get('weights')
     return dict(weights) if isinstance(weights, dict) else {}
 
 
 def _key(run: RunFolder) -> str:
-    config = {
-        name: value
-        for name, value in run.config.items()
-        # The same data in another place, or another machine, is the same experiment.
-        if name in ('data_hash', 'model', 'settings', 'fit')
-    }
-    return json.dumps(config, sort_keys=True)
+    # Neither the place of the data nor the machine makes another experiment.
+    names = ('data_hash', 'model', 'settings', 'fit')
+    return json.dumps([run.config.get(name) for name in names], sort_keys=True)
 
 
 def _dataset_names(members: list[list[RunFolder]]) -> list[str]:
@@ -266,7 +276,7 @@ def _collisions(labels: list[list[str]]) -> list[list[int]]:
 
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    r"""Returns nested settings by their names joined by dots."""
+    r"""Flattens nested settings; their names are joined by dots."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How many answers a service works on at a time, and what it does with the rest."""
+"""Bounds on the work of a service."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-#: Answers of at most this many scores are short: they have threads of their own.
+#: Answers of at most this many scores are short.
 SHORT = 2000
 SEND_SECONDS = 60.0
 _CHUNK = 1 << 16  # bytes
@@ -20,23 +20,13 @@ Answer = Callable[[], Iterator[bytes]]
 
 
 class Overloaded(RuntimeError):
-    r"""The service has as much to do as it takes on; ask again later."""
+    r"""The service has no room for another answer."""
 
 
 class Admission:
-    r"""Runs the work of requests in threads, within bounds on their sum.
-
-    The size of an answer is the number of its scores. Short answers have threads of their own, so
-    that they never wait for long ones, which are made one after the other. An answer counts from
-    its admission until its last byte is sent: a client that reads slowly holds its place, not the
-    memory of others.
-
-    Args:
-        max_size (int): The largest sum of the sizes of long answers that are waiting, being made
-            or being sent. One answer is always taken.
-        num_threads (int, optional): The number of threads for short answers.
-            (default: :obj:`None`, the number of cores)
-        max_short (int, optional): The most short answers under way. (default: :obj:`1024`)
+    r"""Runs requests in threads. Short answers have their own, long ones share a single one. The
+    size of an answer, its number of scores, counts from its admission to its last byte. At most
+    ``max_size`` scores of long answers and ``max_short`` short answers are under way at a time.
     """
 
     def __init__(
@@ -49,22 +39,15 @@ class Admission:
         )
 
     def close(self) -> None:
-        r"""Ends the threads once their work is done; what waits is dropped."""
+        r"""Ends the threads after their current work, and drops waiting work."""
         for lane in self.lanes:
             lane.pool.shutdown(wait=False, cancel_futures=True)
 
     async def respond(
         self, answer: Answer, size: int, receive: Callable[[], Awaitable[Any]]
     ) -> Response:
-        r"""Makes an answer in a thread. If the client goes away meanwhile, its work is dropped.
-
-        Args:
-            answer (callable): Gives the JSON text in parts.
-            size (int): The number of scores of the answer.
-            receive (callable): The ASGI channel of the request, whose body has been read.
-
-        Raises:
-            Overloaded: If the service has as much to do as it takes on.
+        r"""Makes an answer in a thread, and drops it if the client disconnects. ``receive`` is the
+        ASGI channel of the request, whose body has been read.
         """
         lane = self.lanes[int(size > SHORT)]
         lane.enter(size)
@@ -86,7 +69,7 @@ class _Lane:
 
     def enter(self, size: int) -> None:
         if self.size > 0 and self.size + size > self.max_size:
-            raise Overloaded('the service is busy; ask again in a second')
+            raise Overloaded('the service is busy; try again in a second')
         self.size += size
 
     def leave(self, size: int) -> None:
@@ -127,7 +110,7 @@ async def _wait_until_gone(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 class _Sent(Response):
-    r"""Sends JSON in chunks, as fast as the client reads, and tells when it is done."""
+    r"""Sends JSON in chunks as fast as the client reads, then calls ``done``."""
 
     media_type = 'application/json'
 

@@ -14,7 +14,7 @@ from mrdib_pyg.serving.export import require
 from mrdib_pyg.serving.service import Id, Service, Unavailable, UnknownId
 
 PAGES = Path(__file__).parent / 'pages'
-# Nothing of a page may come from elsewhere, nor be framed elsewhere.
+# Pages load nothing from other hosts and cannot be framed by them.
 PAGE_HEADERS = {
     'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; script-src "
     "'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
@@ -40,39 +40,39 @@ def make_app(
 ) -> Any:
     r"""Returns a :class:`fastapi.FastAPI` application (extra ``[serve]``) that answers for a model:
 
-    * :obj:`/recommend`: the best items of one user (GET) or of several (POST), optionally with the
-      score by each modality alone, and within an allow list and a deny list,
-    * :obj:`/similar`: the items nearest to one item (GET) or to several (POST), by cosine,
-    * :obj:`/explain`: what makes an item good for a user (501 where nothing can tell),
-    * :obj:`/health`, :obj:`/openapi.json`, :obj:`/docs`, and a page for people at :obj:`/`.
+    * :obj:`/recommend`: the best items of one user (GET) or several (POST), optionally with the
+      score by each modality alone, and with an allow list and a deny list,
+    * :obj:`/similar`: the items nearest to one item (GET) or several (POST), by cosine,
+    * :obj:`/explain`: the score of a user and an item in parts (501 if the model has none),
+    * :obj:`/health`, :obj:`/openapi.json`, :obj:`/docs`, and a page to try it at :obj:`/`.
 
-    Pages load nothing from elsewhere. Wrong input is answered by 400 (a body that is no UTF-8), 404
-    (no such user or item), 405 (another method), 413 (a body that is too large) or 422, with the
-    reason under ``"detail"``; another header :obj:`Host` than those of :obj:`hosts` by 400 in plain
-    text. A service that has enough to do answers 503 with the header :obj:`Retry-After`. Short
-    answers never wait for long ones, and the work of clients that have gone is dropped.
+    Pages load nothing from other hosts. Wrong input gets 400 (the body is not UTF-8), 404 (no such
+    user or item), 405 (wrong method), 413 (the body is too large) or 422, with the reason under
+    ``"detail"``. A header :obj:`Host` outside :obj:`hosts` gets 400 in plain text. A busy service
+    answers 503 with the header :obj:`Retry-After`. Short answers never wait for long ones. If a
+    client disconnects, its work is dropped.
 
     Args:
-        model (Recommender): A trained model; what it would answer now is what is served.
-        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
-        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
-        data (HeteroData, optional): The data of the model, by whose validation edges
-            :obj:`/explain` tells what a score is made of. (default: :obj:`None`)
-        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen besides
-            the training edges, ``[2, n]``: :func:`known_pairs` gives those of all splits.
+        model (Recommender): A trained model. Later changes of it are not served.
+        user_ids (IdMap, optional): The raw ids of the users. (default: :obj:`None`)
+        item_ids (IdMap, optional): The raw ids of the items. (default: :obj:`None`)
+        data (HeteroData, optional): The data of the model, whose validation edges
+            :obj:`/explain` needs. (default: :obj:`None`)
+        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen like the
+            training edges, ``[2, n]``. :func:`known_pairs` gives those of all splits.
             (default: :obj:`None`)
         approximate (bool, optional): Searches an approximate :class:`ItemIndex`.
             (default: :obj:`False`)
         max_k (int, optional): The most items for a user. (default: :obj:`100`)
         max_ids (int, optional): The most ids in any list of a request. (default: :obj:`1000`)
         max_results (int, optional): The most scores of an answer: the ids of a request times its
-            :obj:`k`, and once more for each modality with :obj:`parts`. All long answers under way
-            together hold at most twice as many. (default: :obj:`100000`)
+            :obj:`k`, and again for each modality with :obj:`parts`. All long answers under way
+            hold at most twice as many. (default: :obj:`100000`)
         max_body (int, optional): The most bytes of a request's body. (default: 256 KiB)
-        num_threads (int, optional): The threads for short answers; long ones share another.
+        num_threads (int, optional): The threads for short answers. Long ones share another.
             (default: :obj:`None`, the number of cores)
-        hosts (Sequence[str], optional): The only values of the header :obj:`Host` that are
-            answered, so that no web page reaches a service on the loopback by a name of its own.
+        hosts (Sequence[str], optional): The accepted values of the header :obj:`Host`. On the
+            loopback they keep out web pages that point a host name of theirs at it.
             (default: :obj:`None`, any)
 
     Raises:
@@ -103,7 +103,7 @@ def make_app(
         title='mrdib_pyg',
         version=mrdib_pyg.__version__,
         description=f'Recommendations by {type(model).__name__}.',
-        docs_url=None,  # both would load their scripts from elsewhere
+        docs_url=None,  # both would load scripts from other hosts
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -113,7 +113,7 @@ def make_app(
 
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
-        # What was sent is not sent back: it may be long.
+        # The input is not repeated: it may be long.
         detail = [{key: e[key] for key in ('type', 'loc', 'msg')} for e in error.errors()]
         return JSONResponse({'detail': detail}, 422)
 
@@ -121,7 +121,7 @@ def make_app(
     longest = max((len(name) for names in maps for name in names), default=0)
     Name = Annotated[str, Query(max_length=max(200, longest), description='An id.')]
     K = Annotated[int, Query(ge=1, le=max_k, description='The number of items.')]
-    # Strict: of JSON, true would be the id 1, and a key that is misspelt would be ignored.
+    # Strict: otherwise true would be the id 1, and a misspelled key would be ignored.
     Ids = Annotated[
         list[StrictStr | StrictInt],
         Field(min_length=1, max_length=max_ids, description='Ids.'),
@@ -145,7 +145,7 @@ def make_app(
 
     errors: dict[int | str, dict[str, Any]] = {
         404: {'description': 'No such user or item'},
-        503: {'description': 'Too much to do; ask again after the seconds of Retry-After'},
+        503: {'description': 'Busy; try again after the seconds in Retry-After'},
     }
 
     async def reply(request: Request, size: int, answer: Callable[[], Iterator[bytes]]) -> Response:
@@ -165,8 +165,8 @@ def make_app(
         size = len(ids) * k * num_scores
         if size > max_results:
             times = f' times {num_scores} scores' if parts else ''
-            reason = f"'{name}' times 'k' may be at most {max_results} (got {len(ids)} times {k}"
-            raise HTTPException(422, f'{reason}{times}); ask for fewer at a time')
+            reason = f"'{name}' times 'k' must be at most {max_results} (got {len(ids)} times {k}"
+            raise HTTPException(422, f'{reason}{times}); send fewer at a time')
         return size
 
     def listed(rows: Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
@@ -183,8 +183,11 @@ def make_app(
         parts: bool = False,
     ) -> Response:  # fmt: skip
         size = size_of('users', [user], k, parts)
-        settings = {'exclude_seen': exclude_seen, 'parts': parts}
-        return await reply(request, size, lambda: service.recommend_json([user], k, **settings))
+        return await reply(
+            request,
+            size,
+            lambda: service.recommend_json([user], k, exclude_seen=exclude_seen, parts=parts),
+        )
 
     @app.post('/recommend', responses=errors, summary='The best items of several users')
     async def recommend_all(request: Request, body: Users) -> Response:
@@ -204,18 +207,16 @@ def make_app(
         rows = listed(lambda: service.similar_json(body.items, body.k))
         return await reply(request, size, rows)
 
-    unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'Not by this model'}}
+    unavailable: dict[int | str, dict[str, Any]] = {501: {'description': 'This model has no parts'}}
 
-    @app.get(
-        '/explain', responses=errors | unavailable, summary='What makes an item good for a user'
-    )
+    @app.get('/explain', responses=errors | unavailable, summary='The score of an item in parts')
     async def explain(request: Request, user: Name, item: Name) -> Response:
         def answer() -> Iterator[bytes]:
             yield json.dumps(service.explain(user, item), ensure_ascii=False).encode()
 
         return await reply(request, 1, answer)
 
-    @app.get('/health', summary='Whether the service is up, and what it serves')
+    @app.get('/health', summary='The status of the service and its model')
     async def health() -> dict[str, Any]:
         return {**service.describe(), 'max_k': max_k, 'version': mrdib_pyg.__version__}
 
@@ -237,12 +238,8 @@ ROUTES = {'/': 'index', '/docs': 'docs'}
 
 
 class BodyLimit:
-    r"""Answers 413 to a request whose body is larger than allowed, whatever its header claims; at
-    most so much of it is read.
-
-    Args:
-        app (callable): The ASGI application behind it.
-        max_body (int): The most bytes.
+    r"""ASGI middleware that answers 413 to a body of more than ``max_body`` bytes, whatever its
+    header claims, and reads no more than that.
     """
 
     def __init__(self, app: Any, max_body: int) -> None:
@@ -265,7 +262,7 @@ class BodyLimit:
         if too_large:
             from starlette.responses import JSONResponse
 
-            reason = f'the body of a request may have at most {self.max_body} bytes'
+            reason = f'the body of a request must have at most {self.max_body} bytes'
             response = JSONResponse({'detail': reason}, 413, headers={'Connection': 'close'})
             await response(scope, receive, send)
             return

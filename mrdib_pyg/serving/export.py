@@ -1,7 +1,6 @@
-"""Packages that only serving needs."""
+"""Export of embeddings and data sets for other software."""
 
 import contextlib
-import hashlib
 import importlib
 import io
 import json
@@ -16,24 +15,15 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.datasets import IdMap
+from mrdib_pyg.datasets._read import file_hash
 from mrdib_pyg.files import atomic_folder
 from mrdib_pyg.interactions import TRAIN_EDGE
-from mrdib_pyg.nn.models import Recommender
+from mrdib_pyg.nn.models import Embeddings, Recommender
 from mrdib_pyg.training._run import provenance
 
 
 def require(name: str, what: str, extra: str = 'serve') -> Any:
-    r"""Imports a package that may be missing.
-
-    Args:
-        name (str): The module, e.g. :obj:`"pyarrow.parquet"`.
-        what (str): What needs it.
-        extra (str, optional): The extra of ``setup.py`` that brings it.
-            (default: :obj:`"serve"`)
-
-    Raises:
-        ImportError: If it is missing, where the message names the extra, or broken.
-    """
+    r"""Imports an optional module for ``what``. If it is missing, the error names its extra."""
     module = name.split('.')[0]
     package = {'faiss': 'faiss-cpu'}.get(module, module)
     try:
@@ -47,14 +37,10 @@ def require(name: str, what: str, extra: str = 'serve') -> Any:
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
-    r"""Saves tensors to a safetensors file.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    r"""Saves tensors to a safetensors file with the permissions of any other new file."""
     safetensors = require('safetensors', 'saving')
     path.touch()
-    mode = path.stat().st_mode  # safetensors would make a file that nobody else may read
+    mode = path.stat().st_mode  # safetensors would make a file that only its owner may read
     try:
         require('safetensors.torch', 'saving').save_file(tensors, path, metadata)
         path.chmod(mode)
@@ -72,8 +58,8 @@ _BLOCK = 65_536  # rows
 
 
 class Export(NamedTuple):
-    r"""What an exported folder holds: embeddings whose inner product is the score, ``[U, d]`` and
-    ``[I, d]``, the ids of their rows (or :obj:`None`), and what the folder says of itself.
+    r"""The content of an exported folder: embeddings whose inner product is the score, ``[U, d]``
+    and ``[I, d]``, the raw ids of their rows (or :obj:`None`), and :obj:`export.json`.
     """
 
     user: Tensor
@@ -90,49 +76,37 @@ def export_model(
     item_ids: IdMap | None = None,
     info: dict[str, Any] | None = None,
 ) -> None:
-    r"""Writes the embeddings of a model for other software (extra ``[serve]``). The folder appears
-    whole or not at all. It holds
+    r"""Writes the embeddings of a model for other software (extra ``[serve]``). The folder is
+    written completely or not at all. It holds
 
     * :obj:`embeddings.safetensors`: :obj:`user` and :obj:`item`,
-    * :obj:`users.parquet` and :obj:`items.parquet`: a row for each, with its :obj:`index`, its
-      :obj:`id` (the outside one, or the index) and its :obj:`embedding`: the same
-      bits, except that :obj:`bfloat16`, which Parquet lacks, becomes :obj:`float32`,
+    * :obj:`users.parquet` and :obj:`items.parquet`: one row each with :obj:`index`, :obj:`id` (the
+      raw id, else the index) and :obj:`embedding` (the same bits; :obj:`bfloat16` becomes
+      :obj:`float32`, since Parquet lacks it),
     * :obj:`export.json`: the model, its settings, versions, and a SHA-256 of each file.
 
     Args:
         model (Recommender): A trained model.
         folder (str or Path): The folder, which must not exist or must be empty.
-        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
-        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        user_ids (IdMap, optional): The raw ids of the users. (default: :obj:`None`)
+        item_ids (IdMap, optional): The raw ids of the items. (default: :obj:`None`)
         info (Dict[str, Any], optional): Further keys of :obj:`export.json`.
             (default: :obj:`None`)
 
     Raises:
         ImportError: If pyarrow or safetensors is missing.
-        FileExistsError: If the folder holds something.
-        ValueError: If the ids do not fit the model, or an embedding is not finite.
+        FileExistsError: If the folder is not empty.
+        ValueError: If the number of ids is not that of the model, or an embedding is not finite.
     """
     require('safetensors.torch', 'export_model')
     require('pyarrow.parquet', 'export_model')
-    for kind, ids, size in (
-        ('user', user_ids, model.num_users),
-        ('item', item_ids, model.num_items),
-    ):
-        if ids is not None and len(ids) != size:
-            raise ValueError(f"'{kind}_ids' holds {len(ids)} ids for {size} {kind}s")
-    embeddings = model.embed()
+    check_id_maps(model, user_ids, item_ids)
+    embeddings = finite_embeddings(model)
     tensors = {
         kind: getattr(embeddings, kind).detach().cpu().contiguous() for kind in ('user', 'item')
     }
     if tensors['user'].untyped_storage().data_ptr() == tensors['item'].untyped_storage().data_ptr():
-        tensors['user'] = tensors['user'].clone()  # safetensors knows no shared memory
-    for kind, x in tensors.items():
-        wrong = (~x.isfinite().all(dim=1)).nonzero()
-        if wrong.numel() > 0:
-            raise ValueError(
-                f"'model' has an embedding of {kind} {int(wrong[0])} that is not finite; train it "
-                f'again, with a lower learning rate'
-            )
+        tensors['user'] = tensors['user'].clone()  # safetensors refuses shared memory
     with atomic_folder(folder) as part:
         save_tensors(tensors, part / TENSORS, {'version': VERSION})
         for kind, ids in (('user', user_ids), ('item', item_ids)):
@@ -147,21 +121,42 @@ def export_model(
             'channels': tensors['user'].size(1),
             'dtype': str(tensors['user'].dtype).removeprefix('torch.'),
             'raw_ids': {'user': user_ids is not None, 'item': item_ids is not None},
-            'sha256': {name: _sha256(part / name) for name in (TENSORS, *TABLES.values())},
+            'sha256': {name: file_hash(part / name) for name in (TENSORS, *TABLES.values())},
             **provenance(),
         }
         (part / 'export.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
+def check_id_maps(model: Recommender, user_ids: IdMap | None, item_ids: IdMap | None) -> None:
+    r"""Checks that there is one raw id for each user and item."""
+    maps = (('user', user_ids, model.num_users), ('item', item_ids, model.num_items))
+    for kind, ids, size in maps:
+        if ids is not None and len(ids) != size:
+            raise ValueError(f"'{kind}_ids' must hold {size} ids (got {len(ids)})")
+
+
+def finite_embeddings(model: Recommender) -> Embeddings:
+    r"""The embeddings of a model, checked."""
+    embeddings = model.embed()
+    for kind, x in (('user', embeddings.user), ('item', embeddings.item)):
+        wrong = (~x.isfinite().all(dim=1)).nonzero()
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"'model' must have finite embeddings (got NaN or infinity for {kind} "
+                f'{int(wrong[0])}); train it again with a lower learning rate'
+            )
+    return embeddings
+
+
 def load_export(folder: str | Path) -> Export:
-    r"""Loads what :func:`export_model` has written, and checks it.
+    r"""Loads and checks a folder that :func:`export_model` has written.
 
     Args:
         folder (str or Path): The folder.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or a file of it is missing.
-        ValueError: If a file is not the one that was written. The message names it.
+        FileNotFoundError: If the folder or one of its files is missing.
+        ValueError: If a file has changed since the export. The message names it.
         ImportError: If pyarrow or safetensors is missing.
     """
     folder = Path(folder)
@@ -173,9 +168,11 @@ def load_export(folder: str | Path) -> Export:
             raise ValueError(f'its version is {info["version"]!r}')
         sums, raw = dict(info['sha256']), dict(info['raw_ids'])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise ValueError(f"'{folder / 'export.json'}' is no {VERSION} ({e}); export again") from e
+        raise ValueError(
+            f"'{folder / 'export.json'}' must be a {VERSION} ({e}); export again"
+        ) from e
     for name in (TENSORS, *TABLES.values()):
-        if _sha256(folder / name) != sums.get(name):
+        if file_hash(folder / name) != sums.get(name):
             raise ValueError(f"'{folder / name}' is not the file that was exported; export again")
     ids: dict[str, IdMap | None] = {}
     try:
@@ -187,8 +184,8 @@ def load_export(folder: str | Path) -> Export:
             ids[kind] = IdMap(table.to_pylist()) if raw.get(kind) else None
     except (PermissionError, MemoryError):
         raise
-    except Exception as e:  # bytes at random raise nearly anything in the two readers
-        raise ValueError(f"the files in '{folder}' are no {VERSION} ({e}); export again") from e
+    except Exception as e:  # damaged bytes raise nearly any error in the two readers
+        raise ValueError(f"'{folder}' must hold a {VERSION} ({e}); export again") from e
     return Export(tensors['user'], tensors['item'], ids['user'], ids['item'], info)
 
 
@@ -217,14 +214,6 @@ def _write_table(path: Path, x: Tensor, ids: IdMap | None) -> None:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def export_ogb(
     data: HeteroData,
     folder: str | Path,
@@ -233,23 +222,23 @@ def export_ogb(
     item_ids: IdMap | None = None,
 ) -> None:
     r"""Writes a data set for link prediction in the layout of the Open Graph Benchmark, by
-    :class:`ogb.io.DatasetSaver`. The folder appears whole or not at all.
+    :class:`ogb.io.DatasetSaver`. The folder is written completely or not at all.
 
     It holds :obj:`meta_dict.pt` and the folder :obj:`<name>`: the training graph with the features
-    of items as :obj:`node_<modality>`, the interactions of each split as ``{'edge': [n, 2]}`` of a
-    user and an item, and in :obj:`mapping` the ids that users and items have outside.
+    of items as :obj:`node_<modality>`, the interactions of each split as ``{'edge': [n, 2]}``, and
+    the raw ids in :obj:`mapping`.
 
     Args:
         data (HeteroData): The data set.
         folder (str or Path): The folder, which must not exist or must be empty.
-        name (str, optional): The name of the data set, of letters, digits and underscores.
+        name (str, optional): The name of the data set: letters, digits and underscores.
             (default: :obj:`"mrdib"`)
-        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
-        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        user_ids (IdMap, optional): The raw ids of the users. (default: :obj:`None`)
+        item_ids (IdMap, optional): The raw ids of the items. (default: :obj:`None`)
 
     Raises:
-        FileExistsError: If the folder holds something.
-        ValueError: If the name has other characters.
+        FileExistsError: If the folder is not empty.
+        ValueError: If the name has any other character.
         OSError: If the folder cannot be written.
     """
     if re.fullmatch(r'\w+', name, re.ASCII) is None:

@@ -16,20 +16,15 @@ from mrdib_pyg.serving.export import require, save_tensors
 
 
 class CellMIPSKNNIndex(KNNIndex):
-    r"""The :class:`torch_geometric.nn.pool.ApproxMIPSKNNIndex` without its product quantization:
-    items are put into cells around centroids, and a search visits the cells whose centroids have
-    the largest inner products with the query. Scores of what it finds are exact.
-
-    Args:
-        num_cells (int): The number of cells.
-        num_cells_to_visit (int): The number of cells that a search visits.
-        emb (torch.Tensor, optional): The data points to add. (default: :obj:`None`)
+    r""":class:`torch_geometric.nn.pool.ApproxMIPSKNNIndex` without product quantization: a search
+    visits the cells whose centroids have the largest inner products with the query, and the scores
+    are exact.
     """
 
-    def __init__(self, num_cells: int, num_cells_to_visit: int, emb: Tensor | None = None) -> None:
+    def __init__(self, num_cells: int, num_cells_to_visit: int) -> None:
         self.num_cells = num_cells
         self.num_cells_to_visit = num_cells_to_visit
-        super().__init__(index_factory=None, emb=emb)
+        super().__init__(index_factory=None)
 
     def _create_index(self, channels: int) -> Any:
         import faiss
@@ -39,7 +34,7 @@ class CellMIPSKNNIndex(KNNIndex):
             faiss.IndexFlatIP(channels), channels, self.num_cells, faiss.METRIC_INNER_PRODUCT
         )
         index.nprobe = self.num_cells_to_visit
-        index.cp.min_points_per_centroid = 1  # else it writes to stderr of few items
+        index.cp.min_points_per_centroid = 1  # otherwise it warns about few items on stderr
         return index
 
     @property
@@ -77,31 +72,31 @@ VERSION = 'mrdib_pyg index 1'
 
 
 class ItemIndex:
-    r"""Finds the items of largest inner product with a query: the best items of a user, or, with
+    r"""Finds the items of largest inner product with a query: the best items of a user or, with
     :obj:`cosine`, the items nearest to an item.
 
     The exact index is :func:`~mrdib_pyg.ops.masked_topk` over the stored embeddings. The
-    approximate one looks into some of many cells of items, by :obj:`faiss` and
-    :class:`torch_geometric.nn.pool.knn.KNNIndex` (extra ``[serve]``): it may miss items, but the
-    scores of those that it finds are exact. A query whose cells hold fewer than :obj:`k` items is
-    answered by the exact search.
+    approximate one searches only some of its cells, by :obj:`faiss` and
+    :class:`torch_geometric.nn.pool.knn.KNNIndex` (extra ``[serve]``). It may miss items, but its
+    scores are exact. Where the cells of a query hold fewer than :obj:`k` items, the exact search
+    answers.
 
     Args:
         item (torch.Tensor): The item embeddings.
-        cosine (bool, optional): If set to :obj:`True`, items and queries are scaled to unit length,
-            so that the score is their cosine. (default: :obj:`False`)
+        cosine (bool, optional): If set to :obj:`True`, the score is the cosine of query and item.
+            (default: :obj:`False`)
         approximate (bool, optional): If set to :obj:`True`, builds cells. (default: :obj:`False`)
         num_cells (int, optional): The number of cells.
             (default: :obj:`None`, the square root of the number of items)
-        num_cells_to_visit (int, optional): The number of cells that a search visits: more find
-            more, and take longer. (default: :obj:`None`, an eighth of them)
+        num_cells_to_visit (int, optional): The number of cells that a search visits. More cells
+            find more items and take longer. (default: :obj:`None`, an eighth of the cells)
 
     Shapes:
         - **input:** items :math:`(I, d)`
 
     Raises:
-        ValueError: If the embeddings are no finite matrix, or a setting is out of range.
-        ImportError: If it is to be approximate, and faiss is missing.
+        ValueError: If the embeddings are not a finite matrix, or a setting is out of range.
+        ImportError: If :obj:`approximate` is set and faiss is missing.
     """
 
     def __init__(
@@ -120,7 +115,7 @@ class ItemIndex:
                 f'{list(item.shape)})'
             )
         if not bool(item.isfinite().all()):
-            raise ValueError("'item' holds NaN or infinite values; check the embeddings")
+            raise ValueError("'item' must be finite (got NaN or infinity); check the embeddings")
         self.cosine = cosine
         self.approximate = approximate
         self.item = F.normalize(item, dim=1) if cosine else item
@@ -131,8 +126,7 @@ class ItemIndex:
             self.item = self._padded[: self.numel]  # one copy of them
             if num_cells is not None or num_cells_to_visit is not None:
                 raise ValueError(
-                    "'num_cells' and 'num_cells_to_visit' need approximate=True: an exact index "
-                    'has no cells'
+                    "'num_cells' and 'num_cells_to_visit' need approximate=True (got False)"
                 )
             return
         self.item = self.item.float().cpu().contiguous()
@@ -153,7 +147,7 @@ class ItemIndex:
 
     @property
     def num_cells_to_visit(self) -> int:
-        r"""The number of cells that a search visits, which may be changed at any time."""
+        r"""The number of cells that a search visits. It may be changed at any time."""
         return self._num_visits
 
     @num_cells_to_visit.setter
@@ -172,8 +166,8 @@ class ItemIndex:
 
         Args:
             query (torch.Tensor): The queries, e.g. user embeddings.
-            k (int): The number of items; where fewer are left or found, the row ends in scores of
-                :math:`-\infty` and ids of :obj:`-1`.
+            k (int): The number of items. Rows with fewer items end in scores of :math:`-\infty`
+                and ids of :obj:`-1`.
             mask (torch.Tensor, optional): Pairs of a row of :obj:`query` and an item to leave out.
                 (default: :obj:`None`)
 
@@ -196,7 +190,7 @@ class ItemIndex:
         if self._cells is None:
             return topk_of_padded(query, self._padded, self.numel, k, mask)
         if not bool(query.isfinite().all()):
-            raise ValueError("'query' holds NaN or infinity; check the embeddings")
+            raise ValueError("'query' must be finite (got NaN or infinity); check the embeddings")
         if mask is not None:
             check_pairs("'mask'", mask, (query.size(0), self.numel), ('row', 'item'))
             mask = mask if mask.numel() > 0 else None
@@ -222,7 +216,7 @@ class ItemIndex:
 
         Raises:
             ImportError: If safetensors is missing.
-            OSError: If it cannot be written; the old file stays.
+            OSError: If the file cannot be written. An old file stays.
         """
         require('safetensors.torch', 'ItemIndex.save')
         tensors = {'item': self.item.cpu().contiguous()}
@@ -239,14 +233,14 @@ class ItemIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> 'ItemIndex':
-        r"""Loads what :meth:`save` has saved; its answers are the same. No code of the file is run.
+        r"""Loads a saved index, which gives the same answers. No code from the file is run.
 
         Args:
             path (str or Path): The file.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is torn, or no index.
+            ValueError: If the file is damaged or not an index.
             ImportError: If safetensors, or faiss for an approximate index, is missing.
         """
         path = Path(path)
@@ -263,9 +257,9 @@ class ItemIndex:
             return cls._restore(tensors, settings)
         except (PermissionError, MemoryError, ImportError):
             raise
-        except Exception as e:  # bytes at random raise nearly anything in a reader
+        except Exception as e:  # damaged bytes raise nearly any error in a reader
             raise ValueError(
-                f"'{path}' is torn or no index of this package ({e}); save it again"
+                f"'{path}' must be an index of this package ({e}); save it again"
             ) from e
 
     @classmethod
@@ -305,7 +299,7 @@ class ItemIndex:
 
 
 def _of_rows(mask: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    r"""Returns the pairs of some ascending rows, with the places of these rows."""
+    r"""The pairs of some ascending rows, with the places of these rows."""
     place = mask.new_full((num_rows,), -1)
     place[rows] = torch.arange(rows.numel())
     row = place[mask[0]]

@@ -1,7 +1,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -41,8 +41,8 @@ def recommend(
     batch_size: int = 1024,
     mesh: DeviceMesh | None = None,
 ) -> Iterator[Recommendations]:
-    r"""Ranks all items for users, a block of users at a time: beyond the embeddings, memory depends
-    on :obj:`batch_size` and :obj:`k` alone. Among equal scores the item of lower id comes first.
+    r"""Ranks all items for users, one block of users at a time. Besides the embeddings, memory
+    depends only on :obj:`batch_size` and :obj:`k`. Ties go to the item of lower id.
 
     Args:
         model (Recommender): A trained model.
@@ -56,21 +56,22 @@ def recommend(
             (default: :obj:`None`)
         allow (torch.Tensor, optional): The ids of the only items that may be recommended.
             (default: :obj:`None`, all)
-        deny (torch.Tensor, optional): The ids of items that may not. (default: :obj:`None`)
+        deny (torch.Tensor, optional): The ids of items that may not be recommended.
+            (default: :obj:`None`)
         batch_size (int, optional): Users ranked at a time. (default: :obj:`1024`)
         mesh (DeviceMesh, optional): Processes that rank the blocks in turn, see
             :mod:`mrdib_pyg.distributed`. All of them call this function, get all blocks and must
             read them to the end. (default: :obj:`None`, one process)
 
     Yields:
-        Recommendations: Blocks of :obj:`batch_size` users; the columns are :obj:`k`, or the number
-        of candidates where :obj:`allow` and :obj:`deny` leave fewer.
+        Recommendations: Blocks of :obj:`batch_size` users with :obj:`k` columns, or fewer if
+        :obj:`allow` and :obj:`deny` leave fewer items.
 
     Raises:
         ValueError: If :obj:`k` exceeds the number of items, an id does not exist, or no candidate
             is left.
     """
-    # Not a generator itself: what is wrong is said when it is called, not at the first block.
+    # Not a generator itself, so that errors are raised at the call and not at the first block.
     if batch_size < 1:
         raise ValueError(f"'batch_size' must be at least 1 (got {batch_size})")
     if not 1 <= k <= model.num_items:
@@ -86,18 +87,8 @@ def recommend(
 def select_items(
     num_items: int, allow: Tensor | None = None, deny: Tensor | None = None
 ) -> Tensor | None:
-    r"""Returns the items that an allow list and a deny list leave, ascending.
-
-    Args:
-        num_items (int): The number of items.
-        allow (torch.Tensor, optional): The only items that are left. (default: :obj:`None`, all)
-        deny (torch.Tensor, optional): The items that are taken out. (default: :obj:`None`)
-
-    Returns:
-        torch.Tensor, optional: Their ids, or :obj:`None` for all.
-
-    Raises:
-        ValueError: If an id does not exist, or no item is left.
+    r"""The ids of the items that an allow list and a deny list leave, ascending; :obj:`None` for
+    all items.
     """
     if allow is None and deny is None:
         return None
@@ -125,8 +116,8 @@ def check_ids(name: str, ids: Tensor, size: int) -> None:
 
 
 def restrict_pairs(pairs: Tensor, candidates: Tensor, num_items: int) -> Tensor:
-    r"""Turns the items of ``[2, n]`` pairs into their places among ascending candidates; pairs of
-    other items are dropped.
+    r"""Replaces the items of ``[2, n]`` pairs by their places among ascending candidates, and drops
+    the pairs of other items.
     """
     place = pairs.new_full((num_items,), -1)
     place[candidates] = torch.arange(candidates.numel(), device=pairs.device, dtype=pairs.dtype)
@@ -198,11 +189,7 @@ Rows = tuple[list[Any], list[int], list[Any], list[float]]
 
 
 def format_of(path: str | Path) -> str:
-    r"""Returns :obj:`"csv"`, :obj:`"jsonl"` or :obj:`"parquet"`, by the suffix of a file.
-
-    Raises:
-        ValueError: If the suffix is none of these.
-    """
+    r"""Returns :obj:`"csv"`, :obj:`"jsonl"` or :obj:`"parquet"`, by the suffix of a file."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(
@@ -219,26 +206,26 @@ def save_recommendations(
     item_ids: IdMap | None = None,
     format: str | None = None,
 ) -> None:
-    r"""Writes recommendations to a file as they come, so that memory does not grow with the users.
-    The file appears whole or not at all.
+    r"""Writes recommendations to a file block by block, so that memory does not grow with the
+    number of users. The file is written completely or not at all.
 
-    CSV and Parquet have the columns :obj:`userID`, :obj:`rank` (from 1), :obj:`itemID` and
-    :obj:`score`, and a row for each user and item; JSON lines an object
-    ``{"user": ..., "item": [...], "score": [...]}`` for each user. Places without an item are left
-    out. Ids are integers or, with an :class:`~mrdib_pyg.datasets.IdMap`, strings.
+    CSV and Parquet have one row per user and item with the columns :obj:`userID`, :obj:`rank` (from
+    1), :obj:`itemID` and :obj:`score`. JSON lines have one object per user,
+    ``{"user": ..., "item": [...], "score": [...]}``. Places without an item are left out. Ids are
+    integers or, with an :class:`~mrdib_pyg.datasets.IdMap`, strings.
 
     Args:
-        blocks (Iterable[Recommendations]): What :func:`recommend` gives.
+        blocks (Iterable[Recommendations]): The blocks of :func:`recommend`.
         path (str or Path): The file; its folder must exist.
-        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`)
-        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        user_ids (IdMap, optional): The raw ids of the users. (default: :obj:`None`)
+        item_ids (IdMap, optional): The raw ids of the items. (default: :obj:`None`)
         format (str, optional): :obj:`"csv"`, :obj:`"jsonl"` or :obj:`"parquet"` (which needs
             pyarrow). (default: :obj:`None`, by the suffix of :obj:`path`)
 
     Raises:
-        ValueError: If neither :obj:`format` nor the suffix names one of the three.
+        ValueError: If :obj:`format` or the suffix is not one of the three.
         ImportError: If pyarrow is missing.
-        OSError: If it cannot be written; the old file stays.
+        OSError: If the file cannot be written. An old file stays.
     """
     format = format_of(path) if format is None else format
     if format not in FORMATS.values():
@@ -260,9 +247,7 @@ def write_text(
     item_ids: IdMap | None = None,
     format: str = 'csv',
 ) -> None:
-    r"""As :func:`save_recommendations`, to an open file such as the standard output: as CSV or JSON
-    lines.
-    """
+    r"""Writes recommendations to an open file such as the standard output, as CSV or JSON lines."""
     if format == 'csv':
         file.write(','.join(COLUMNS) + '\n')
     for block in blocks:
@@ -279,7 +264,7 @@ def _write_csv(
     block: Recommendations, text: TextIO, user_ids: IdMap | None, item_ids: IdMap | None
 ) -> None:
     plain = csv.writer(text, lineterminator='\n')
-    # Of what ends a line it quotes its own alone.
+    # The plain writer quotes line feeds but not carriage returns.
     quoted = csv.writer(text, lineterminator='\n', quoting=csv.QUOTE_ALL)
     for user, items, scores in _users(block, user_ids, item_ids):
         writer = quoted if any('\r' in str(name) for name in (user, *items)) else plain
@@ -307,10 +292,9 @@ def _write_parquet(
 def _users(
     block: Recommendations, user_ids: IdMap | None, item_ids: IdMap | None
 ) -> Iterator[tuple[Any, list[Any], list[float]]]:
-    r"""Gives each user with the items that there are, and their scores."""
+    r"""Each user with their items and scores, without empty places."""
     user_name, item_name = _namer(user_ids), _namer(item_ids)
-    rows: Sequence[Tensor] = (block.user, block.item, block.score)
-    for user, items, scores in zip(*(rows_.tolist() for rows_ in rows)):
+    for user, items, scores in zip(*(rows.tolist() for rows in block)):
         ranked = [(item_name(i), s) for i, s in zip(items, scores) if i >= 0]
         yield user_name(user), [i for i, _ in ranked], [s for _, s in ranked]
 

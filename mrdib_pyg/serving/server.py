@@ -5,22 +5,14 @@ import signal
 import socket
 from typing import Any
 
-#: A request must be complete this many seconds after its first byte, or its connection.
+#: A request must be complete this many seconds after its first byte or its connection.
 REQUEST_SECONDS = 10.0
-#: The most connections whose request is incomplete; the oldest is closed for a further one.
+#: The most connections with an incomplete request. Beyond it the oldest is closed.
 MAX_INCOMPLETE = 256
 
 
 def listen(host: str, port: int) -> socket.socket:
-    r"""Returns a socket bound to an address.
-
-    Args:
-        host (str): The address.
-        port (int): The port, or 0 for a free one.
-
-    Raises:
-        OSError: If the address cannot be bound.
-    """
+    r"""Returns a socket bound to an address; port 0 takes a free one."""
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named; without it, answers wait 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -34,10 +26,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allowed_hosts(host: str, listener: socket.socket) -> list[str] | None:
-    r"""Returns the values of the header :obj:`Host` to answer. On the loopback these are its own
-    names; elsewhere any, as nobody knows them.
-
-    What is bound decides, not how it was named: ``LOCALHOST``, ``127.1`` and others are loopback.
+    r"""The values of the header :obj:`Host` to answer: the names of the loopback, if the bound
+    address is one (``LOCALHOST`` and ``127.1`` are), else :obj:`None` for any.
     """
     bound = listener.getsockname()[0].partition('%')[0]
     address = ipaddress.ip_address(bound)
@@ -53,16 +43,8 @@ def serve(
     request_seconds: float = REQUEST_SECONDS,
     max_incomplete: int = MAX_INCOMPLETE,
 ) -> None:
-    r"""Serves an application until SIGINT or SIGTERM, and finishes the requests under way.
-
-    Args:
-        app (callable): The ASGI application.
-        listener (socket.socket): A bound socket.
-        host (str): The address as it was named, which is printed.
-        request_seconds (float, optional): The time that a request may take to arrive.
-            (default: :obj:`10.0`)
-        max_incomplete (int, optional): The most connections whose request is incomplete; the oldest
-            gives way to a further one. (default: :obj:`256`)
+    r"""Serves an ASGI application until SIGINT or SIGTERM, and finishes the requests under way.
+    ``host`` is the address as the user named it, for the greeting.
     """
     import uvicorn
 
@@ -84,7 +66,7 @@ def serve(
         timeout_graceful_shutdown=10,
         server_header=False,
     )
-    # uvicorn finishes what is under way, and then raises the signal again: that is the end we want.
+    # uvicorn finishes what is under way and then raises the signal again, which must not kill us.
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, lambda *_: None) for number in signals}
     try:
@@ -95,10 +77,8 @@ def serve(
 
 
 def make_protocol(request_seconds: float, max_incomplete: int) -> Any:
-    r"""Returns uvicorn's protocol with a deadline for the headers and the body of a request.
-
-    uvicorn limits the time between requests only: connections that send half a request and wait
-    would shut everyone out.
+    r"""Returns uvicorn's protocol with a deadline for a whole request. uvicorn limits only the time
+    between requests, so connections that send half a request would shut everyone out.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 

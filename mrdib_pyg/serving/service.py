@@ -10,6 +10,7 @@ from mrdib_pyg.datasets import IdMap
 from mrdib_pyg.interactions import UserItems
 from mrdib_pyg.nn.models import Recommender
 from mrdib_pyg.pid import PIDExplainer
+from mrdib_pyg.serving.export import check_id_maps, finite_embeddings
 from mrdib_pyg.serving.index import ItemIndex
 from mrdib_pyg.serving.recommendations import restrict_pairs, select_items
 
@@ -26,34 +27,32 @@ class UnknownId(KeyError):
 
 
 class Unavailable(RuntimeError):
-    r"""Something that this model, or this installation, cannot tell."""
+    r"""This model cannot answer the question."""
 
 
 class Selection(NamedTuple):
-    r"""The items that may be recommended: the index to search, the items it holds where these are
-    not all, and the items to leave out.
-    """
+    r"""The items that may be recommended."""
 
     searched: ItemIndex
-    candidates: Tensor | None
-    denied: Tensor | None
+    candidates: Tensor | None  # the items of the index, if not all
+    denied: Tensor | None  # the items to leave out
 
 
 class Service:
-    r"""Answers for single users and items, by the embeddings that a model has now; what
-    :func:`make_app` puts behind addresses.
+    r"""Answers questions about users and items with the current embeddings of a model.
+    :func:`make_app` serves them over HTTP.
 
     Args:
         model (Recommender): A trained model.
-        user_ids (IdMap, optional): The ids that users have outside. (default: :obj:`None`, the ids
-            of the model)
-        item_ids (IdMap, optional): The ids that items have outside. (default: :obj:`None`)
+        user_ids (IdMap, optional): The raw ids of the users. (default: :obj:`None`, the
+            indices of the model)
+        item_ids (IdMap, optional): The raw ids of the items. (default: :obj:`None`)
         approximate (bool, optional): Searches an approximate :class:`ItemIndex`.
             (default: :obj:`False`)
         data (HeteroData, optional): The data of the model, whose validation edges
             :meth:`explain` needs. (default: :obj:`None`)
-        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen besides
-            the training edges, ``[2, n]``, such as :func:`known_pairs`. (default: :obj:`None`)
+        exclude (torch.Tensor, optional): Pairs of a user and an item that count as seen like the
+            training edges, ``[2, n]``, such as :func:`known_pairs`. (default: :obj:`None`)
     """
 
     def __init__(
@@ -66,12 +65,7 @@ class Service:
         data: HeteroData | None = None,
         exclude: Tensor | None = None,
     ) -> None:
-        for kind, ids, size in (
-            ('user', user_ids, model.num_users),
-            ('item', item_ids, model.num_items),
-        ):
-            if ids is not None and len(ids) != size:
-                raise ValueError(f"'{kind}_ids' holds {len(ids)} ids for {size} {kind}s")
+        check_id_maps(model, user_ids, item_ids)
         self.model = model.eval()
         self.user_ids, self.item_ids = user_ids, item_ids
         self.seen_pairs: Callable[[Tensor], Tensor] = model.seen_pairs
@@ -80,15 +74,8 @@ class Service:
             pairs = torch.cat([train, torch.as_tensor(exclude).cpu()], dim=1)
             self.seen_pairs = UserItems(pairs, model.num_users, model.num_items)
         with torch.no_grad():
-            self.embeddings = model.embed()
+            self.embeddings = finite_embeddings(model)
             self.modalities = modality_embeddings(model)
-        for kind, x in (('user', self.embeddings.user), ('item', self.embeddings.item)):
-            wrong = (~x.isfinite().all(dim=1)).nonzero()
-            if wrong.numel() > 0:
-                raise ValueError(
-                    f"'model' has an embedding of {kind} {int(wrong[0])} that is not finite; it "
-                    f'cannot be served'
-                )
         self.index = ItemIndex(self.embeddings.item, approximate=approximate)
         self.similar_index = ItemIndex(self.embeddings.item, cosine=True, approximate=approximate)
         self.explainer: PIDExplainer | None = None
@@ -109,8 +96,8 @@ class Service:
         deny: Sequence[Id] | None = None,
         parts: bool = False,
     ) -> list[dict[str, Any]]:
-        r"""Returns ``{'user': id, 'items': [{'item': id, 'score': float}, ...]}`` for each user, at
-        most :obj:`k` items by descending score.
+        r"""Returns ``{'user': id, 'items': [{'item': id, 'score': float}, ...]}`` for each user,
+        with at most :obj:`k` items by descending score.
 
         Args:
             users (Sequence[str or int]): The ids of the users.
@@ -119,33 +106,21 @@ class Service:
                 of :obj:`exclude` are candidates too. (default: :obj:`True`)
             allow (Sequence[str or int], optional): The only items that may be recommended.
                 (default: :obj:`None`, all)
-            deny (Sequence[str or int], optional): Items that may not. (default: :obj:`None`)
-            parts (bool, optional): If set to :obj:`True`, each item also has ``'parts'``: the score
+            deny (Sequence[str or int], optional): Items that may not be recommended.
+                (default: :obj:`None`)
+            parts (bool, optional): If set to :obj:`True`, each item also has ``'parts'``, its score
                 by each modality alone. (default: :obj:`False`)
 
         Raises:
             UnknownId: If there is no such user or item.
             ValueError: If :obj:`allow` and :obj:`deny` leave no item.
         """
-        return self._recommend(
-            torch.tensor([self.user(u) for u in users], dtype=torch.long),
-            k,
-            exclude_seen,
-            self.select(allow, deny),
-            parts,
-        )
+        selection = self.select(allow, deny)
+        return self._recommend(_rows(self.user, users), k, exclude_seen, selection, parts)
 
     def select(self, allow: Sequence[Id] | None, deny: Sequence[Id] | None) -> Selection:
-        r"""Returns the items that an allow list and a deny list leave.
-
-        Raises:
-            UnknownId: If there is no such item.
-            ValueError: If no item is left.
-        """
-        allowed, denied = (
-            None if ids is None else torch.tensor([self.item(i) for i in ids], dtype=torch.long)
-            for ids in (allow, deny)
-        )
+        r"""The items that an allow list and a deny list leave."""
+        allowed, denied = (None if ids is None else _rows(self.item, ids) for ids in (allow, deny))
         left = select_items(self.model.num_items, allowed, denied)
         if left is not None and allowed is not None:
             left = left.to(self.embeddings.item.device)
@@ -154,13 +129,19 @@ class Service:
         return Selection(self.index, None, None if denied is None else denied.unique())
 
     def recommend_json(
-        self, users: Sequence[Id], k: int, *, exclude_seen: bool, parts: bool, **lists: Any
+        self,
+        users: Sequence[Id],
+        k: int,
+        *,
+        exclude_seen: bool,
+        parts: bool,
+        allow: Sequence[Id] | None = None,
+        deny: Sequence[Id] | None = None,
     ) -> Iterator[bytes]:
-        r"""As :meth:`recommend`, as the JSON text of the list in parts: rows exist for one block of
-        users at a time. What is wrong is raised at the call.
+        r"""The JSON text of :meth:`recommend` without its brackets, one block of users at a time.
+        Errors are raised at the call.
         """
-        user = torch.tensor([self.user(u) for u in users], dtype=torch.long)
-        selection = self.select(lists.get('allow'), lists.get('deny'))
+        user, selection = _rows(self.user, users), self.select(allow, deny)
 
         def rows(block: Tensor) -> list[dict[str, Any]]:
             return self._recommend(block, k, exclude_seen, selection, parts)
@@ -168,9 +149,8 @@ class Service:
         return _json_blocks(user, rows)
 
     def similar_json(self, items: Sequence[Id], k: int) -> Iterator[bytes]:
-        r"""As :meth:`similar`, as the JSON text of the list in parts."""
-        item = torch.tensor([self.item(i) for i in items], dtype=torch.long)
-        return _json_blocks(item, lambda block: self._similar(block, k))
+        r"""The JSON text of :meth:`similar` without its brackets, one block of items at a time."""
+        return _json_blocks(_rows(self.item, items), lambda block: self._similar(block, k))
 
     @torch.no_grad()
     def _recommend(
@@ -199,12 +179,12 @@ class Service:
 
     def similar(self, items: Sequence[Id], k: int = 20) -> list[dict[str, Any]]:
         r"""Returns ``{'item': id, 'items': [{'item': id, 'score': float}, ...]}`` for each item:
-        the :obj:`k` others whose embeddings have the largest cosine with its own.
+        the :obj:`k` others of largest cosine.
 
         Raises:
             UnknownId: If there is no such item.
         """
-        return self._similar(torch.tensor([self.item(i) for i in items], dtype=torch.long), k)
+        return self._similar(_rows(self.item, items), k)
 
     @torch.no_grad()
     def _similar(self, item: Tensor, k: int) -> list[dict[str, Any]]:
@@ -220,20 +200,20 @@ class Service:
         ]
 
     def explain(self, user: Id, item: Id) -> dict[str, Any]:
-        r"""Returns what :func:`mrdib_pyg.pid.explain_pair` says of a user and an item, in nats.
+        r"""Returns the explanation of a score by :func:`mrdib_pyg.pid.explain_pair`, in nats.
 
         Raises:
             UnknownId: If there is no such user or item.
-            Unavailable: If there is no explanation for this model.
+            Unavailable: If this model cannot be explained.
         """
         u, i = self.user(user), self.item(item)
         if self.explainer is None:
-            raise Unavailable(f'there is no explanation: {self.why_not}')
+            raise Unavailable(f'this service cannot explain: {self.why_not}')
         told = self.explainer(u, i)[0]._replace(user=self.user_name(u), item=self.item_name(i))
         return {**told.to_dict(), 'parts': told.parts}
 
     def describe(self) -> dict[str, Any]:
-        r"""Returns what is served: the model and the sizes, but no id of anyone."""
+        r"""Describes the model and its sizes, without any id."""
         return {
             'status': 'ok',
             'model': type(self.model).__name__,
@@ -247,27 +227,19 @@ class Service:
         }
 
     def user(self, name: Id) -> int:
-        r"""Returns the row of a user.
-
-        Raises:
-            UnknownId: If there is no such user.
-        """
+        r"""The index of a user, or :class:`UnknownId`."""
         return _index('user', name, self.user_ids, self.model.num_users)
 
     def item(self, name: Id) -> int:
-        r"""Returns the row of an item.
-
-        Raises:
-            UnknownId: If there is no such item.
-        """
+        r"""The index of an item, or :class:`UnknownId`."""
         return _index('item', name, self.item_ids, self.model.num_items)
 
     def user_name(self, index: int) -> Id:
-        r"""Returns the id of a user."""
+        r"""The raw id of a user, else the index."""
         return index if self.user_ids is None else self.user_ids[index]
 
     def item_name(self, index: int) -> Id:
-        r"""Returns the id of an item."""
+        r"""The raw id of an item, else the index."""
         return index if self.item_ids is None else self.item_ids[index]
 
     def _row(self, item: int, score: float) -> dict[str, Any]:
@@ -279,14 +251,18 @@ class Service:
             row['parts'] = {m: score[n] for m, score in scores.items()}
 
 
+def _rows(index: Callable[[Id], int], names: Sequence[Id]) -> Tensor:
+    return torch.tensor([index(name) for name in names], dtype=torch.long)
+
+
 def _json_blocks(ids: Tensor, rows: Callable[[Tensor], list[dict[str, Any]]]) -> Iterator[bytes]:
     for n, block in enumerate(ids.split(_BLOCK)):
         yield (b',' if n > 0 else b'') + json.dumps(rows(block), ensure_ascii=False).encode()[1:-1]
 
 
 def modality_embeddings(model: Recommender) -> dict[str, tuple[Tensor, Tensor]]:
-    r"""Returns per modality the users and items whose inner product scores with this modality
-    alone, ``[U, d]`` and ``[I, d]``; none for a model that reads no modality.
+    r"""The embeddings of users and items by each modality alone, ``[U, d]`` and ``[I, d]``. Their
+    inner product is a score.
     """
     if not model.multimodal:
         return {}

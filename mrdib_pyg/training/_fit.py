@@ -16,11 +16,12 @@ from torch_geometric.utils import coalesce
 from tqdm import tqdm
 
 from mrdib_pyg.distributed import check_processes, check_repeated, first, is_first, shard
-from mrdib_pyg.evaluation import METRICS, evaluate, held_out_edges
+from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.evaluation.full_ranking import METRICS
 from mrdib_pyg.files import lock_folder
-from mrdib_pyg.interactions import TRAIN_EDGE
-from mrdib_pyg.nn.models import Recommender, Triplets, drop_modalities
-from mrdib_pyg.nn.models._drop_modalities import check_ratio
+from mrdib_pyg.interactions import TRAIN_EDGE, held_out_edges
+from mrdib_pyg.nn.models import Recommender, Triplets
+from mrdib_pyg.nn.models._drop_modalities import check_ratio, drop_modalities
 from mrdib_pyg.ops import sample_negatives
 from mrdib_pyg.training.checkpoint import RunState
 from mrdib_pyg.training.step import MRDIB_TERMS, LossWeights, TrainStep, make_train_step

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import json
 import math
 import os
@@ -21,9 +22,11 @@ from mrdib_pyg.distributed import (
 )
 from mrdib_pyg.files import append_line, atomic_file, is_there, remove_leftovers, write_atomic
 from mrdib_pyg.interactions import num_nodes
+from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import MODELS, Recommender, find_model
+from mrdib_pyg.nn.models.recommender import constructor_arguments
 from mrdib_pyg.nn.models.registry import is_of_model, model_name
-from mrdib_pyg.ops import encode_edges
+from mrdib_pyg.ops.negative_sampling import encode_edges
 from mrdib_pyg.training.step import make_adam
 
 VERSION = 1
@@ -333,7 +336,8 @@ class RunState:
         identity = state['identity']
         is_known = isinstance(identity, dict) and isinstance(identity.get('model'), str)
         if is_known and is_of_model(identity['model'], type(self.model)):
-            identity = {**identity, 'model': self.identity['model']}
+            config = _completed(identity.get('config'), type(self.model))
+            identity = {**identity, 'model': self.identity['model'], 'config': config}
         difference = _difference(identity, self.identity)
         if difference is not None:
             raise CheckpointError(
@@ -435,6 +439,21 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
             f'{dict(values)} cannot be saved ({e}); pass plain numbers and names, e.g. '
             f"'redundancy' by name, or leave 'out' away"
         ) from e
+
+
+def _completed(config: Any, cls: type[Recommender]) -> Any:
+    # What an older version had no argument for, it did as the default does.
+    if not isinstance(config, dict):
+        return config
+    layer = config.get('mrdib')
+    if isinstance(layer, dict) and 'control' not in layer:
+        config = {**config, 'mrdib': {**_defaults(inspect.signature(MRdIB).parameters), **layer}}
+    return {**_defaults(constructor_arguments(cls)), **config}
+
+
+def _defaults(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    found = {name: parameter.default for name, parameter in parameters.items()}
+    return {name: x for name, x in found.items() if x is not inspect.Parameter.empty}
 
 
 def _difference(found: Any, wanted: Any, name: str = '') -> str | None:

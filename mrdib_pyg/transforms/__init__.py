@@ -1,4 +1,4 @@
-r"""PyG transforms: graphs of multimodal recommenders, splits, and what is missing or held out."""
+r"""PyG transforms: graphs of multimodal recommenders, splits, and missing modalities."""
 
 from mrdib_pyg.transforms.item_graphs import (
     InterestGraph,

@@ -22,41 +22,36 @@ from mrdib_pyg.interactions import (
     num_nodes,
     training_edges,
 )
-from mrdib_pyg.ops import (
-    NormalizedAdjacency,
+from mrdib_pyg.ops import NormalizedAdjacency, feature_knn_graph
+from mrdib_pyg.ops.interest_graphs import interest_counts, second_order_edges
+from mrdib_pyg.ops.item_graphs import (
+    MAX_SCORES,
+    WEIGHTINGS,
     cooccurrence_graph,
     edge_cosine,
-    feature_knn_graph,
-    interest_counts,
     prune_edges,
-    second_order_edges,
 )
-from mrdib_pyg.ops.item_graphs import MAX_SCORES, WEIGHTINGS
 from mrdib_pyg.ops.rows import normalize_rows, rows_per_chunk
 
 
 def chosen_modalities(data: HeteroData, modality: None | str | Sequence[str] = None) -> list[str]:
-    r"""Returns the modalities asked for, or all that the items have.
-
-    Raises:
-        ValueError: If one has no features, or there is none.
-    """
+    r"""Returns the modalities asked for, or all of the items; at least one, with features."""
     known = modalities_of(data)
     names = [modality] if isinstance(modality, str) else list(modality or known)
     for name in names:
         if name not in known:
             raise ValueError(
-                f"'modality' names '{name}', but there is no data['item'].x_{name}; the items have "
-                f'{known}'
+                f"'modality' must be among {known} (got {name!r}); set data['item'].x_{name}, or "
+                f'leave it out'
             )
     if len(names) == 0:
-        raise ValueError("the items have no features; set data['item'].x_<modality>")
+        raise ValueError("'data' must have item features (got none); set data['item'].x_<modality>")
     return names
 
 
 def available(data: HeteroData, name: str) -> Tensor | None:
-    r"""Returns the mask of the items that have a modality, or :obj:`None` if all do. A row of
-    zeros has no direction, and so no neighbors: it counts as missing.
+    r"""Returns the mask of the items that have a modality, or :obj:`None` if all do. A row of zeros
+    has no direction, hence no neighbors: it counts as missing.
     """
     mask = (data['item'][f'x_{name}'] != 0).any(dim=1)
     given = modality_mask(data, name)
@@ -71,7 +66,7 @@ def _with_loops(edge_index: Tensor, mask: Tensor) -> Tensor:
 
 
 def _neighbor_graph(data: HeteroData, name: str, transform: 'ItemKNN') -> EdgeStorage:
-    # The graph of a modality that the data has, or else the one that the transform makes.
+    # The modality's graph of the data, or else of the transform.
     edge = ('item', f'{name}_knn', 'item')
     return (data if edge in data.edge_types else transform(data))[edge]
 
@@ -99,19 +94,17 @@ class ItemKNN(BaseTransform):
     Structures for Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_. The graph is
     directed; among equally similar items those of lower id are kept.
 
-    An item that lacks a modality, or has a row of zeros, keeps only a self-loop of weight one,
-    and is nobody's neighbor.
+    An item that lacks a modality, or has a row of zeros, keeps only a self-loop of weight one.
 
     Args:
         k (int, optional): The number of neighbors, the item included. (default: :obj:`10`)
         modality (str or list[str], optional): The modalities. (default: :obj:`None`, all)
         form (str, optional): :obj:`"similarity"` or :obj:`"binary"`.
             (default: :obj:`"similarity"`)
-        neighbors (dict[str, str or Tensor], optional): Per modality the neighbors that are given,
-            as item ids ``[num_items, n]`` or as the ``.npy`` file of such an array, e.g.
-            ``{'image': 'baby/image_knn.npy'}``. They are taken as they are, whatever :obj:`k`;
-            negative ids are padding. The :obj:`"binary"` form needs no features then.
-            (default: :obj:`None`)
+        neighbors (dict[str, str or Tensor], optional): Per modality the given neighbors as item
+            ids ``[num_items, n]``, or the ``.npy`` file of such an array, e.g.
+            ``{'image': 'baby/image_knn.npy'}``. They are used whatever :obj:`k`; negative ids are
+            padding. With them the :obj:`"binary"` form needs no features. (default: :obj:`None`)
         chunk_size (int, optional): The number of items to compare at a time. (default:
             :obj:`None`, chosen by the number of items)
 
@@ -159,28 +152,31 @@ class ItemKNN(BaseTransform):
         return data
 
     def _edges(self, data: HeteroData, name: str, num_items: int) -> tuple[Tensor, Tensor]:
-        given = name in self.neighbors
-        if not given or self.form == 'similarity' or f'x_{name}' in data['item']:
+        given = self.neighbors.get(name)
+        x: Any = None
+        mask, edge_weight = None, torch.empty(0)
+        if given is None or self.form == 'similarity' or f'x_{name}' in data['item']:
             chosen_modalities(data, name)
             x, mask = data['item'][f'x_{name}'], available(data, name)
+        if given is None:
+            edge_index, edge_weight = feature_knn_graph(
+                x, self.k, mask=mask, chunk_size=self.chunk_size
+            )
         else:
-            x, mask = None, None
-        if given:
-            edge_index = _given_edges(self.neighbors[name], name, num_items)
+            edge_index = _given_edges(given, name, num_items)
             if mask is not None:
                 edge_index = _with_loops(edge_index[:, mask[edge_index].all(dim=0)], mask)
+                x = x.where(mask[:, None], 0.0)
+            if self.form == 'similarity':
+                edge_weight = edge_cosine(x, edge_index)
+                # Including the self-loops of rows without features.
+                edge_weight.masked_fill_(edge_index[0] == edge_index[1], 1.0)
         if self.form == 'binary':
-            if not given:
-                edge_index, _ = feature_knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
-            return edge_index, torch.ones(edge_index.size(1), device=edge_index.device)
-        if not given:
-            return feature_knn_graph(x, self.k, mask=mask, chunk_size=self.chunk_size)
-        edge_weight = edge_cosine(x if mask is None else x.where(mask[:, None], 0.0), edge_index)
-        # The self-loops of rows without features among them.
-        return edge_index, edge_weight.masked_fill_(edge_index[0] == edge_index[1], 1.0)
+            edge_weight = torch.ones(edge_index.size(1), device=edge_index.device)
+        return edge_index, edge_weight
 
     def __repr__(self) -> str:
-        # The name of cached data is made of this: given arrays go in by their content.
+        # Part of the name of cached data, so given arrays are hashed.
         neighbors = {name: _describe(given) for name, given in self.neighbors.items()}
         return (
             f'{self.__class__.__name__}(k={self.k}, modality={self.modality!r}, '
@@ -201,7 +197,7 @@ def _given_edges(given: Neighbors, name: str, num_items: int) -> Tensor:
         )
     index = index.long()
     if index.numel() > 0 and int(index.max()) >= num_items:
-        raise ValueError(f'{what} name item {int(index.max())}, but there are {num_items} items')
+        raise ValueError(f'{what} must be below {num_items} (got {int(index.max())})')
     row = torch.arange(num_items).repeat_interleave(index.size(1))
     col = index.reshape(-1).cpu()
     code = torch.unique((row * num_items + col)[col >= 0])
@@ -226,14 +222,15 @@ class ItemGraphUnion(BaseTransform):
     .. math::
         \mathbf{S} = \sum_m w_m \mathbf{S}_m, \quad \sum_m w_m = 1
 
-    of the graphs ``('item', '<modality>_knn', 'item')`` or, where the data has none, of those of
-    :class:`ItemKNN` in the binary form, so that each row of the union sums to one. An item that
-    lacks a modality shares its weight among those it has; without any, its row is empty.
+    of the graphs ``('item', '<modality>_knn', 'item')`` of the data or else of :class:`ItemKNN` in
+    the binary form, so that each row of the union sums to one. An item that lacks a modality shares
+    its weight among the others; without any, its row is empty.
 
     Args:
-        weights (dict[str, float], optional): The weight of each modality; they are divided by
-            their sum. (default: :obj:`None`, see :func:`modality_weights`)
-        k (int, optional): The number of neighbors where a graph is to be made.
+        weights (dict[str, float], optional): The weight of each modality, divided by their sum.
+            (default: :obj:`None`: 0.1 for images and 0.9 for texts where these are the two
+            modalities, equal ones elsewhere)
+        k (int, optional): The number of neighbors in graphs of :class:`ItemKNN`.
             (default: :obj:`10`)
 
     Raises:
@@ -266,11 +263,8 @@ class ItemGraphUnion(BaseTransform):
 
 
 def modality_weights(names: list[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    r"""Returns a weight per modality, with a sum of one: those given, else 0.1 for images and 0.9
-    for texts where these are the two modalities, else equal ones.
-
-    Raises:
-        ValueError: If a weight is missing, unknown, negative, or all are zero.
+    r"""Returns a weight per modality, with a sum of one: the given ones, else 0.1 for images and
+    0.9 for texts where these are the two modalities, else equal ones.
     """
     if weights is None:
         pair = {'image': 0.1, 'visual': 0.1, 'text': 0.9}
@@ -288,8 +282,8 @@ def modality_weights(names: list[str], weights: Mapping[str, float] | None) -> d
 
 
 def item_weights(data: HeteroData, names: list[str], weights: Mapping[str, float] | None) -> Tensor:
-    r"""Returns the weight of each modality for each item, ``[num_items, M]``. The weight of a
-    modality that an item lacks is shared among those it has; without any, all are zero.
+    r"""Returns the weight of each modality for each item, ``[num_items, M]``. That of a missing
+    modality is shared among the others; without any, all are zero.
     """
     given = torch.tensor(list(modality_weights(names, weights).values()))
     out = given.repeat(num_nodes(data, 'item'), 1)
@@ -301,8 +295,13 @@ def item_weights(data: HeteroData, names: list[str], weights: Mapping[str, float
             out[~has.cpu(), m] = 0.0
     if is_full:  # no division, so that a mask of ones changes no bit
         return out
-    total = out.sum(dim=1, keepdim=True)
-    return out / total.masked_fill(total == 0, 1.0)
+    return share(out)
+
+
+def share(weight: Tensor) -> Tensor:
+    r"""Divides each row by its sum; a row of zeros stays."""
+    total = weight.sum(dim=1, keepdim=True)
+    return weight / total.masked_fill(total == 0, 1.0)
 
 
 @functional_transform('interest_graph')
@@ -317,8 +316,8 @@ class InterestGraph(BaseTransform):
 
     where :math:`\nu_{ij}` counts the users who know item :math:`i` and whose profile is close to
     item :math:`j` (:func:`~mrdib_pyg.ops.interest_counts`), :math:`\tilde{\mathbf{S}}_m` is the
-    graph of :class:`ItemKNN`, which is taken from the data where it has one, and
-    :math:`\mathrm{norm}(\mathbf{W})_{ij} = W_{ij} / \sqrt{r_i r_j}` with the row sums :math:`r`.
+    :class:`ItemKNN` graph of the data or a new one, and :math:`\mathrm{norm}(\mathbf{W})_{ij} =
+    W_{ij} / \sqrt{r_i r_j}` with the row sums :math:`r`.
 
     Args:
         k (int, optional): The number of items a user is interested in, per modality.
@@ -374,8 +373,7 @@ class InterestGraph(BaseTransform):
 
 
 def _cosine(x: Tensor, edge_index: Tensor, chunk_size: int | None) -> Tensor:
-    # A product of matrices costs less per pair than gathered rows, and pays off from a share of
-    # the pairs on. The edges are sorted by row.
+    # Many pairs are cheaper by a product of matrices than by gathered rows. The edges are sorted.
     num_items = x.size(0)
     if edge_index.size(1) < num_items * num_items / 100:
         return edge_cosine(x, edge_index)
@@ -394,7 +392,7 @@ def _cosine(x: Tensor, edge_index: Tensor, chunk_size: int | None) -> Tensor:
 @functional_transform('second_order_graph')
 class SecondOrderGraph(BaseTransform):
     r"""Adds the second-order graph of "SOIL: Contrastive Second-Order Interest Learning for
-    Multimodal Recommendation" (ACM Multimedia 2024), from users to items that those they know
+    Multimodal Recommendation" (ACM Multimedia 2024), from users to the items that their items
     attract, as edges ``('user', 'second_order', 'item')`` with an ``edge_weight``. See
     :func:`~mrdib_pyg.ops.second_order_edges`.
 
@@ -438,9 +436,7 @@ class UserCooccurrence(BaseTransform):
         c_{uv} = |\mathcal{N}_u \cap \mathcal{N}_v|, \quad
         w_{uv} = \frac{\exp(c_{uv})}{\sum_{v'} \exp(c_{uv'})}
 
-    Only training edges are read. Among equal counts the user of lower id is kept; a user who shares
-    no item has no edge. See
-    :func:`~mrdib_pyg.ops.cooccurrence_graph`.
+    Only training edges are read. See :func:`~mrdib_pyg.ops.cooccurrence_graph`.
 
     Args:
         k (int, optional): The largest number of neighbors of a user. (default: :obj:`40`)
@@ -472,18 +468,17 @@ class UserCooccurrence(BaseTransform):
 
 @functional_transform('prune_edges')
 class PruneEdges(BaseTransform):
-    r"""Drops training edges at random, those between nodes of high degree more often, by the
+    r"""Drops training edges at random, more often between nodes of high degree, by the
     degree-sensitive pruning of `"A Tale of Two Graphs: Freezing and Denoising Graph Structures for
     Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_. See
     :func:`~mrdib_pyg.ops.prune_edges`.
 
-    The edges that are left are sorted and without repeats; of a repeated edge the attributes of its
-    first entry are kept.
+    The remaining edges are sorted and without repeats. A repeated edge keeps the attributes of its
+    first entry.
 
     Args:
         ratio (float, optional): The ratio of edges to drop. (default: :obj:`0.8`)
-        seed (int, optional): Seeds every draw alike. (default: :obj:`None`, each draw is another,
-            by the global seed)
+        seed (int, optional): Makes every draw the same. (default: :obj:`None`, the global seed)
     """
 
     def __init__(self, ratio: float = 0.8, seed: int | None = None) -> None:
@@ -511,7 +506,7 @@ class PruneEdges(BaseTransform):
 
 
 def _sorted(data: HeteroData) -> tuple[Tensor, Tensor]:
-    # The training edges, sorted and without repeats, and where each first stands in the data.
+    # The training edges, sorted and without repeats, and their first positions in the data.
     edge_index, given = training_edges(data), data[TRAIN_EDGE].edge_index.long()
     if edge_index.size(1) == given.size(1) and torch.equal(edge_index, given):
         return edge_index, torch.arange(edge_index.size(1), device=edge_index.device)

@@ -11,11 +11,9 @@ from mrdib_pyg.transforms.item_graphs import chosen_modalities
 
 @functional_transform('fill_missing')
 class FillMissing(BaseTransform):
-    r"""Gives the items that lack a modality the mean of those that have it, and removes the mask
-    ``data['item'].has_<modality>``: to a model they are items like all others.
-
-    Published data sets do so, and comparisons with their results need it. The models of this
-    package do not: they leave out what is missing.
+    r"""Gives the items that lack a modality the mean of the others, and removes the mask
+    ``data['item'].has_<modality>``. Comparisons with published results need this. Otherwise the
+    models of this package leave missing modalities out.
 
     Args:
         modality (str or list[str], optional): The modalities. (default: :obj:`None`, all)
@@ -35,7 +33,7 @@ class FillMissing(BaseTransform):
                 continue
             if not bool(has.any()):
                 raise ValueError(
-                    f"no item has the modality '{name}', so there is no mean to fill in; drop "
+                    f"data['item'].has_{name} must hold at least one item (got none); remove "
                     f"data['item'].x_{name}"
                 )
             mean = x[has].mean(dim=0, dtype=torch.float64).to(x.dtype)
@@ -52,9 +50,8 @@ class MaskModality(BaseTransform):
     r"""Removes a modality from randomly drawn items: their features become zero, and
     ``data['item'].has_<modality>`` says so.
 
-    The seed alone decides a random order of the items that have the modality, and the first of them
-    lose it: what a lower :obj:`ratio` removes, a higher one removes too. Graphs made of features
-    are not touched; make them afterwards.
+    A higher :obj:`ratio` removes all that a lower one removes, for the same :obj:`seed`. Build
+    graphs from features afterwards.
 
     Args:
         modality (str): The modality.

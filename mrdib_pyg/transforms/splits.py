@@ -10,25 +10,24 @@ from mrdib_pyg.interactions import SPLITS, TRAIN_EDGE, num_nodes
 
 
 class InteractionSplit(BaseTransform):
-    r"""Splits the interactions of training, validation and test anew: all edges are merged, each
-    pair once, and divided by :func:`~mrdib_pyg.datasets.split_interactions`.
+    r"""Merges the edges of training, validation and test, each pair once, and splits them anew by
+    :func:`~mrdib_pyg.datasets.split_interactions`.
 
-    Graphs made of the training edges, those of users and the interest-aware ones of items, would
-    leak edges that are held out now. They are dropped, as are attributes of edges other than
-    :obj:`time`: make them afterwards.
+    Graphs of users and interest-aware graphs of items would leak edges that are held out now. They
+    are dropped, as are attributes of edges other than :obj:`time`. Build them afterwards.
 
     Args:
         strategy (str, optional): :obj:`"random"` for a draw per user, :obj:`"leave_one_out"` for
-            the last two interactions of each user, or :obj:`"temporal"` for two moments that are
-            the same for all. The last two read the attribute :obj:`time` of each of the three edge
-            types, which :class:`~mrdib_pyg.datasets.InteractionFolder` has with
-            :obj:`timestamps=True`. (default: :obj:`"random"`)
-        seed (int, optional): Of :obj:`"random"`. (default: :obj:`0`)
-        ratios (tuple, optional): Of :obj:`"temporal"`: the shares of training, validation and test.
-            (default: :obj:`(0.8, 0.1, 0.1)`)
+            the last two interactions of each user, or :obj:`"temporal"` for two moments common to
+            all users. The last two read the attribute :obj:`time` of the edges, see
+            :class:`~mrdib_pyg.datasets.InteractionFolder` with :obj:`timestamps=True`.
+            (default: :obj:`"random"`)
+        seed (int, optional): The seed of :obj:`"random"`. (default: :obj:`0`)
+        ratios (tuple, optional): The shares of training, validation and test edges of
+            :obj:`"temporal"`. (default: :obj:`(0.8, 0.1, 0.1)`)
 
     Raises:
-        ValueError: If a setting is unknown, or the data lack what the strategy needs.
+        ValueError: If a setting is unknown, or the data lack training edges or times.
 
     Example:
         >>> data = InteractionFolder('data/baby', pre_transform=InteractionSplit(seed=1))[0]
@@ -56,7 +55,7 @@ class InteractionSplit(BaseTransform):
             is_made = 'user' in edge[::2] or edge[1].endswith('_interest')
             if is_made and edge not in split:
                 del data[edge]
-        # A random split does not read the times, but they go along with their edges.
+        # A random split does not read times, but keeps them with their edges.
         timed = self.strategy != 'random' or all('time' in x for x in stores.values())
         indices: list[Tensor] = []
         times: list[Tensor] = []
@@ -65,9 +64,8 @@ class InteractionSplit(BaseTransform):
             if timed:
                 if 'time' not in store:
                     raise ValueError(
-                        f"the strategy '{self.strategy}' needs the times of all edges, but "
-                        f"data['user', '{relation}', 'item'] has no attribute 'time'. "
-                        f'Please read a folder by `InteractionFolder(..., timestamps=True)`'
+                        f"data['user', '{relation}', 'item'] must have 'time' for the strategy "
+                        f"'{self.strategy}'; read the folder with timestamps=True"
                     )
                 times.append(store.time)
         index = torch.cat(indices, dim=1)
@@ -95,8 +93,7 @@ class InteractionSplit(BaseTransform):
         for value, (relation, key) in enumerate(keys.items()):
             store = data['user', relation, 'item']
             part = label == value
-            for name in list(store.keys()):  # of other edges
-                del store[name]
+            store.clear()  # attributes of the former edges
             store[key] = index[:, part]
             if time is not None:
                 store.time = time[part]
@@ -113,7 +110,7 @@ class ColdItemSplit(BaseTransform):
 
     A randomly drawn share of the items that have an edge becomes a node type of its own,
     ``'cold_item'``, with its features ``data['cold_item'].x_<modality>`` (and masks). Half of them
-    are for validation, half for the test: all their edges, of whatever split, are
+    are for validation, half for the test: their edges of all splits become
     ``data['user', 'val', 'cold_item'].edge_label_index`` and ``data['user', 'test',
     'cold_item'].edge_label_index``. The other items stay, with new ids and their edges of all
     splits, so that a model is trained and stopped as usual:
@@ -127,20 +124,20 @@ class ColdItemSplit(BaseTransform):
         emb = Embeddings(model.embed().user, cold)
         evaluate(emb, data, 'test', node_type='cold_item')
 
-    The candidates of the ranking are then all cold items and no others. It measures which of the
-    new items suit a user, not how they fare against items with a history.
+    The ranking then has the cold items as its only candidates: it tells which new items suit a
+    user, not how they fare against items with a history.
 
-    ``n_id`` of both node types holds the former ids. Attributes of edges, such as ``time``, go with
-    them; those of cold items have what the edges of all splits have. Graphs among items or among
-    users, which may tell of the held-out items, are left out: make them afterwards.
+    ``n_id`` of both node types holds the former ids. Edges keep their attributes, such as ``time``;
+    edges of cold items keep those that all splits have. Graphs among items or among users could
+    leak held-out items and are left out. Build them afterwards.
 
     Args:
         ratio (float, optional): The share of items to hold out. (default: :obj:`0.2`)
         seed (int, optional): Seeds the draw. (default: :obj:`0`)
 
     Raises:
-        ValueError: If :obj:`ratio` is out of range, or no edge is left for training, or no item is
-            held out for validation or for the test.
+        ValueError: If :obj:`ratio` is out of range, or leaves no training edge, no validation item
+            or no test item.
     """
 
     def __init__(self, ratio: float = 0.2, seed: int = 0) -> None:
@@ -155,11 +152,8 @@ class ColdItemSplit(BaseTransform):
             for relation, _ in SPLITS.values()
             if ('user', relation, 'item') in data.edge_types
         }
-        edges = {
-            relation: stores[relation][key]
-            for relation, key in SPLITS.values()
-            if relation in stores
-        }
+        keys = dict(SPLITS.values())
+        edges = {relation: store[keys[relation]] for relation, store in stores.items()}
         if 'rates' not in edges:
             raise ValueError(f"'data' has no training edges {TRAIN_EDGE}")
         num_items = num_nodes(data, 'item')
@@ -169,8 +163,8 @@ class ColdItemSplit(BaseTransform):
         num_cold = round(self.ratio * used.numel())
         if num_cold < 2:
             raise ValueError(
-                f"'ratio' {self.ratio} holds {num_cold} of the {used.numel()} items out, which "
-                f'makes none for validation or for the test; raise it'
+                f"'ratio' must hold out at least 2 of the {used.numel()} items with edges (got "
+                f'{self.ratio}, which holds out {num_cold}); raise it'
             )
         device = edges['rates'].device
         cold = order[:num_cold].sort().values.to(device)
@@ -184,10 +178,8 @@ class ColdItemSplit(BaseTransform):
         local[cold] = torch.arange(cold.numel(), device=device)
 
         out = HeteroData()
-        for key, value in data._global_store.items():
-            out[key] = value
-        for key, value in data['user'].items():
-            out['user'][key] = value
+        out._global_store.update(data._global_store)
+        out['user'].update(data['user'])
         for name, ids in (('item', warm), ('cold_item', cold)):
             for key, value in data['item'].items():
                 is_row = isinstance(value, Tensor) and data['item'].is_node_attr(key)
@@ -197,18 +189,17 @@ class ColdItemSplit(BaseTransform):
                     out[name][key] = value[ids] if is_row else value
             out[name].num_nodes = ids.numel()
             out[name].n_id = data['item'].n_id[ids] if 'n_id' in data['item'] else ids
-        for relation, key in SPLITS.values():
-            if relation in edges:
-                keep = ~is_cold[edges[relation][1]]
-                user, item = edges[relation][:, keep]
-                store = out['user', relation, 'item']
-                store[key] = torch.stack([user, local[item]])
-                for name, value in _attributes(stores[relation], key).items():
-                    store[name] = value[keep]
+        found = [_attributes(store, keys[relation]) for relation, store in stores.items()]
+        for (relation, edge_index), attributes in zip(edges.items(), found):
+            keep = ~is_cold[edge_index[1]]
+            user, item = edge_index[:, keep]
+            store = out['user', relation, 'item']
+            store[keys[relation]] = torch.stack([user, local[item]])
+            for name, value in attributes.items():
+                store[name] = value[keep]
         if out['user', 'rates', 'item'].edge_index.numel() == 0:
-            raise ValueError(f"'ratio' {self.ratio} leaves no training edge; lower it")
+            raise ValueError(f"'ratio' must leave a training edge (got {self.ratio}); lower it")
         user, item = torch.cat(list(edges.values()), dim=1)
-        found = [_attributes(stores[x], key) for x, key in SPLITS.values() if x in stores]
         shared = [name for name in found[0] if all(name in of_split for of_split in found)]
         attributes = {name: torch.cat([of_split[name] for of_split in found]) for name in shared}
         for relation, mask in (('val', is_cold & ~in_test), ('test', in_test)):
@@ -225,7 +216,7 @@ class ColdItemSplit(BaseTransform):
 
 
 def _attributes(store: EdgeStorage, key: str) -> dict[str, Tensor]:
-    # What has a row for each edge, but for the edges themselves.
+    # The tensors with a row per edge, other than the edges.
     num_edges = store[key].size(1)
     return {
         name: value

@@ -18,7 +18,7 @@ from benchmarks.training.common.models import COMMON_MODELS as COMMON
 from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn.models import MODELS, Triplets
 from mrdib_pyg.ops import masked_topk
-from mrdib_pyg.training import LossWeights
+from mrdib_pyg.training.step import LossWeights
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from benchmarks.training.step_products import (
     measure_operators,
 )
 from mrdib_pyg.nn import MRdIB
-from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, linear_rows, propagate
+from mrdib_pyg.ops import NormalizedAdjacency, propagate
+from mrdib_pyg.ops._contrastive_loss import contrastive_loss
+from mrdib_pyg.ops.rows import linear_rows
 
 
 def test_a_step_is_seen_forward_and_backward():

@@ -19,10 +19,10 @@ from mrdib_pyg.datasets import (
     InteractionFolder,
     data_hash,
     prepare_amazon,
-    random_split,
 )
 from mrdib_pyg.datasets import amazon as files
 from mrdib_pyg.datasets.amazon import find_category, raw_files
+from mrdib_pyg.datasets.splits import random_split
 
 QUICK = {'text_encoder': 'hashing'}
 

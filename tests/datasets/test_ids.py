@@ -21,7 +21,7 @@ def test_id_map():
 
 
 def test_an_id_twice():
-    with pytest.raises(ValueError, match="'ids' holds 'b' twice"):
+    with pytest.raises(ValueError, match="'ids' must be all different .got 'b' twice"):
         IdMap(['a', 'b', 'c', 'b'])
 
 
@@ -70,7 +70,7 @@ def test_messages_are_printable(tmp_path):
         (b'userID,raw_id\n1,a\n', 'line 2 is not 0,<raw id>'),
         (b'userID,raw_id\n0,a\n0,b\n', 'line 3 is not 1,<raw id>'),
         (b'userID,raw_id\n0,a,b\n', 'line 2 is not 0,<raw id>'),
-        (b'userID,raw_id\n0,a\n1,a\n', "'ids' holds 'a' twice"),
+        (b'userID,raw_id\n0,a\n1,a\n', "'ids' must be all different (got 'a' twice"),
         (b'userID,raw_id\n0,"a\n', 'unexpected end of data'),
         (b'userID,raw_id\n0,\xff\n', 'utf-8'),
     ],
@@ -95,7 +95,7 @@ def test_the_files_of_mmrec(tmp_path):
         ('user_id\tuserID\nA1\n', 'expected <raw id>'),
         ('user_id\tuserID\nA1\t1\n', 'userID 0 is missing'),
         ('user_id\tuserID\nA1\t0\nA2\t0\n', 'userID 1 is missing'),
-        ('user_id\tuserID\nA1\t0\nA1\t1\n', "holds 'A1' twice"),
+        ('user_id\tuserID\nA1\t0\nA1\t1\n', "got 'A1' twice"),
     ):  # fmt: skip
         (tmp_path / 'u_id_mapping.csv').write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -206,7 +206,7 @@ def test_planted_root(tmp_path, missing):
     assert data_hash(InteractionFolder(tmp_path / 'x')[0]) == data_hash(data)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / 'x').iterdir()}
     Planted(tmp_path / 'x', missing=missing, **SMALL)
-    with pytest.raises(ValueError, match="holds another planted data set.*'force_reload=True'"):
+    with pytest.raises(ValueError, match="'root' must not hold other planted data.*force_reload"):
         Planted(tmp_path / 'x', seed=1, missing=missing, **SMALL)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / 'x').iterdir()} == before
     other = Planted(tmp_path / 'x', force_reload=True, seed=1, missing=missing, **SMALL)[0]
@@ -229,17 +229,17 @@ def test_planted_transforms():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'case': 'x'}, "'case' needs to be one of .* .got 'x'"),
-        ({'case': 'v', 'weights': {'v': 1.0}}, 'exclude each other'),
-        ({'weights': {'w': 1.0}}, "'weights' needs"),
-        ({'weights': {'v': math.nan}}, "'weights' needs"),
-        ({'num_users': 0}, "'num_users' needs"),
-        ({'num_interactions': 4}, "'num_interactions' needs"),
+        ({'case': 'x'}, "'case' must be one of .* .got 'x'"),
+        ({'case': 'v', 'weights': {'v': 1.0}}, "'case' must be None with 'weights' .got 'v'"),
+        ({'weights': {'w': 1.0}}, "'weights' must"),
+        ({'weights': {'v': math.nan}}, "'weights' must"),
+        ({'num_users': 0}, "'num_users' must"),
+        ({'num_interactions': 4}, "'num_interactions' must"),
         ({'num_items': 19}, "at most 'num_items' = 19 .got 20"),
-        ({'noise': -1.0}, "'noise' needs"),
-        ({'noise': math.inf}, "'noise' needs"),
-        ({'missing': 1.0}, "'missing' needs"),
-        ({'missing': -0.1}, "'missing' needs"),
+        ({'noise': -1.0}, "'noise' must"),
+        ({'noise': math.inf}, "'noise' must"),
+        ({'missing': 1.0}, "'missing' must"),
+        ({'missing': -0.1}, "'missing' must"),
     ],
 )
 def test_planted_refused(tmp_path, kwargs, message):
@@ -269,5 +269,5 @@ def test_files_that_were_changed_are_noticed(tmp_path, name):
         array = np.load(path)
         array.reshape(-1)[array.size // 2] = not array.reshape(-1)[array.size // 2]
         np.save(path, array)
-    with pytest.raises(ValueError, match='another planted data set'):
+    with pytest.raises(ValueError, match="'root' must not hold other planted data"):
         Planted(tmp_path, missing=0.25, **SMALL)

@@ -13,13 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tables import CSV, HEADER, NAMES, ROWS, csv, frame, load, read_back
 
-from mrdib_pyg.datasets import (
-    IdMap,
-    PrepareReport,
-    prepare_table,
-    random_split,
-)
+from mrdib_pyg.datasets import IdMap, prepare_table
 from mrdib_pyg.datasets.missing import is_missing
+from mrdib_pyg.datasets.prepare_report import PrepareReport
+from mrdib_pyg.datasets.splits import random_split
 
 
 def test_prepare_table(tmp_path):

@@ -4,10 +4,8 @@ import pandas as pd
 import pytest
 from tables import NAMES, read_back
 
-from mrdib_pyg.datasets import (
-    PrepareReport,
-    prepare_table,
-)
+from mrdib_pyg.datasets import prepare_table
+from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 
 def test_dates_and_splits_by_time(tmp_path):

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrdib_pyg.datasets import (
-    k_core,
-    leave_one_out_split,
-    random_split,
-    split_interactions,
-    temporal_split,
-)
+from mrdib_pyg.datasets import split_interactions
+from mrdib_pyg.datasets.splits import k_core, leave_one_out_split, random_split, temporal_split
 
 DATA = Path(os.environ.get('MRDIB_DATA', '../shared/data'))
 MASK = 2**64 - 1

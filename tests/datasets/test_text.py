@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 import types
 import unicodedata
@@ -109,8 +110,9 @@ def test_vectors_that_were_changed_are_not_used(tmp_path):
     assert len(encoder.asked) == 2
     if hasattr(os, 'mkfifo'):
         path.unlink()
-        os.mkfifo(path)
-        assert encode_texts(['car', 'boat'], encoder, cache)[0].tolist() == x.tolist()
+        os.mkfifo(path)  # which would be read forever
+        with pytest.raises(ValueError, match=re.escape(f"'{path}' must be a file")):
+            encode_texts(['car', 'boat'], encoder, cache)
 
 
 class Column:
@@ -261,7 +263,7 @@ def test_hashing_text_encoder():
     assert x.shape == (5, 64) and x.dtype == np.float32
     assert np.allclose(np.linalg.norm(x, axis=1), [1, 1, 1, 0, 1])
     assert (x[0] == x[1]).all() and x[0] @ x[4] > 0.5 > x[0] @ x[2]
-    with pytest.raises(ValueError, match="'channels' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'channels' must be positive \(got"):
         HashingTextEncoder(0)
 
 

@@ -145,7 +145,7 @@ def test_users_without_training_edges_are_dropped():
         (torch.zeros(2, 0), {}, r"'negatives' must .*\[2, 0\]"),
         (torch.tensor([[0], [3]]), {}, r"'negatives' must .*\[0, 3\).*\(got 3\)"),
         (torch.tensor([[0], [-2]]), {}, r"'negatives' must .*\(got -2\)"),
-        (torch.zeros(2, 2), {'split': 'val'}, "unknown 'split' 'val'"),
+        (torch.zeros(2, 2), {'split': 'val'}, "'split' must .*got 'val'"),
         (torch.zeros(2, 2), {'k': 0}, r"'k' must .*\(got 0\)"),
         (torch.zeros(2, 2), {'batch_size': 0}, r"'batch_size' must .*\(got 0\)"),
     ],
@@ -164,11 +164,11 @@ def test_scores_that_overflow():
     index = torch.tensor([[0], [0]])
     data = make_data(1, 2, index, torch.tensor([[0], [1]]))
     model = Fixed(torch.full((1, 2), 1e30), torch.tensor([[1e30, -1e30]] * 2))
-    with pytest.raises(ValueError, match='scores of 1 edges in split .test. are NaN'):
+    with pytest.raises(ValueError, match="split 'test' .*got NaN for 1 edges"):
         evaluate_sampled(model, data, 'test', torch.zeros(1, 1, dtype=torch.long), k=1)
 
 
 def test_model_without_embed():
     index = torch.tensor([[0], [0]])
-    with pytest.raises(TypeError, match='has no method embed'):
+    with pytest.raises(TypeError, match=r"'model' must .*embed\(\) \(got object\)"):
         evaluate_sampled(object(), make_data(1, 2, index, index), 'test', index[:1], k=1)

@@ -7,7 +7,8 @@ import torch
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.evidence import EvidenceHead, evidence, interaction_targets
+from mrdib_pyg.evidence import EvidenceHead, evidence
+from mrdib_pyg.evidence.heads import interaction_targets
 from mrdib_pyg.nn.models import VBPR, LightGCN
 from mrdib_pyg.transforms import ColdItemSplit
 

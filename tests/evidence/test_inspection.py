@@ -8,7 +8,9 @@ import torch
 
 from mrdib_pyg.cli import main
 from mrdib_pyg.datasets import Planted, load_dataset, write_folder
-from mrdib_pyg.evidence import Amount, Inspection, evidence, inspect_data, interaction_targets
+from mrdib_pyg.evidence import evidence, inspect_data
+from mrdib_pyg.evidence.heads import interaction_targets
+from mrdib_pyg.evidence.inspection import Amount, Inspection
 
 SMALL = {'num_users': 300, 'num_items': 240, 'num_interactions': 20, 'noise': 0.2}
 PLANTED = {'v': 'unique image', 't': 'unique text', 'r': 'shared', 's': 'synergy'}

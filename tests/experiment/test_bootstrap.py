@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mrdib_pyg.experiment import bootstrap_gain
-from mrdib_pyg.experiment.summary import resample_sums
+from mrdib_pyg.experiment.summary import bootstrap_gain, resample_sums
 
 
 @pytest.fixture

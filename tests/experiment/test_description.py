@@ -42,6 +42,30 @@ def test_a_variant_with_a_fit_of_its_own_shares_the_rest(description):
     assert len({json.dumps(setting) for setting in mrdib.settings}) == 6
 
 
+def test_decoders_and_weights_of_zero_are_in_grids(description):
+    description['variants']['mrdib'] = {
+        'redundancy': 'none',
+        'decoder': ['bpr', 'nce'],
+        'num_negatives': [8, 16],
+        'weights': {'bottleneck': [0, 1e-3], 'redundant': 0, 'unique': [0.0, 0.1]},
+    }
+    description['models']['vbpr']['task'] = ['bpr', 'ssm']
+    *_, mrdib = Experiment(description).cells
+    found = [setting['mrdib'] for setting in mrdib.settings]
+    assert {x['decoder'] for x in found} == {'bpr', 'nce'}
+    assert {x['num_negatives'] for x in found} == {8, 16}
+    assert all(x['redundancy'] is None for x in found)
+    assert {x['weights']['unique'] for x in mrdib.settings} == {0.0, 0.1}
+    assert {x['settings']['task'] for x in mrdib.settings} == {'bpr', 'ssm'}
+
+
+@pytest.mark.parametrize(('name', 'value'), [('decoder', 'softmax'), ('num_negatives', 0)])
+def test_refused_decoders(description, name, value):
+    description['variants']['mrdib'][name] = value
+    with pytest.raises(ValueError, match=rf"variants.mrdib.*'{name}' must .*got {value!r}"):
+        Experiment(description)
+
+
 def test_job_names_all_that_a_run_depends_on(experiment):
     cell = experiment.cells[3]
     job = experiment.job(cell, 0, 101, test=False)

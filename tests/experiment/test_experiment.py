@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mrdib_pyg.experiment import Experiment, Records, run_experiment
-from mrdib_pyg.experiment.records import job_id
+from mrdib_pyg.experiment import Experiment, run_experiment
+from mrdib_pyg.experiment.records import Records, job_id
 from mrdib_pyg.experiment.runner import Task, Workers, by_popularity, execute, run_job
 from mrdib_pyg.experiment.selection import stage
 

@@ -5,19 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from mrdib_pyg.experiment import (
-    Experiment,
-    Records,
-    bootstrap_gain,
-    run_experiment,
-    save_figures,
-    save_report,
-    summarize,
-)
-from mrdib_pyg.experiment.figures import sensitivity
+from mrdib_pyg.experiment import Experiment, run_experiment, save_report, summarize
+from mrdib_pyg.experiment.figures import save_figures, sensitivity
+from mrdib_pyg.experiment.records import Records
 from mrdib_pyg.experiment.runner import plan
 from mrdib_pyg.experiment.selection import stage
-from mrdib_pyg.experiment.summary import csv_text, markdown
+from mrdib_pyg.experiment.summary import bootstrap_gain, csv_text, markdown
 
 
 def finish(experiment, out, runner):

@@ -19,14 +19,9 @@ from run_readers import RUN_READERS  # noqa: E402
 from spoil import inside_gzip, inside_json, inside_safetensors, inside_zip  # noqa: E402
 
 from mrdib_pyg.commands.arguments import read_id_file  # noqa: E402
-from mrdib_pyg.datasets import (
-    IdMap,
-    InteractionFolder,
-    PrepareReport,
-    prepare_amazon,
-    prepare_table,
-)
+from mrdib_pyg.datasets import IdMap, InteractionFolder, prepare_amazon, prepare_table
 from mrdib_pyg.datasets.amazon import parse_literal  # noqa: E402
+from mrdib_pyg.datasets.prepare_report import PrepareReport
 
 ROWS = [('ann', '0', 4, 30), ('bob', '1', 5, 10), ('ann', '2', 3, 20), ('bob', '0', 1, 40)]
 FRAME = pd.DataFrame(ROWS, columns=['user', 'item', 'stars', 'at'])

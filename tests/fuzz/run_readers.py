@@ -21,7 +21,8 @@ from spoil import (
 
 from mrdib_pyg.commands.arguments import find_dataset
 from mrdib_pyg.datasets import IdMap, Planted, data_hash
-from mrdib_pyg.experiment import Records, load_experiment
+from mrdib_pyg.experiment import load_experiment
+from mrdib_pyg.experiment.records import Records
 from mrdib_pyg.nn.models import VBPR
 from mrdib_pyg.report import charts
 from mrdib_pyg.report.decomposition_section import decomposition_section
@@ -33,7 +34,8 @@ from mrdib_pyg.report.results_section import (
 )
 from mrdib_pyg.report.runs import group_runs, load_run_folder
 from mrdib_pyg.serving import ItemIndex, export_model, load_export
-from mrdib_pyg.training import fit, load_checkpoint, load_model, save_checkpoint
+from mrdib_pyg.training import fit, load_model
+from mrdib_pyg.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Planted(num_users=6, num_items=5, num_interactions=5)[0]

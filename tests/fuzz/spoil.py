@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from mrdib_pyg.training import load_checkpoint, save_checkpoint
+from mrdib_pyg.training.checkpoint import load_checkpoint, save_checkpoint
 
 #: What is put in somewhere: ends of fields and texts, huge numbers, pickles that would run code.
 TOKENS = [

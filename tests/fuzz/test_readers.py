@@ -25,7 +25,8 @@ from run_readers import DATA, make_checkpoint, make_run, resume  # noqa: E402
 
 from benchmarks import schema  # noqa: E402
 from mrdib_pyg.datasets._read import read_array  # noqa: E402
-from mrdib_pyg.training import CheckpointError, load_checkpoint, load_model, save_checkpoint
+from mrdib_pyg.training import CheckpointError, load_model
+from mrdib_pyg.training.checkpoint import load_checkpoint, save_checkpoint
 
 EXAMPLES = int(os.environ.get('MRDIB_FUZZ_EXAMPLES', '30'))
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs SIGALRM')

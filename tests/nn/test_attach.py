@@ -401,15 +401,20 @@ def test_called_without_gradients():
     'targets, kwargs, error, message',
     [
         ({'image': 'image_prj'}, {}, ValueError, "'image_prj' of modality 'image'.*'image_proj'"),
-        ({'image': 'xyzzy'}, {}, ValueError, "does not exist in Model; its modules are .'user'"),
-        ({'image': ''}, {}, ValueError, 'does not exist'),
+        (
+            {'image': 'xyzzy'},
+            {},
+            ValueError,
+            "'xyzzy' .* must be a module of Model; it has .'user'",
+        ),
+        ({'image': ''}, {}, ValueError, "target '' .* must be a module"),
         ({'image': 'text_proj.7'}, {}, ValueError, "did you mean .'text_proj"),
         ({'image': 'image'}, {}, TypeError, "'image' .*got a Tensor"),
         ({'image': 'user.weight'}, {}, TypeError, 'got a Parameter'),
         ({'image': 'items'}, {}, TypeError, 'got a method'),
-        ({'image': 'heads'}, {}, TypeError, "ModuleList, which is never called.*'heads.0'"),
+        ({'image': 'heads'}, {}, TypeError, "'heads' .*got ModuleList.*'heads.0'"),
         ({'a': 'user', 'b': 'user'}, {}, ValueError, "'user' is the target of both 'a' and 'b'"),
-        ({}, {}, ValueError, "'targets' is empty"),
+        ({}, {}, ValueError, "'targets' must .*got none"),
         (TARGETS, {'channels': {'image': 8}}, ValueError, "'channels' must .*got .'image'"),
         (TARGETS, {'channels': 0}, ValueError, 'must be positive'),
         (TARGETS, {'name': 'user'}, ValueError, "'name' must .*got 'user'"),
@@ -433,7 +438,7 @@ def test_output_that_does_not_fit():
     attach(model, {'a': 'gru', 'b': 'lin', 'c': 'flat'}, channels=8)
     with pytest.raises(TypeError, match="'gru' of modality 'a' .*got a tuple"):
         model.gru(torch.ones(2, 3))
-    with pytest.raises(ValueError, match=r"'lin' .* \[2, 4\], .* given as 8; .*\{'b': 4, \.\.\.\}"):
+    with pytest.raises(ValueError, match=r"'lin' .* 8\] \(got \[2, 4\]\); .*\{'b': 4, "):
         model.lin(torch.ones(2, 3))
     with pytest.raises(TypeError, match="'flat' of modality 'c' .*got a torch.int64"):
         model.flat(torch.ones(2, 8, dtype=torch.long))
@@ -441,10 +446,10 @@ def test_output_that_does_not_fit():
 
 def test_attached_twice_wrapped_or_not_at_all():
     model, _ = make()
-    with pytest.raises(ValueError, match='already, as Model.mrdib'):
+    with pytest.raises(ValueError, match=r'got Model\.mrdib'):
         attach(model, TARGETS, channels=8, name='other')
     both = nn.ModuleList([model, make()[0]])
-    with pytest.raises(ValueError, match='already, as Model.mrdib'):
+    with pytest.raises(ValueError, match=r'got Model\.mrdib'):
         attach(Holder(model=model), {'image': 'model.image_proj'}, channels=8)
     with pytest.raises(ValueError, match=r'\(Model.mrdib, Model.m'):
         with capture(both):
@@ -459,7 +464,7 @@ def test_attached_twice_wrapped_or_not_at_all():
     for part, where in (('', "'model'"), ('image_proj', "its 'image_proj'")):
         compiled = Model()
         compiled.get_submodule(part).compile(backend='eager')
-        with pytest.raises(ValueError, match=f'{where} has been compiled'):
+        with pytest.raises(ValueError, match=f'{where} must not be compiled'):
             attach(compiled, TARGETS, channels=CHANNELS)
     for wrapped in [nn.DataParallel(model), torch.compile(model, backend='eager')]:
         with pytest.raises(ValueError, match="'model' must not be wrapped .got"):

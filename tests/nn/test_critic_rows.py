@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import mrdib_pyg.nn.mrdib as module
-from mrdib_pyg.nn.mrdib import critic_rows
+from mrdib_pyg.nn.sides import critic_rows
 
 
 @pytest.fixture(params=[False, True], ids=['eager', 'static'])

@@ -276,8 +276,8 @@ EDGE_WEIGHT = torch.ones(7)
 @pytest.mark.parametrize(
     ('error', 'message', 'adj', 'kwargs'),
     [
-        (ValueError, "'num_nodes' is needed", EDGE_INDEX, {}),
-        (ValueError, "'num_nodes' is needed", EdgeIndex(EDGE_INDEX), {}),
+        (ValueError, "'num_nodes' must be set", EDGE_INDEX, {}),
+        (ValueError, "'num_nodes' must be set", EdgeIndex(EDGE_INDEX), {}),
         (ValueError, 'row ids from 0 to 2', EDGE_INDEX, {'num_nodes': (2, 4)}),
         (ValueError, 'column ids from 0 to 3', EDGE_INDEX, {'num_nodes': 3}),
         (ValueError, 'row ids from -1 to 1', EDGE_INDEX - 1, {'num_nodes': 4}),

@@ -1,11 +1,10 @@
 import importlib
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mrdib_pyg.ops import interest_counts, second_order_edges
+from mrdib_pyg.ops.interest_graphs import interest_counts, second_order_edges
 
 module = importlib.import_module('mrdib_pyg.ops.interest_graphs')
 
@@ -116,13 +115,6 @@ def test_errors(k):
         interest_counts(EDGES, [IMAGE], k, num_users=3)
 
 
-module_second_order = sys.modules['mrdib_pyg.ops.interest_graphs']
-
-SECOND_ORDER_IMAGE = torch.tensor([[1.0, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
-SECOND_ORDER_TEXT = torch.tensor([[1.0, 0.2], [2, 1], [-0.1, 1], [1, -1]])
-SECOND_ORDER_EDGES = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [0, 1, 2, 1, 0, 2, 3]])
-
-
 def dense_second_order(edge_index, weight, size):
     return torch.zeros(size).index_put(tuple(edge_index), weight)
 
@@ -176,9 +168,7 @@ def test_worked_example_second_order():
     public = [[1, 1, 1, 0.4961], [0.3051, 1, 0, 0], [1, 0, 1, 1.4961]]
     unrecorded = [[0, 0, 0, 0.4961], [0.3051, 0, 0, 0], [0, 0.3051, 0, 0]]
     for rule, expected in (('public', public), ('unrecorded', unrecorded)):
-        out = second_order_edges(
-            SECOND_ORDER_EDGES, [SECOND_ORDER_IMAGE, SECOND_ORDER_TEXT], 1, rule, num_users=3
-        )
+        out = second_order_edges(EDGES, [IMAGE, TEXT], 1, rule, num_users=3)
         torch.testing.assert_close(
             dense_second_order(*out, (3, 4)), torch.tensor(expected), atol=1e-4, rtol=0
         )
@@ -207,8 +197,8 @@ def test_lists_and_chunks_of_users(seed, rule, monkeypatch):
     edge_index, features, masks = random_instance_second_order(seed, 30, 40, 0.15)
     expected = naive_second_order(edge_index, features, 2, rule, 30, masks)
     for listed, budget in ((2, 2**23), (5, 400), (64, 1)):
-        monkeypatch.setattr(module_second_order, '_MAX_LISTED', listed)
-        monkeypatch.setattr(module_second_order, 'MAX_SCORES', budget)
+        monkeypatch.setattr(module, '_MAX_LISTED', listed)
+        monkeypatch.setattr(module, 'MAX_SCORES', budget)
         out = second_order_edges(
             edge_index, features, 2, rule, num_users=30, masks=masks, chunk_size=9
         )
@@ -232,9 +222,9 @@ def test_one_item():
 
 def test_errors_second_order():
     with pytest.raises(ValueError, match="'rule' must be one of"):
-        second_order_edges(SECOND_ORDER_EDGES, [SECOND_ORDER_IMAGE], 1, 'private', num_users=3)
+        second_order_edges(EDGES, [IMAGE], 1, 'private', num_users=3)
     with pytest.raises(ValueError, match=r"'k' must not be negative \(got -1\)"):
-        second_order_edges(SECOND_ORDER_EDGES, [SECOND_ORDER_IMAGE], -1, num_users=3)
+        second_order_edges(EDGES, [IMAGE], -1, num_users=3)
 
 
 @pytest.mark.parametrize('rule', ['public', 'unrecorded'])

@@ -7,16 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch_geometric.testing import withCUDA
 
-from mrdib_pyg.ops import (
-    NormalizedAdjacency,
-    cooccurrence_graph,
-    edge_cosine,
-    feature_knn_graph,
-    prune_edges,
-)
+from mrdib_pyg.ops import NormalizedAdjacency, feature_knn_graph
 from mrdib_pyg.ops import item_graphs as cooccurrence
 from mrdib_pyg.ops import item_graphs as knn
 from mrdib_pyg.ops._topk import stable_topk
+from mrdib_pyg.ops.item_graphs import cooccurrence_graph, edge_cosine, prune_edges
 
 IMAGE = torch.tensor([[1, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
 TEXT = torch.tensor([[1, 0.2], [2, 1], [-0.1, 1], [1, -1]])

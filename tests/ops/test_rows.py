@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrdib_pyg.ops import edge_cosine, feature_knn_graph, linear_rows
-from mrdib_pyg.ops.rows import normalize_rows
+from mrdib_pyg.ops import feature_knn_graph
+from mrdib_pyg.ops.item_graphs import edge_cosine
+from mrdib_pyg.ops.rows import linear_rows, normalize_rows
 
 linear_rows_module = sys.modules['mrdib_pyg.ops.rows']
 

@@ -5,6 +5,7 @@ import torch
 
 from mrdib_pyg.ops import _sampled_softmax_loss as module
 from mrdib_pyg.ops import sampled_softmax_loss
+from mrdib_pyg.ops._sampled_softmax_loss import draw_shared_negatives
 
 
 def make(num_rows=30, num_neg=9, dtype=torch.float64, d=4):
@@ -67,6 +68,17 @@ def test_the_positive_is_no_negative(loss_of):
     assert float(loss_of(user, item, src, same, torch.tensor([], dtype=torch.long))) == 0.0
 
 
+def test_a_negative_below_zero_is_none(loss_of):
+    user, item, src, pos, neg = make()
+    inputs = [x.clone().requires_grad_() for x in (user, item)]
+    padded = torch.cat([neg[:4], torch.tensor([-1, -1]), neg[4:]])
+    loss, expected = loss_of(*inputs, src, pos, padded), loss_of(*inputs, src, pos, neg)
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(a, b)
+    assert float(loss_of(user, item, src, pos, torch.tensor([-1, -1]))) == 0.0
+
+
 def test_known_values(loss_of):
     user, item, src, pos, neg = make()
     zero = torch.zeros_like(item)
@@ -124,8 +136,46 @@ def test_autocast(loss_of):
 
 def test_compile():
     inputs = make(dtype=torch.float32)
+    inputs[4][2] = -1
     compiled = torch.compile(sampled_softmax_loss, fullgraph=True, backend='aot_eager')
     torch.testing.assert_close(compiled(*inputs), sampled_softmax_loss(*inputs))
+    draw = torch.compile(draw_shared_negatives, fullgraph=True, backend='aot_eager')
+    neg, keep = inputs[4][:6], torch.tensor([True, True, False, True, False, True])
+    drawn = draw(neg, 5, keep)
+    assert drawn.numel() == 5 and sorted(drawn.tolist()) == sorted([-1, *neg[keep].tolist()])
+
+
+def test_draws_are_uniform_and_without_replacement():
+    neg = torch.arange(100, 120)
+    keep = torch.arange(20) % 4 > 0
+    count = torch.zeros(20)
+    for seed in range(2000):
+        torch.manual_seed(seed)
+        drawn = draw_shared_negatives(neg, 6, keep)
+        assert drawn.unique().numel() == 6
+        count[drawn - 100] += 1
+    assert bool((count[~keep] == 0).all())
+    torch.testing.assert_close(count[keep] / 2000, torch.full((15,), 6 / 15), atol=0.05, rtol=0)
+    torch.manual_seed(3)
+    first = draw_shared_negatives(neg, 6)
+    torch.manual_seed(3)
+    assert torch.equal(draw_shared_negatives(neg, 6), first)
+    assert not torch.equal(draw_shared_negatives(neg, 6), first)
+
+
+@pytest.mark.parametrize('num, expected', [(3, 3), (5, 5), (9, 8)])
+def test_draws_of_too_few(num, expected):
+    neg, keep = torch.arange(8), torch.arange(8) < 4
+    drawn = draw_shared_negatives(neg, num, keep)
+    assert drawn.numel() == expected
+    assert (drawn >= 0).sum() == min(num, 4) and set(drawn[drawn >= 0].tolist()) <= {0, 1, 2, 3}
+    assert draw_shared_negatives(neg[:0], num).numel() == 0
+    assert (draw_shared_negatives(neg, num, torch.zeros(8, dtype=torch.bool)) == -1).all()
+
+
+def test_repeats_of_an_item_are_positions_of_their_own():
+    drawn = draw_shared_negatives(torch.tensor([7, 7, 7]), 3)
+    assert drawn.tolist() == [7, 7, 7]
 
 
 def test_errors():

@@ -85,7 +85,7 @@ def test_explain_by_raw_ids(folder, tmp_path, capsys):
     [
         (['measure', 'nowhere'], "there is no run folder 'nowhere'"),
         (['measure', 'RUN', '--num-bootstrap', '-1'], '--num-bootstrap must not be negative'),
-        (['measure', 'RUN', '--groups', 'genre'], "there is no column data['item'].genre"),
+        (['measure', 'RUN', '--groups', 'genre'], "--groups must be some of ['popularity'"),
         (['explain', 'RUN', '--user', '60', '--item', '0'], '--user must be ids from 0 to 59'),
         (['explain', 'RUN', '--user', '3,17', '--item', '0'], "--user takes one id (got '3,17')"),
         (['explain', 'RUN', '--user', '3', '--item', '1 2'], "--item takes one id (got '1 2')"),
@@ -109,7 +109,7 @@ def test_a_fifo_in_the_place_of_the_file_is_refused_at_once(folder, tmp_path, ca
     (run / 'pid.json').unlink(missing_ok=True)
     os.mkfifo(run / 'pid.json')
     assert call('measure', run) == 2
-    assert "pid.json' must be a file" in capsys.readouterr().err
+    assert "pid.json' must be a regular file" in capsys.readouterr().err
 
 
 def test_model_without_modality(folder, tmp_path, capsys):
@@ -118,4 +118,4 @@ def test_model_without_modality(folder, tmp_path, capsys):
     assert call(*argv, '--epochs', 1, '--set', 'channels=4') == 0
     capsys.readouterr()
     assert call('measure', out) == 2
-    assert 'LightGCN reads no modality' in capsys.readouterr().err
+    assert '--model must read a modality (got LightGCN' in capsys.readouterr().err

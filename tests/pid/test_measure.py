@@ -112,14 +112,14 @@ def test_groups_by_a_column(model, data, measured):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'split': 'val'}, "'split' must be held out from calibration"),
-        ({'split': 'dev'}, "unknown 'split' 'dev'"),
+        ({'split': 'val'}, "'split' must .*"),
+        ({'split': 'dev'}, "'split' must .*got 'dev'"),
         ({'negatives': 'hard'}, "'negatives' must be some of"),
         ({'negatives': []}, "'negatives' must be some of"),
         ({'num_bins': 13}, r"'num_bins' must lie in \[2, 12\] \(got 13\)"),
         ({'num_bootstrap': -1}, "'num_bootstrap' must not be negative"),
-        ({'groups': ['genre']}, r"no column data\['item'\].genre; known are \['popularity'"),
-        ({'groups': ['x_image']}, 'must hold one integer or boolean'),
+        ({'groups': ['genre']}, r"'groups' must be some of \['popularity'\].*\(got 'genre'\)"),
+        ({'groups': ['x_image']}, r"'groups': data\['item'\].x_image must hold"),
     ],
 )
 def test_refused(model, data, kwargs, message):
@@ -128,7 +128,7 @@ def test_refused(model, data, kwargs, message):
 
 
 def test_models_that_cannot_be_measured(data):
-    with pytest.raises(ValueError, match='reads no modality'):
+    with pytest.raises(ValueError, match=r"'model' must read a modality \(got LightGCN"):
         measure_pid(LightGCN(data, channels=4), data)
     with pytest.raises(TypeError, match='must be a Recommender'):
         measure_pid(torch.nn.Linear(2, 2), data)

@@ -107,7 +107,7 @@ def test_three_modalities(data):
 
 
 def test_refused(data):
-    with pytest.raises(ValueError, match='LightGCN reads no modality'):
+    with pytest.raises(ValueError, match=r"'model' must read a modality \(got LightGCN"):
         model_sources(make('lightgcn', data))
     with pytest.raises(TypeError, match='must be a Recommender'):
         model_sources(torch.nn.Linear(2, 2))
@@ -122,7 +122,7 @@ def test_refused(data):
 def test_modalities_called_as_another_source_are_refused(data, name):
     data = data.clone()
     data['item'][f'x_{name}'] = data['item'].x_image
-    with pytest.raises(ValueError, match=f"the modality '{name}' has the name of a source"):
+    with pytest.raises(ValueError, match=f"'model' must have modalities .*got '{name}'"):
         model_sources(make('vbpr', data))
 
 

@@ -53,14 +53,14 @@ def test_no_run(tmp_path, text):
         (lambda text: text.splitlines(True)[0] + text, 1),  # an epoch twice
     ],
 )
-def test_torn_history(runs, tmp_path, damage, kept):
+def test_damaged_history(runs, tmp_path, damage, kept):
     folder = runs.copy(tmp_path)
     path = folder / 'history.jsonl'
     path.write_text(damage(path.read_text()))
     run = load_run_folder(folder)
     assert [row['epoch'] for row in run.history] == list(range(1, kept + 1))
     assert len(run.notes) == 1
-    assert f"history.jsonl' is torn in line {kept + 1}" in run.notes[0]
+    assert f"history.jsonl' is damaged in line {kept + 1}" in run.notes[0]
 
 
 def test_what_is_missing_is_noted(runs, tmp_path):
@@ -72,7 +72,7 @@ def test_what_is_missing_is_noted(runs, tmp_path):
     run = load_run_folder(folder)
     assert run.metrics('test') == {} and run.metrics('val') != {} and run.pid is None
     assert ['no test results' in note for note in run.notes] == [True, False]
-    assert "pid.json' is torn" in run.notes[1]
+    assert "pid.json' is not a JSON object" in run.notes[1]
 
     for name in ('results.json', 'history.jsonl', 'pid.json'):
         (folder / name).unlink()
@@ -124,7 +124,7 @@ def test_labels_tell_what_differs(runs):
     run = load_run_folder(runs.plain)
     fit = run.config['fit']
     groups = group_runs([run, changed(run, fit={**fit, 'lr': 0.1})])
-    assert [group.label for group in groups] == ['plain · lr=default', 'plain · lr=0.1']
+    assert [group.label for group in groups] == ['plain · lr=0.001', 'plain · lr=0.1']
     groups = group_runs([run, changed(run, model='vbpr')])
     assert [group.label for group in groups] == ['multimodal_lightgcn · plain', 'vbpr · plain']
     groups = group_runs([run, changed(run, dataset='/x/baby', data_hash='1' * 64)])

@@ -139,6 +139,20 @@ def test_curves(page, runs):
     assert [row['epoch'] for row in first if row.get('best')] == [best]
 
 
+def test_curves_of_information(runs, tmp_path):
+    data = InteractionFolder(runs.dataset)[0]
+    train_model(
+        data, 'vbpr', settings={'channels': 4}, mrdib={'decoder': 'nce', 'num_negatives': 8},
+        out=tmp_path / 'run', dataset=str(runs.dataset), epochs=2, batch_size=64, progress=False,
+        weights={'unique': 0.1},
+    )  # fmt: skip
+    out = tmp_path / 'report.html'
+    write_report([tmp_path / 'run'], out, method='pca')
+    for modality in ('image', 'text'):
+        title = f'Information: what the code of {modality} alone certifies'
+        assert title in out.read_text()
+
+
 def test_runs_in_folders_of_one_name_are_told_apart(runs, tmp_path):
     for name, seed in (('a', 0), ('b', 1)):
         folder = tmp_path / name / 'run'
@@ -194,7 +208,7 @@ def test_decomposition_of_another_form(runs, tmp_path, change):
     values = json.loads((folder / 'pid.json').read_text())
     (folder / 'pid.json').write_text(json.dumps({**values, **change}))
     page = write(runs, tmp_path / 'report.html', [folder])
-    assert "is not of the form 'mrdib_pyg pid 1'" in page.texts['pid']
+    assert "must have the format 'mrdib_pyg pid 1'" in page.texts['pid']
     assert not any('pid-' in name for name in specs(tmp_path / 'report.html'))
 
 
@@ -206,7 +220,7 @@ def test_codes_and_posteriors(page, runs):
     found = specs(page.file)
     points = found['codes-1']['data']['values']
     assert len(points) == 2 * 50 and {row['modality'] for row in points} == {'image', 'text'}
-    row = page.tables['What the item codes of two modalities share'][1]
+    row = page.tables['Shared information of the item codes'][1]
     truth = float(Gaussian(8, 8)(codes['image'][1].mu, codes['text'][1].mu))
     assert float(row[2]) == pytest.approx(truth, abs=0.006) and row[4] == '50'
 
@@ -238,7 +252,7 @@ def test_recommendations(runs, tmp_path):
 
 def test_the_parts_of_an_explanation_add_up_on_the_page(runs, tmp_path):
     page = write(runs, tmp_path / 'report.html', users=['3'], k=2)
-    rows = page.tables['What explains the first items for user 3, in nats']
+    rows = page.tables['Explanations of the first items for user 3, in nats']
     data = InteractionFolder(runs.dataset)[0]
     for row in rows:
         *parts, total = (float(x.replace('\u2212', '-')) for x in row[2:-1] if x.strip())
@@ -298,7 +312,7 @@ def test_a_torn_checkpoint_and_unfinished_runs(runs, tmp_path):
     page = write(runs, tmp_path / 'report.html', [folder])
     assert 'No run on small has test results' in page.texts['results']
     assert 'its training has not finished' in page.texts['results']
-    assert 'is torn in line 1 of 1' in page.texts['training']
+    assert 'is damaged in line 1 of 1' in page.texts['training']
     assert "best.pt' is torn" in page.texts['codes']
 
 
@@ -309,7 +323,7 @@ def test_a_model_without_modalities(runs, tmp_path):
         dataset=str(runs.dataset), batch_size=256, progress=False,
     )  # fmt: skip
     page = write(runs, tmp_path / 'report.html', [tmp_path / 'run'])
-    assert 'no codes of several modalities' in page.texts['codes']
+    assert 'do not have codes of several modalities' in page.texts['codes']
     assert 'None of these models has a bottleneck' in page.texts['posteriors']
 
 
@@ -343,6 +357,7 @@ def test_library(monkeypatch, runs, tmp_path):
         ({'method': 'umap'}, "'method' must be one of"),
         ({'k': 0}, "'k' must be at least 1"),
         ({'num_items': 2}, "'num_items' must be at least 3"),
+        ({'seed': -1}, r"'seed' must be at least 0 \(got -1\)"),
         ({'users': ['40']}, r"--users must be ids from 0 to 39 \(got '40'\)"),
         ({'out': 'nowhere/report.html'}, "'out' .*nowhere"),
         ({'out': 'report.txt'}, r"'out' must end in .html \(got 'report.txt'\)"),

@@ -203,7 +203,7 @@ def test_export(capsys, tmp_path, run, trained, ids, folder):
     assert torch.equal(loaded.item, trained.embed().item)
     assert loaded.user_ids.ids == ids[0].ids and loaded.item_ids.ids == ids[1].ids
     assert loaded.info['dataset'] == 'named'
-    refused(capsys, ['export', run, '--out', out], 'exists already')
+    refused(capsys, ['export', run, '--out', out], '--out must be a new or empty folder')
     assert call('export', run, '--out', tmp_path / 'ogb', '--format', 'ogb') == 0
     assert (tmp_path / 'ogb' / 'mrdib' / 'mapping' / 'item_ids.csv').is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ['ogb', 'out']
@@ -229,9 +229,9 @@ def test_refusals(capsys, tmp_path, run):
         (['--include-seen', '--exclude', 'all'], '--include-seen and --exclude all exclude each'),
         (['--exclude', 'some'], 'invalid choice'),
         (['--out', tmp_path / 'a.xlsx'], 'are written as .csv, .jsonl'),
-        (['--out', '/dev/null'], 'must be a file in a folder that exists'),
+        (['--out', '/dev/null'], '--out must be a file in a folder that exists'),
         (['--out', tmp_path / 'a.csv', '--json'], 'exclude each other'),
-        (['--out', tmp_path], 'must be a file in a folder that exists'),
+        (['--out', tmp_path], '--out must be a file in a folder that exists'),
     ):
         refused(capsys, [*recommend, *argv], message)
     for argv, message in (

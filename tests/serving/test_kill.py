@@ -18,10 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 import pyarrow.parquet, safetensors.torch, torch
 from killing import fork
-from mrdib_pyg.serving import (
-    ItemIndex, Recommendations, export_model, load_export, save_recommendations,
-)
-from mrdib_pyg.training import load_checkpoint, save_checkpoint
+from mrdib_pyg.serving import ItemIndex, export_model, load_export, save_recommendations
+from mrdib_pyg.serving.recommendations import Recommendations
+from mrdib_pyg.training.checkpoint import load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)
 folder, num_kills = Path(sys.argv[1]), int(sys.argv[2])

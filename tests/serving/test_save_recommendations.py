@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mrdib_pyg.datasets import IdMap
-from mrdib_pyg.serving import Recommendations, recommend, save_recommendations
 from mrdib_pyg.serving import export as module
+from mrdib_pyg.serving import recommend, save_recommendations
+from mrdib_pyg.serving.recommendations import Recommendations
 
 BLOCKS = [
     Recommendations(

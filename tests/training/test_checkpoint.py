@@ -19,8 +19,8 @@ from mrdib_pyg.datasets import Planted
 from mrdib_pyg.files import write_atomic
 from mrdib_pyg.nn.models import VBPR, MultimodalLightGCN
 from mrdib_pyg.nn.models.registry import model_name
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint, load_model, save_checkpoint
-from mrdib_pyg.training.checkpoint import History
+from mrdib_pyg.training import CheckpointError, fit, load_model
+from mrdib_pyg.training.checkpoint import History, load_checkpoint, save_checkpoint
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
 STATE = {

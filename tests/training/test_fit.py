@@ -14,8 +14,9 @@ from mrdib_pyg.evaluation import evaluate
 from mrdib_pyg.nn import MRdIB
 from mrdib_pyg.nn.models import VBPR, LightGCN, MultimodalLightGCN
 from mrdib_pyg.nn.mutual_information import MINE
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint
+from mrdib_pyg.training import CheckpointError, fit
 from mrdib_pyg.training._fit import check_seed, epoch_generator
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 # The function hides the module of the same name.
 fit_module = importlib.import_module('mrdib_pyg.training._fit')
@@ -259,7 +260,7 @@ def test_modality_dropout(data):
         assert model.present() is None  # nothing is dropped afterwards
         ends.append(state(model))
     assert not equal(ends[0], ends[1]) and equal(ends[1], ends[2])
-    with pytest.raises(ValueError, match="'modality_dropout' is 0.5, but LightGCN reads no moda"):
+    with pytest.raises(ValueError, match="'modality_dropout' must be 0 for LightGCN.*got 0.5"):
         fit(LightGCN(data, channels=8), data, modality_dropout=0.5, progress=False)
 
 

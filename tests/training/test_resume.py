@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import torch
 from torch_geometric import seed_everything
 
 from mrdib_pyg.nn.models import FREEDOM, MGCN, VBPR, MultimodalLightGCN
-from mrdib_pyg.training import CheckpointError, fit, load_checkpoint
-from mrdib_pyg.training.checkpoint import _load_optimizer
+from mrdib_pyg.training import CheckpointError, fit, load_model
+from mrdib_pyg.training.checkpoint import _load_optimizer, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])  # of killing.py
@@ -83,10 +84,23 @@ def test_resume_after_any_epoch(data, tmp_path, redundancy):
         {'critic_steps': 2},
         {'mrdib': {'control': 'noise'}},
         {'mrdib': {'bottleneck': 'complete'}},
+        {'mrdib': {'redundancy': None, 'decoder': 'nce', 'num_negatives': 8}},
+        {'cls': partial(MultimodalLightGCN, task='ssm', num_negatives=8)},
         {'modality_dropout': 0.4, 'critic_steps': 1},
         {'patience': 1},
     ],
-    ids=['vbpr', 'freedom', 'mgcn', 'critic_steps', 'noise', 'complete', 'dropout', 'patience'],
+    ids=[
+        'vbpr',
+        'freedom',
+        'mgcn',
+        'critic_steps',
+        'noise',
+        'complete',
+        'nce',
+        'ssm',
+        'dropout',
+        'patience',
+    ],
 )
 def test_resume_epoch_by_epoch(data, tmp_path, kwargs):
     if kwargs.get('mrdib', {}).get('control'):
@@ -95,6 +109,28 @@ def test_resume_epoch_by_epoch(data, tmp_path, kwargs):
     for n in range(1, 5):
         train(data, tmp_path / 'b', n, resume=True, **kwargs)
     assert_same_run(tmp_path / 'a', tmp_path / 'b')
+
+
+def test_a_run_of_an_older_version(data, tmp_path):
+    """Which knew neither the task nor the decoder: it did as the defaults do."""
+    train(data, tmp_path / 'a', 3)
+    train(data, tmp_path / 'b', 2)
+    for name in ('best.pt', 'last.pt'):
+        state = load_checkpoint(tmp_path / 'b' / name)
+        config = state['identity']['config']
+        for known, names in (
+            (config, ('task', 'num_negatives')),
+            (config['mrdib'], ('decoder', 'num_negatives')),
+        ):
+            for key in names:
+                del known[key]
+        save_checkpoint(tmp_path / 'b' / name, state)
+    model, _ = load_model(tmp_path / 'b' / 'best.pt', data)
+    assert model.task == 'bpr' and model.mrdib.decoder == 'bpr'
+    train(data, tmp_path / 'b', 3, resume=True)
+    assert_same_run(tmp_path / 'a', tmp_path / 'b')
+    with pytest.raises(CheckpointError, match=r"config.mrdib.decoder 'bpr' but .* 'nce'"):
+        train(data, tmp_path / 'b', 4, mrdib={'decoder': 'nce'}, resume=True)
 
 
 def test_resume_a_finished_run(data, tmp_path):

@@ -11,10 +11,11 @@ import torch
 from mrdib_pyg.datasets import data_hash
 from mrdib_pyg.evaluation import average_metrics, evaluate
 from mrdib_pyg.nn.models import MODELS, VBPR, Recommender
-from mrdib_pyg.training import CheckpointError, load_checkpoint, load_model, train_model
+from mrdib_pyg.training import CheckpointError, load_model, train_model
 from mrdib_pyg.training import _freed_memory as freed_memory
 from mrdib_pyg.training._freed_memory import keep_freed_memory
 from mrdib_pyg.training._run import provenance
+from mrdib_pyg.training.checkpoint import load_checkpoint
 
 FIT = {'epochs': 2, 'batch_size': 64, 'progress': False}
 

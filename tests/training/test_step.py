@@ -12,9 +12,11 @@ from torch_geometric import seed_everything
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.nn.models import MODELS, LightGCN, MultimodalLightGCN, Triplets
 from mrdib_pyg.ops._fixed_shapes import fixed_shapes, has_fixed_shapes
-from mrdib_pyg.training import LossWeights, fit, load_checkpoint
+from mrdib_pyg.training import fit
+from mrdib_pyg.training.checkpoint import load_checkpoint
 from mrdib_pyg.training.step import (
     GraphedStep,
+    LossWeights,
     TrainStep,
     make_adam,
     make_loss_step,
@@ -144,6 +146,7 @@ LAYERS = {
     'gaussian': {'redundancy': 'gaussian'},
     'all rows': {'num_critic_rows': None},
     'complete': {'bottleneck': 'complete'},
+    'nce': {'decoder': 'nce', 'num_negatives': 8},
 }
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 
@@ -173,8 +176,10 @@ def data():
 
 def make_model(data, name, mrdib, channels=8):
     seed_everything(0)
-    layer = LAYERS.get(mrdib, {})
-    model = MODELS[name](data, channels=channels, **({'mrdib': layer} if mrdib else {}))
+    settings = {'mrdib': LAYERS.get(mrdib, {})} if mrdib else {}
+    if mrdib == 'nce':
+        settings.update(task='ssm', num_negatives=8)
+    model = MODELS[name](data, channels=channels, **settings)
     model.train()
     model.on_epoch_start(1, torch.Generator().manual_seed(0))
     return model

@@ -37,9 +37,9 @@ def test_some_modalities():
 def test_refuses():
     data = make()
     data['item'].has_image[:] = False
-    with pytest.raises(ValueError, match="no item has the modality 'image', so there is no mean"):
+    with pytest.raises(ValueError, match=r'has_image must .*got none'):
         FillMissing()(data)
-    with pytest.raises(ValueError, match="'modality' names 'audio'"):
+    with pytest.raises(ValueError, match="'modality' must .*got 'audio'"):
         FillMissing('audio')(make())
 
 
@@ -89,7 +89,7 @@ def test_refuses_mask():
     for ratio in (-0.1, 1.1):
         with pytest.raises(ValueError, match=r"'ratio' must lie in \[0, 1\] \(got"):
             MaskModality('image', ratio)
-    with pytest.raises(ValueError, match="'modality' names 'audio', but there is no"):
+    with pytest.raises(ValueError, match="'modality' must .*got 'audio'"):
         MaskModality('audio', 0.5)(make_mask())
 
 

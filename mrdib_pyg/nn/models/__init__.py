@@ -1,5 +1,4 @@
-from mrdib_pyg.nn.models._drop_modalities import drop_modalities
-from mrdib_pyg.nn.models.batch import Embeddings, Rows, Triplets
+from mrdib_pyg.nn.models.batch import Embeddings, Triplets
 from mrdib_pyg.nn.models.bm3 import BM3
 from mrdib_pyg.nn.models.dualgnn import DualGNN
 from mrdib_pyg.nn.models.freedom import FREEDOM
@@ -23,10 +22,8 @@ __all__ = [
     'Embeddings',
     'MultimodalLightGCN',
     'Recommender',
-    'Rows',
     'SOIL',
     'Triplets',
     'VBPR',
-    'drop_modalities',
     'find_model',
 ]

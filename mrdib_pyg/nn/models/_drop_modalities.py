@@ -20,14 +20,13 @@ def drop_modalities(model: Recommender, ratio: float) -> Iterator[None]:
         with drop_modalities(model, 0.3):
             terms = model.loss(batch)
 
-    Each item loses each of its modalities with probability :obj:`ratio`, but never the last one: an
-    item that would lose all keeps one, each with the same probability. A user lacks a modality if
-    all of the user's items do. A dropped modality counts as missing: no sum, mean, softmax or
-    product over modalities contains it, its features reach no neighbor, and no term of MRdIB covers
-    it. Item graphs made of features do not change. Nothing is dropped in evaluation mode.
+    Each item loses each of its modalities with probability :obj:`ratio`. An item that would lose
+    all keeps one, drawn uniformly. A user lacks a modality if all of the user's items do. A dropped
+    modality counts as missing: fusion, message passing and MRdIB's terms leave it out. Item graphs
+    do not change. Nothing is dropped in evaluation mode.
 
-    The global random number generator draws the masks once, on entry. Of nested blocks, the inner
-    one counts. :func:`~mrdib_pyg.training.fit` enters a block in every step, by
+    The global random number generator draws the masks on entry. Nested blocks replace the masks of
+    outer ones. :func:`~mrdib_pyg.training.fit` enters a block in every step with
     ``modality_dropout``.
 
     Args:
@@ -64,8 +63,7 @@ def check_ratio(model: Recommender, ratio: float, name: str) -> None:
         raise ValueError(f"'{name}' must lie in [0, 1) (got {ratio})")
     if ratio > 0 and not model.multimodal:
         raise ValueError(
-            f"'{name}' must be 0 (got {ratio}), as {type(model).__name__} reads no modality; leave "
-            f'it out, or choose a model that reads item features'
+            f"'{name}' must be 0 for {type(model).__name__}, which reads no modality (got {ratio})"
         )
 
 

@@ -1,6 +1,7 @@
-"""The words of all models, batches, rows and embeddings, and what their losses share."""
+"""The types of all models (batches, rows, embeddings), and helpers of their losses."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +41,16 @@ class Embeddings(NamedTuple):
         return self
 
 
+def check_at_least(minimum: int, **values: int) -> None:
+    r"""Raises :class:`ValueError` if a setting is below the minimum."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"'{name}' must be at least {minimum} (got {value})")
+
+
 def bpr_loss(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
-    r"""Computes the Bayesian personalized ranking loss of `arXiv:1205.2618
-    <https://arxiv.org/abs/1205.2618>`_, the mean of :math:`-\log \sigma(s(u, i^+) - s(u, i^-))`
-    over triplets, in nats.
+    r"""Computes the Bayesian personalized ranking loss (`arXiv:1205.2618
+    <https://arxiv.org/abs/1205.2618>`_), the mean of :math:`-\log \sigma(s(u, i^+) - s(u, i^-))`.
     """
     src, pos, neg = batch
     # On CPU, `item[neg]` takes many times as long.
@@ -52,9 +59,7 @@ def bpr_loss(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
 
 
 def batch_squares(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
-    r"""Returns the sums of the squared norms of the users, the positive and the negative items of a
-    batch, ``[3]``, repeats counted.
-    """
+    r"""Returns the sums of squared norms of the users, positive and negative items, ``[3]``."""
     src, pos, neg = batch
     # First of each row, then of the batch: no row is gathered.
     dtype = torch.promote_types(user.dtype, torch.float32)
@@ -64,11 +69,17 @@ def batch_squares(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
 
 
 def batch_norms(user: Tensor, item: Tensor, batch: Triplets) -> Tensor:
-    r"""Returns the sum of three Frobenius norms: of the rows of the users, of the positive and of
-    the negative items of a batch. The gradient of a norm of zero is zero.
+    r"""Returns the sum of the Frobenius norms of a batch's users, positive and negative items. The
+    gradient of a norm of zero is zero.
     """
     squares = batch_squares(user, item, batch)
     return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt().sum()
+
+
+def weighted_sum(codes: list[Any], weight: Tensor) -> Tensor:
+    r"""Returns the sum of the codes of all modalities by the weights of each row, ``[N, M]``."""
+    terms = [x * w for x, w in zip(codes, weight.split(1, dim=1))]
+    return functools.reduce(torch.add, terms)
 
 
 def take_rows(user: Tensor, item: Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
@@ -85,8 +96,8 @@ _MIN_ENTRIES = 2**22
 def propagate_rows(
     x: tuple[Tensor, Tensor], adj: NormalizedAdjacency, num_layers: int, rows: Rows | None
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    r"""Returns the given rows of :func:`~mrdib_pyg.ops.propagate_mean`, and the same rows of
-    :obj:`x`. Large tables are summed over layers for these rows alone.
+    r"""Returns some rows of :func:`~mrdib_pyg.ops.propagate_mean`, and the same rows of :obj:`x`.
+    Large tables are summed over layers for these rows alone.
     """
     if rows is not None and sum(table.numel() for table in x) > _MIN_ENTRIES:
         return mean_of_rows(x, adj, num_layers, rows)

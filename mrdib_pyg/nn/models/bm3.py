@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import module_key
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import check_at_least, take_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, reset_tables, trained_tables, unit_rows
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
@@ -19,7 +19,7 @@ from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 class BM3(Recommender):
     r"""The model of `"Bootstrap Latent Representations for Multi-modal Recommendation"
     <https://arxiv.org/abs/2207.05969>`_, which learns from positive pairs alone: a predictor maps
-    one view of a user or an item to another, perturbed one.
+    one view of a user or an item to a perturbed other view.
 
     .. math::
         [\mathbf{P}_0; \tilde{\mathbf{Q}}] &= \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
@@ -34,22 +34,20 @@ class BM3(Recommender):
     mean cosine over the batch, :math:`\mathbf{t}_m` a linear map of the features, and the hat stops
     the gradient and drops entries.
 
-    MRdIB encodes :math:`\mathbf{t}_m`, of items alone. **Its codes never reach the ranking score**:
-    they shape the ID tables through the loss. Here :obj:`synergistic` is therefore a term of its
-    own, the loss of a joint predictor :math:`\langle \mathcal{P}(\mathbf{p}_u),
+    MRdIB encodes :math:`\mathbf{t}_m` of items. **Its codes never reach the ranking score**: they
+    shape the ID tables through the loss. So :obj:`synergistic` is a term of its own here, the loss
+    of a joint predictor :math:`\langle \mathcal{P}(\mathbf{p}_u),
     \mathcal{P}(\mathbf{q}_i + \frac{1}{M} \sum_m \mathbf{z}_{m,i}) \rangle`, of weight zero by
     default. Only MRdIB's terms read the negatives of a batch.
 
-    Differences to public code: features are frozen unless :obj:`trainable_features` is set, and
-    only the rows of a batch are mapped and dropped from, which is the same in distribution. As
-    there, the regularizer takes the norms of the whole propagated tables over the number of items.
+    Differences from public code: features are frozen unless :obj:`trainable_features` is set, and
+    only the rows of a batch are mapped and dropped out, with the same distribution. In both, the
+    regularizer is the norms of the whole propagated tables over the number of items.
 
     Where modalities are missing, the terms of :math:`\mathbf{t}_m` are means over the items that
-    have them.
-
-    The score reads :math:`\mathbf{q}_i` alone, which an item unseen in training lacks. As
-    :obj:`content` draws :math:`\mathcal{P}(\mathbf{t}_{m,i})` to its direction, the mean of these
-    directions takes its place, with the mean norm of the known items: an addition of this package.
+    have them. An item unseen in training has no :math:`\mathbf{q}_i`. This package replaces it by
+    the mean direction of :math:`\mathcal{P}(\mathbf{t}_{m,i})`, which :obj:`content` aligns with
+    :math:`\mathbf{q}_i`, times the mean norm of the known items.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -66,6 +64,7 @@ class BM3(Recommender):
             published results. (default: :obj:`False`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -91,12 +90,12 @@ class BM3(Recommender):
         trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
+        check_at_least(0, num_layers=num_layers)
         if not 0 <= dropout < 1:
             raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.dropout = dropout
         self.reg_weight = reg_weight

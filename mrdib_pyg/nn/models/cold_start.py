@@ -4,6 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrdib_pyg.evaluation._mode import evaluation_mode
 from mrdib_pyg.nn.bottleneck import Posterior
 from mrdib_pyg.nn.models.features import ModalityFeatures
 from mrdib_pyg.nn.models.ranking import Ranker
@@ -12,25 +13,9 @@ from mrdib_pyg.ops.rows import normalize_rows
 
 
 class NewItems:
-    r"""Items unseen in training: their features, scaled as those of the data, and their neighbors
-    among the items of the data.
-
-    Args:
-        items (ModalityFeatures): The items of the data.
-        features (Dict[str, torch.Tensor]): Per modality the raw features of the new items,
-            ``[n, F]``. No item has a modality that is left out.
-        present (Dict[str, torch.Tensor], optional): Per modality a boolean mask ``[n]`` of the
-            items that have it. (default: :obj:`None`, all items)
-
-    Attributes:
-        x (Dict[str, torch.Tensor]): Per modality the scaled features; zeros where one is missing.
-        present (Dict[str, torch.Tensor]): Per modality which of the items have it, ``[n]``.
-        masks (List[torch.Tensor], optional): The same as a list; :obj:`None` if nothing is missing.
-
-    Raises:
-        ValueError: If there is no modality, one is unknown, a shape does not fit, or a row in use
-            holds NaN or infinity.
-        TypeError: If a mask is not boolean.
+    r"""Items unseen in training: per modality :attr:`x`, their features scaled as those of the data
+    (zeros where missing), and :attr:`present` ``[n]``. :attr:`masks` lists the latter, or is
+    :obj:`None` if nothing is missing.
     """
 
     def __init__(
@@ -64,7 +49,7 @@ class NewItems:
                 if bad.numel() > 0:
                     raise ValueError(
                         f"row {int(bad[0])} of 'features' of '{name}' holds NaN or infinity; "
-                        f"repair it, or let 'present' say that the item lacks the modality"
+                        f"repair it, or mark it as missing in 'present'"
                     )
             self._raw[name], self.present[name] = x, has
             self.x[name] = items.scale(name, x, has)
@@ -83,15 +68,12 @@ class NewItems:
             )
         return mask.to(device)
 
-    def masked(self, codes: Mapping[str, Tensor]) -> list[Tensor]:
-        r"""Returns the codes as a list over modalities, with zeros where an item lacks one."""
-        if self.masks is None:
-            return list(codes.values())
-        return [x * mask.unsqueeze(-1) for x, mask in zip(codes.values(), self.masks)]
-
     def sum(self, codes: Mapping[str, Tensor]) -> Tensor:
         r"""Returns the sum of the codes over the modalities that each item has."""
-        return torch.stack(self.masked(codes)).sum(dim=0)
+        terms = list(codes.values())
+        if self.masks is not None:
+            terms = [x * mask.unsqueeze(-1) for x, mask in zip(terms, self.masks)]
+        return torch.stack(terms).sum(dim=0)
 
     def neighbors(self, name: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
         r"""Returns the nearest items of the data by cosine, up to :obj:`k` for each new item that
@@ -119,8 +101,8 @@ def _check_names(
 ) -> None:
     if len(features) == 0:
         raise ValueError(
-            f"'features' must name at least one of {items.names} (got none); use zeros where "
-            f"'present' says that an item lacks it"
+            f"'features' must name at least one of {items.names} (got none); mark missing rows in "
+            f"'present'"
         )
     for name in features:
         if name not in items.names:
@@ -135,12 +117,9 @@ def _check_names(
 
 
 class ColdStart(Ranker):
-    r"""The part of a recommender that represents unseen items and users without further training.
-
-    A new item is treated as an item that nobody has interacted with and whose ID embedding is zero,
-    where the penalty on IDs would leave it. A model implements :meth:`new_item_codes` and
-    :meth:`fuse_new_items`, the counterparts of :meth:`Recommender.modality_embeddings` and
-    :meth:`Recommender.fuse` for items. MRdIB sits between the two, as in training.
+    r"""The part of a recommender that represents unseen items and users without further training. A
+    new item is an item without interactions, whose ID embedding is zero. A model implements
+    :meth:`new_item_codes` and :meth:`fuse_new_items`, and MRdIB sits between the two.
     """
 
     mrdib: Any
@@ -198,12 +177,11 @@ class ColdStart(Ranker):
             return head.encode(features, present).to(self.train_edge_index.device)
         if not self.multimodal:
             raise ValueError(
-                f'{type(self).__name__} scores by IDs alone and cannot represent an item without '
-                f"interactions; pass a 'head' (mrdib_pyg.evidence.EvidenceHead), use a model that "
-                f'reads item features, or train again'
+                f'{type(self).__name__} reads no item features and cannot encode new items; pass a '
+                f"'head' (mrdib_pyg.evidence.EvidenceHead), or use a model that does"
             )
         new = NewItems(self.item_features, features, present)
-        with self.evaluation_mode():
+        with evaluation_mode(self):
             codes: dict[str, Any] = self.new_item_codes(new)
             if self.mrdib is None:
                 return self.fuse_new_items(codes, new)
@@ -234,9 +212,9 @@ class ColdStart(Ranker):
             \, \bar{q}^2 \mathbf{I} \right)^{-1} \frac{1}{|\mathcal{N}_u|} \sum_{i \in
             \mathcal{N}_u} \mathbf{q}_i
 
-        where :math:`\bar{q}^2` is the mean square of the entries of :math:`\mathbf{q}`. The vector
-        is scaled to the mean norm of the known users, which changes no ranking. A user without any
-        interaction gets the mean of the known users.
+        with :math:`\bar{q}^2` the mean square of the entries of :math:`\mathbf{q}`. The vector is
+        scaled to the mean norm of the known users, which changes no ranking. A user without
+        interactions gets the mean of the known users.
 
         Args:
             edge_index (torch.Tensor): The interactions of the new users, ``[2, m]``: users, counted

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import check_at_least, take_rows, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, available, unit_rows
+from mrdib_pyg.nn.models.multi_view import weighted_graph
 from mrdib_pyg.nn.models.recommender import (
     Embeddings,
     Layer,
@@ -18,7 +19,8 @@ from mrdib_pyg.nn.models.recommender import (
     Triplets,
     _sum,
 )
-from mrdib_pyg.ops import NormalizedAdjacency, cooccurrence_graph, propagate
+from mrdib_pyg.ops import propagate
+from mrdib_pyg.transforms import UserCooccurrence
 
 #: The weight of the task loss: the model was tuned with logarithms to base 2.
 LOSS_SCALE = 1.0 / math.log(2.0)
@@ -38,22 +40,21 @@ class DualGNN(Recommender):
         \mathbf{q}_i = \sum_m \mathbf{x}_{m,i}, \quad
         s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
 
-    where the bar is a row of unit norm and :math:`w` are the weights of
+    where the bar scales rows to unit norm and :math:`w` are the weights of
     :class:`~mrdib_pyg.transforms.UserCooccurrence`. There is no ID table: an item consists of its
     content and its users' preferences :math:`\mathbf{Q}_m`.
 
     MRdIB encodes users and items of :math:`\mathbf{X}_m`, before :math:`\omega` and the user graph.
     Given the user, the score is a sum over the item's modalities and cannot carry synergy.
 
-    Differences to public code: :math:`\omega` is a softmax of free logits that start at zero, our
-    reading of the paper's attention (there, a softmax of the initial weights alone, which are
-    unconstrained afterwards); users with few neighbors are not padded with repeats, redrawn in
-    every epoch; there is no item weight table, which no score reads. As there, the hops are summed
-    rather than averaged, and the task loss is scaled by :math:`1 / \ln 2`, here as its default
-    weight.
+    Differences from public code: :math:`\omega` is a softmax of free logits that start at zero, our
+    reading of the paper's attention (public code applies a softmax only to the initial weights);
+    users with few neighbors get no random repeats in every epoch; the item weight table, which no
+    score reads, is left out. In both, the hops are summed rather than averaged, and the task loss
+    is scaled by :math:`1 / \ln 2`, here as its default weight.
 
-    Where modalities are missing, an item's sum covers those it has, and a user's softmax those that
-    any of the user's items has. A node without any modality keeps the messages of its neighbors.
+    Where modalities are missing, an item's sum covers those it has, and a user's softmax those of
+    the user's items. A node without any modality keeps the messages of its neighbors.
 
     An item unseen in training gets its features alone, :math:`\sum_m
     \overline{\mathrm{MLP}_m(\mathbf{F}_m)}`.
@@ -73,6 +74,7 @@ class DualGNN(Recommender):
             none is published for Baby, Sports or Clothing. (default: :obj:`0.1`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -91,31 +93,21 @@ class DualGNN(Recommender):
         reg_weight: float = 0.1,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
-        if num_neighbors < 1:
-            raise ValueError(f"'num_neighbors' must be at least 1 (got {num_neighbors})")
+        check_at_least(0, num_layers=num_layers)
+        check_at_least(1, num_neighbors=num_neighbors)
         if neighbor_weighting not in ('softmax', 'mean'):
             raise ValueError(
                 f"'neighbor_weighting' must be 'softmax' or 'mean' (got '{neighbor_weighting}')"
             )
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.num_neighbors = num_neighbors
         self.neighbor_weighting = neighbor_weighting
         self.reg_weight = reg_weight
-        if USER_EDGE in data.edge_types:
-            if 'edge_weight' not in data[USER_EDGE]:
-                raise ValueError(f"the edges {USER_EDGE} of 'data' must have an edge_weight")
-            edge_index, edge_weight = data[USER_EDGE].edge_index, data[USER_EDGE].edge_weight
-        else:
-            edge_index, edge_weight = cooccurrence_graph(
-                self.train_edge_index, self.num_users, num_neighbors, weighting=neighbor_weighting
-            )
-        self.user_adj = NormalizedAdjacency(
-            edge_index, edge_weight, num_nodes=self.num_users, normalization=None
-        )
+        transform = UserCooccurrence(num_neighbors, neighbor_weighting)
+        self.user_adj = weighted_graph(data, USER_EDGE, transform)
         self.preferences, self.encoders = ModalityDict(), ModalityDict()
         for m in self.modalities:
             self.preferences[m] = nn.Embedding(self.num_users, channels)
@@ -145,7 +137,7 @@ class DualGNN(Recommender):
         out: dict[str, Pair] = {}
         for m in self.modalities:
             item = self.encoders[m](self.item_features(m))
-            if present is not None:  # what the map makes of nothing
+            if present is not None:  # the map of missing features is not zero
                 item = item * present[m][1].unsqueeze(-1)
             table: Any = self.preferences[m]
             x_user, x_item = user, item = unit_rows(table.weight), unit_rows(item)
@@ -160,7 +152,7 @@ class DualGNN(Recommender):
             raise ValueError("'rows' must be None: the user graph needs the codes of all users")
         users: list[Any] = [pair[0] for pair in codes.values()]
         items = [pair[1] for pair in codes.values()]
-        user = _weighted(users, self._omega())
+        user = weighted_sum(users, self._omega())
         user = user + propagate(user, self.user_adj)
         present = self.present()
         masks = None if present is None else [pair[1] for pair in present.values()]
@@ -189,8 +181,4 @@ class DualGNN(Recommender):
 
 
 def _sum_available(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-    return _sum(codes) if masks is None else _weighted(codes, available(masks))
-
-
-def _weighted(codes: list[Any], weight: Tensor) -> Tensor:
-    return _sum([x * w for x, w in zip(codes, weight.split(1, dim=1))])
+    return _sum(codes) if masks is None else weighted_sum(codes, available(masks))

@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 
 from mrdib_pyg.nn.bottleneck import module_key
 from mrdib_pyg.nn.models.batch import Pair, Rows
-from mrdib_pyg.ops import linear_rows
+from mrdib_pyg.ops.rows import linear_rows
 
 _ATTRIBUTES = nn.ModuleDict()
 
@@ -34,9 +34,9 @@ def _to_key(name: str) -> str:
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    r"""Scales each row to unit Euclidean norm; a row of zeros stays, with a gradient of zero.
-
-    As :func:`torch.nn.functional.normalize`, with a backward pass that reads the table less often.
+    r"""Scales each row to unit Euclidean norm; a row of zeros stays, with a gradient of zero. Its
+    backward pass reads the table less often than that of :func:`F.normalize
+    <torch.nn.functional.normalize>`.
     """
     return _UnitRows.apply(x)
 
@@ -62,22 +62,9 @@ SCALINGS = ('standard', 'row', None)
 
 
 class ModalityFeatures(nn.Module):
-    r"""The item features of a :class:`~torch_geometric.data.HeteroData`, scaled once, and masks of
-    what is missing, as buffers outside of the state dict. Where nothing is scaled or missing, the
-    buffers share the memory of the data.
-
-    Args:
-        data (HeteroData): The graph; features are ``data['item'].x_<modality>`` and, where some
-            are missing, boolean masks ``data['item'].has_<modality>``.
-        edge_index (torch.Tensor): The training edges: a user has a modality if any of the user's
-            items does.
-        scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column over the
-            items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
-            :obj:`None`. (default: :obj:`None`)
-
-    Raises:
-        ValueError: If a shape does not fit, a feature of an item that has the modality is NaN or
-            infinite, or the scaling is unknown.
+    r"""The item features of the data, scaled once, and the masks of missing ones, as buffers
+    outside of the state dict. They share the memory of the data where nothing is scaled or missing.
+    A user has a modality if any item of the user does.
     """
 
     def __init__(self, data: HeteroData, edge_index: Tensor, scaling: str | None = None) -> None:
@@ -87,7 +74,7 @@ class ModalityFeatures(nn.Module):
                 f"'feature_scaling' must be 'standard', 'row' or None (got {scaling!r})"
             )
         store, num_items = data['item'], int(data['item'].num_nodes)
-        # Sorted, because layers and critics are numbered in this order, whatever that of the data.
+        # Sorted: the order numbers layers and critics, and must not depend on the data's.
         self.names: list[str] = sorted(key[2:] for key in store.keys() if key.startswith('x_'))
         self.scaling = scaling
         self._masks: dict[str, Pair] | None = None
@@ -145,7 +132,7 @@ class ModalityFeatures(nn.Module):
         return x if rows is None else x.index_select(0, rows)
 
     def scale(self, name: str, x: Tensor, has: Tensor) -> Tensor:
-        r"""Scales rows of a modality as those of the data are; rows without it become zero."""
+        r"""Scales rows of a modality like the data; rows without it become zero."""
         if self.scaling == 'standard':
             x = (x - getattr(self, f'mean_{name}')) / getattr(self, f'std_{name}')
         elif self.scaling == 'row':
@@ -155,8 +142,8 @@ class ModalityFeatures(nn.Module):
         return torch.where(has.unsqueeze(-1), x, torch.zeros_like(x))
 
     def unscaled(self, name: str) -> Tensor:
-        r"""Returns the features of a modality before scaling (up to the norm, if scaled by row),
-        with zeros where it is missing.
+        r"""Returns the features before scaling (up to the norm, if scaled by row), zeros where
+        missing.
         """
         x = getattr(self, f'x_{name}')
         if self.scaling != 'standard':
@@ -173,8 +160,8 @@ class ModalityFeatures(nn.Module):
         return torch.ones(x.size(0), dtype=torch.bool, device=x.device)
 
     def set_masks(self, masks: Mapping[str, Pair] | None) -> dict[str, Pair] | None:
-        r"""Sets the masks that replace those of the data in training mode (:obj:`None` for none),
-        and returns the previous ones.
+        r"""Sets the masks that replace those of the data in training (:obj:`None` for none), and
+        returns the previous ones.
         """
         before, self._masks = self._masks, None if masks is None else dict(masks)
         return before
@@ -185,9 +172,7 @@ class ModalityFeatures(nn.Module):
         return self._masks is not None and self.training
 
     def present(self, rows: Rows | None = None, user_codes: bool = True) -> dict[str, Pair] | None:
-        r"""Returns per modality the masks of users and items that have it, or :obj:`None` if every
-        item has every modality.
-        """
+        r"""Returns per modality the masks of users and items, :obj:`None` if nothing is missing."""
         if not self.is_incomplete and not self.is_dropping:
             return None
         out: dict[str, Pair] = {}
@@ -208,8 +193,8 @@ class ModalityFeatures(nn.Module):
 
 
 def available(masks: Sequence[Tensor]) -> Tensor:
-    r"""Returns which modalities represent each row, a boolean ``[N, M]``: those present by the
-    masks or, for a row without any, all of them, whose codes then hold what its neighbors say.
+    r"""Returns which modalities represent each row, ``[N, M]``: those present or, for a row without
+    any, all, as its codes then hold the messages of its neighbors.
     """
     mask = torch.stack(list(masks), dim=1)
     return mask | ~mask.any(dim=1, keepdim=True)
@@ -226,9 +211,7 @@ def _statistics(x: Tensor, has: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trained_tables(features: ModalityFeatures) -> nn.ParameterDict:
-    r"""Returns a parameter per modality, as large as its features, to be set by
-    :func:`reset_tables`.
-    """
+    r"""Returns a parameter per modality for :func:`reset_tables` to set to the features."""
     return nn.ParameterDict(
         {
             module_key(name): nn.Parameter(torch.empty_like(features(name)))
@@ -239,23 +222,14 @@ def trained_tables(features: ModalityFeatures) -> nn.ParameterDict:
 
 @torch.no_grad()
 def reset_tables(tables: nn.ParameterDict, features: ModalityFeatures) -> None:
-    r"""Sets trained features to those of the data."""
+    r"""Sets trained features to the features of the data."""
     for name in features.names:
         tables[module_key(name)].copy_(features(name))
 
 
 class FeatureMaps(nn.Module):
-    r"""One linear map of the item features per modality, :math:`\mathbf{F}_m
-    \mathbf{W}_m^{\top} + \mathbf{b}_m`.
-
-    Args:
-        features (ModalityFeatures): The features.
-        channels (int): The width of the outputs.
-        bias (bool, optional): If set to :obj:`False`, the maps have no bias.
-            (default: :obj:`True`)
-        trainable (bool, optional): If set to :obj:`True`, the features are parameters initialized
-            from the data, as in public code of FREEDOM and MGCN: many times more than all others.
-            (default: :obj:`False`)
+    r"""One linear map of the item features per modality. If :obj:`trainable`, the features are
+    parameters initialized from the data, as in public code of FREEDOM and MGCN.
     """
 
     def __init__(

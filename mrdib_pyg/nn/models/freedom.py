@@ -6,15 +6,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import bpr_loss, propagate_rows, to_local
+from mrdib_pyg.nn.models.batch import (
+    bpr_loss,
+    check_at_least,
+    propagate_rows,
+    to_local,
+    weighted_sum,
+)
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.multi_view import weighted_graph
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.ops import NormalizedAdjacency, propagate, prune_edges
+from mrdib_pyg.ops import NormalizedAdjacency, propagate
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
+from mrdib_pyg.ops.item_graphs import prune_edges
 from mrdib_pyg.transforms import ItemGraphUnion, ItemKNN
-from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights
+from mrdib_pyg.transforms.item_graphs import item_weights, modality_weights, share
 
 SLOTS = ('graph', 'projection')
 
@@ -35,20 +42,20 @@ class FREEDOM(Recommender):
     \mathbf{f}_{m,i} \rangle`, summed over modalities, over the triplets whose items both have the
     modality.
 
-    The paper does not say where MRdIB would sit. By :obj:`slot="graph"` it encodes
-    :math:`\mathbf{S}_m \mathbf{E}_I`, which the score reads. By :obj:`slot="projection"` it
+    MRdIB's paper does not name its place in FREEDOM. With :obj:`slot="graph"` it encodes
+    :math:`\mathbf{S}_m \mathbf{E}_I`, which the score reads. With :obj:`slot="projection"` it
     encodes :math:`\mathbf{W}_m \mathbf{f}_{m,i}`, **which never reaches the ranking score**: the
     codes act through :obj:`content` alone and, with a weight, through a further term :obj:`joint`,
     the ranking loss of :math:`\langle \tilde{\mathbf{u}}_u, \tilde{\mathbf{i}}_i + \sum_m w_m
     \mathbf{z}_{m,i} \rangle`. Users have no representation per modality in either slot.
 
-    Differences to public code: features are frozen unless :obj:`trainable_features` is set; edges
+    Differences from public code: features are frozen unless :obj:`trainable_features` is set; edges
     are drawn by :func:`~mrdib_pyg.ops.prune_edges`; the projections have no bias, which would
-    cancel in the difference of two scores; the weight of a missing modality is shared among those
-    that an item has.
+    cancel in the difference of two scores; the weight of a missing modality is shared among the
+    item's others.
 
-    An item unseen in training gets the :math:`\mathbf{h}_i` of its own row in the item graph, with
-    its :math:`k - 1` nearest items by features as neighbors, and zero for the ID channel.
+    An item unseen in training gets :math:`\mathbf{h}_i` from its :math:`k - 1` nearest items by
+    features, and zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -71,6 +78,7 @@ class FREEDOM(Recommender):
         feature_scaling (str, optional): See :class:`Recommender`; the item graph does not depend
             on it. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -100,14 +108,14 @@ class FREEDOM(Recommender):
         trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         if slot not in SLOTS:
             raise ValueError(f"'slot' must be one of {list(SLOTS)} (got {slot!r})")
         if not 0 <= edge_dropout < 1:
             raise ValueError(f"'edge_dropout' must lie in [0, 1) (got {edge_dropout})")
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        check_at_least(0, num_layers=num_layers)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.k = k
         self.edge_dropout = edge_dropout
@@ -121,11 +129,11 @@ class FREEDOM(Recommender):
         if slot == 'graph':
             for m in self.modalities:
                 knn = ItemKNN(k, m, form='binary')
-                graph = weighted_graph(data, f'{m}_knn', knn, is_mean=True)
+                graph = weighted_graph(data, ('item', f'{m}_knn', 'item'), knn, is_mean=True)
                 setattr(self, f'item_adj_{m}', graph)
         else:  # by the weights of this model, as in the other slot
             union = ItemGraphUnion(self.modality_weights, k)(data)
-            self.item_adj = weighted_graph(union, 'union', is_mean=True)
+            self.item_adj = weighted_graph(union, ('item', 'union', 'item'), is_mean=True)
         self.pruned_adj: NormalizedAdjacency | None = None
 
         self.user_emb = nn.Embedding(self.num_users, channels)
@@ -216,9 +224,7 @@ class FREEDOM(Recommender):
         given = list(modality_weights(self.modalities, self.modality_weights).values())
         has = torch.stack(list(new.present.values()), dim=1)
         first = next(iter(codes.values()))
-        weight = first.new_tensor(given) * has
-        total = weight.sum(dim=1, keepdim=True)
-        weight = weight / total.masked_fill(total == 0, 1.0)
+        weight = share(first.new_tensor(given) * has)
         return torch.stack([w * x for w, x in zip(weight.split(1, 1), codes.values())]).sum(dim=0)
 
     def _spread(self, name: str, new: NewItems) -> Tensor:
@@ -272,12 +278,5 @@ class FREEDOM(Recommender):
             weight = weight[:1]
         elif self.item_features.is_dropping:  # shared among those left
             mask = torch.stack([present[m][1] for m in codes], dim=1)
-            weight = weight * mask
-            total = weight.sum(dim=1, keepdim=True)
-            weight = weight / total.masked_fill(total == 0, 1.0)
-        out: Tensor | None = None
-        for m, (_, item) in enumerate(codes.values()):
-            part = weight[:, m : m + 1] * item
-            out = part if out is None else out + part
-        assert out is not None
-        return out
+            weight = share(weight * mask)
+        return weighted_sum([item for _, item in codes.values()], weight)

@@ -4,7 +4,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import batch_norms
+from mrdib_pyg.nn.models.batch import batch_norms, check_at_least
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
 from mrdib_pyg.ops import propagate_mean
 from mrdib_pyg.ops._propagate import mean_of_rows
@@ -12,17 +12,15 @@ from mrdib_pyg.ops._propagate import mean_of_rows
 
 class LightGCN(Recommender):
     r"""The ID-only model of `"LightGCN: Simplifying and Powering Graph Convolution Network for
-    Recommendation" <https://arxiv.org/abs/2002.02126>`_: what the interactions alone explain.
+    Recommendation" <https://arxiv.org/abs/2002.02126>`_,
 
     .. math::
         [\mathbf{P}; \mathbf{Q}] = \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \,
         [\mathbf{E}_U; \mathbf{E}_I], \quad s(u, i) = \langle \mathbf{p}_u, \mathbf{q}_i \rangle
 
-    It reads no item features: there is nothing for MRdIB to encode, and no way to encode items
-    unseen in training.
-
-    The regularizer takes the *unsquared* norms of a batch's rows of the two tables, as toolboxes of
-    multimodal recommendation do. The paper squares them, which needs other weights.
+    It reads no item features: it has nothing for MRdIB to encode, and cannot encode items unseen in
+    training. As in other multimodal toolboxes, the regularizer takes *unsquared* norms. The paper
+    squares them, which needs other weights.
 
     Args:
         data (HeteroData): The training graph.
@@ -32,6 +30,8 @@ class LightGCN(Recommender):
         reg_weight (float, optional): The default weight of :obj:`reg`, the unsquared norms of the
             embeddings of a batch before propagation, divided by its size. (default: :obj:`1e-4`)
         mrdib (optional): Refused: the model has no modality. (default: :obj:`None`)
+        task (str, optional): See :class:`Recommender`. (default: :obj:`"bpr"`)
+        num_negatives (int, optional): See :class:`Recommender`. (default: :obj:`128`)
 
     Raises:
         ValueError: If :obj:`num_layers` is negative or :obj:`mrdib` is given.
@@ -53,10 +53,11 @@ class LightGCN(Recommender):
         num_layers: int = 3,
         reg_weight: float = 1e-4,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        task: str = 'bpr',
+        num_negatives: int = 128,
     ) -> None:
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
-        super().__init__(data, channels, mrdib)
+        check_at_least(0, num_layers=num_layers)
+        super().__init__(data, channels, mrdib, task=task, num_negatives=num_negatives)
         self.num_layers = num_layers
         self.reg_weight = reg_weight
         self.user_emb = nn.Embedding(self.num_users, channels)

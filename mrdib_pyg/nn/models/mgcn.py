@@ -36,10 +36,10 @@ class MGCN(MultiView):
     :math:`\mathbf{B}`. Where modalities are missing, attention and sums cover the :math:`M` that a
     node has. Missing features spread nothing.
 
-    An item unseen in training gets the row of :math:`\mathbf{H}_m` that its :math:`k - 1` nearest
-    items by features make, and zero for :math:`\mathbf{B}`.
+    An item unseen in training gets :math:`\mathbf{H}_m` from its :math:`k - 1` nearest items by
+    features, and zero for :math:`\mathbf{B}`.
 
-    Differences to public code: features are frozen unless :obj:`trainable_features` is set,
+    Differences from public code: features are frozen unless :obj:`trainable_features` is set,
     negative similarities count as zero, and a last, short batch divides :obj:`reg` by its own size.
 
     Args:
@@ -59,6 +59,7 @@ class MGCN(MultiView):
         feature_scaling (str, optional): See :class:`Recommender`; the item graphs do not depend
             on it. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
     """
 
     #: The best weight of :obj:`contrastive` per data set is not published. Most later papers use
@@ -80,16 +81,27 @@ class MGCN(MultiView):
         trainable_features: bool = False,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            data, channels, num_layers, temperature, trainable_features, feature_scaling, mrdib
+            data,
+            channels,
+            num_layers,
+            temperature,
+            trainable_features,
+            feature_scaling,
+            mrdib,
+            **kwargs,
         )
         self.k = k
         self.contrastive_weight = contrastive_weight
         self.reg_weight = reg_weight
         self.set_graphs(
             self.adj,
-            {m: weighted_graph(data, f'{m}_knn', ItemKNN(k, m)) for m in self.modalities},
+            {
+                m: weighted_graph(data, ('item', f'{m}_knn', 'item'), ItemKNN(k, m))
+                for m in self.modalities
+            },
         )
         self.gates = nn.ModuleList(nn.Linear(channels, channels) for _ in self.modalities)
         self.reset_parameters()

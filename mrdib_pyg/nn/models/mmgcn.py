@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import take_rows
+from mrdib_pyg.nn.models.batch import check_at_least, take_rows, weighted_sum
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import ModalityDict, available, unit_rows
 from mrdib_pyg.nn.models.recommender import (
@@ -40,30 +40,30 @@ class MMGCN(Recommender):
     MRdIB encodes users and items of :math:`\mathbf{X}_m^{(L)}`, before the mean. Given the user,
     the score is a sum over the item's modalities and cannot carry synergy.
 
-    Differences to public code, the source of the published results: the ID and preference tables
-    are trained (there, they keep their initial values); layers are combined element-wise, in the
-    given number (there, always concatenated, always three); all weights have Xavier's normal
-    initialization and biases start at zero; all features wider than :obj:`hidden_channels` are
-    mapped to that width (there, images to 256 and texts not at all); the regularizer covers all
-    preference tables (there, that of the images). As in public code, modalities are averaged (the
-    paper sums them), and in the regularizer a user counts with both items.
+    Differences from the public code of the published results, whose ways are in parentheses: the ID
+    and preference tables are trained (keep their initial values); the given number of layers is
+    combined element-wise (three, concatenated); all weights have Xavier's normal initialization and
+    biases start at zero; features wider than :obj:`hidden_channels` are mapped to that width
+    (images to 256, texts not at all); the regularizer covers all preference tables (that of the
+    images). As in public code, modalities are averaged (the paper sums them), and the regularizer
+    counts a user once per item.
 
-    Where modalities are missing, a node's mean covers those it has. Missing features are zero, but
-    the node hears from its neighbors. A node without any modality keeps the mean of all: its ID and
-    the messages of its neighbors.
+    Where modalities are missing, a node's mean covers those it has. A node without any modality
+    keeps the mean of all: its ID and the messages of its neighbors.
 
     An item unseen in training passes the layers without neighbors and with an ID of zero.
 
     Args:
         data (HeteroData): The training graph with item features.
         channels (int, optional): The width of the embeddings. (default: :obj:`64`)
-        hidden_channels (int, optional): The largest width of a modality before the first layer, to
-            which wider features are mapped. The cost of a step grows with it. (default: :obj:`256`)
+        hidden_channels (int, optional): The largest width of a modality before the first layer.
+            Wider features are mapped to it. (default: :obj:`256`)
         num_layers (int, optional): The number of layers :math:`L`. (default: :obj:`2`)
         reg_weight (float, optional): The default weight of :obj:`reg`, the mean squares of the
             batch's rows of the ID table and of the preferences. (default: :obj:`1e-3`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -84,11 +84,10 @@ class MMGCN(Recommender):
         reg_weight: float = 1e-3,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
-        for name, value in (('hidden_channels', hidden_channels), ('num_layers', num_layers)):
-            if value < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {value})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        check_at_least(1, hidden_channels=hidden_channels, num_layers=num_layers)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.hidden_channels = hidden_channels
         self.num_layers = num_layers
         self.reg_weight = reg_weight
@@ -176,8 +175,10 @@ class MMGCN(Recommender):
         # First of each row, then of the batch: no row is gathered.
         user, item = (x.square().mean(dim=-1) for x in embeddings.views['ego'])
         reg = user[src].mean() + 0.5 * (item[pos].mean() + item[neg].mean())
-        tables = [_mean_square(table) for table in self.preferences.children()]
-        return {'reg': reg + torch.stack(tables).mean()}
+        tables: list[Any] = [table.weight for table in self.preferences.children()]
+        # From the norm, whose gradient is a single pass over the table.
+        squares = [x.norm().square() / x.numel() for x in tables]
+        return {'reg': reg + torch.stack(squares).mean()}
 
 
 def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
@@ -186,12 +187,7 @@ def _mean(codes: list[Tensor], masks: list[Tensor] | None) -> Tensor:
         return _sum(codes) / len(codes)
     weight = available(masks).to(codes[0].dtype)
     weight = weight / weight.sum(dim=1, keepdim=True)
-    return _sum([x * w.unsqueeze(-1) for x, w in zip(codes, weight.unbind(1))])
-
-
-def _mean_square(table: Any) -> Tensor:
-    # From the norm, whose gradient is a single pass over the table.
-    return table.weight.norm().square() / table.weight.numel()
+    return weighted_sum(codes, weight)
 
 
 class _Layer(nn.Module):

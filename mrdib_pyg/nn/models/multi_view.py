@@ -7,38 +7,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from mrdib_pyg.nn.models.batch import propagate_rows
+from mrdib_pyg.nn.models.batch import check_at_least, propagate_rows
 from mrdib_pyg.nn.models.cold_start import NewItems
 from mrdib_pyg.nn.models.features import FeatureMaps
 from mrdib_pyg.nn.models.recommender import Embeddings, Layer, Pair, Recommender, Rows, Triplets
-from mrdib_pyg.ops import NormalizedAdjacency, contrastive_loss, propagate, propagate_mean
+from mrdib_pyg.ops import NormalizedAdjacency, propagate, propagate_mean
+from mrdib_pyg.ops._contrastive_loss import contrastive_loss
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
 
 
 def weighted_graph(
     data: HeteroData,
-    relation: str,
+    edge: tuple[str, str, str],
     transform: Callable[[HeteroData], HeteroData] | None = None,
-    src: str = 'item',
     is_mean: bool = False,
 ) -> NormalizedAdjacency:
-    r"""Returns the edges ``(src, relation, 'item')`` of the data, or else those of a transform, as
-    a matrix with their own weights.
-
-    If :obj:`is_mean`, it warns where the weights of a row do not sum to one, as those of the
-    ``'binary'`` form of :class:`~mrdib_pyg.transforms.ItemKNN` do.
-
-    Raises:
-        ValueError: If the edges of the data have no weights.
+    r"""Returns edges of the data, or else of a transform, as a matrix with their own weights. If
+    :obj:`is_mean`, it warns where the weights of a row do not sum to one.
     """
-    edge = (src, relation, 'item')
     if transform is not None and edge not in data.edge_types:
         data = transform(data)
     store = data[edge]
     if 'edge_weight' not in store:
         raise ValueError(f"the edges {edge} of 'data' must have an edge_weight (got none)")
+    rows, cols = int(data[edge[0]].num_nodes), int(data[edge[2]].num_nodes)
     if is_mean:
-        total = torch.zeros(int(data[src].num_nodes), dtype=torch.double)
+        total = torch.zeros(rows, dtype=torch.double)
         row, weight = store.edge_index[0].cpu().long(), store.edge_weight.detach().cpu().double()
         total.index_add_(0, row, weight)
         if bool(((total - 1).abs() > 1e-3)[total != 0].any()):
@@ -47,29 +41,16 @@ def weighted_graph(
                 f"'binary'; remove these edges from the data to let the model build its own",
                 stacklevel=3,
             )
-    num_nodes = (int(data[src].num_nodes), int(data['item'].num_nodes))
+    num_nodes = rows if edge[0] == edge[2] else (rows, cols)
     return NormalizedAdjacency(
-        store.edge_index,
-        store.edge_weight,
-        num_nodes=num_nodes[1] if src == 'item' else num_nodes,
-        normalization=None,
+        store.edge_index, store.edge_weight, num_nodes=num_nodes, normalization=None
     )
 
 
 class MultiView(Recommender):
     r"""The common part of :class:`MGCN` and :class:`SOIL`: a behavior view of the user-item graph,
-    a view of an item graph per modality, and the contrast of their fusion with the behavior view.
-
-    A subclass calls :meth:`set_graphs` and implements :meth:`side`.
-
-    Args:
-        data (HeteroData): The training graph with item features.
-        channels (int): The width of every representation.
-        num_layers (int): The number of layers over the user-item graph.
-        temperature (float): The temperature of the contrast.
-        trainable_features (bool): Whether features are parameters.
-        feature_scaling (str, optional): See :class:`Recommender`.
-        mrdib (MRdIB, optional): See :class:`Recommender`.
+    a view of an item graph per modality, and the contrast of their fusion with the behavior view. A
+    subclass calls :meth:`set_graphs` and implements :meth:`side`.
     """
 
     lr_decay = 0.96 ** (1 / 50)
@@ -86,12 +67,12 @@ class MultiView(Recommender):
         trainable_features: bool,
         feature_scaling: str | None,
         mrdib: None | Layer | Mapping[str, Any],
+        **kwargs: Any,
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"'temperature' must be positive (got {temperature})")
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' must not be negative (got {num_layers})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        check_at_least(0, num_layers=num_layers)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.temperature = temperature
         self.trainable_features = trainable_features
@@ -192,15 +173,13 @@ class MultiView(Recommender):
         return self.side(list(codes.values()), behavior, new.masks)
 
     def item_degree(self, name: str) -> Tensor | None:
-        r"""Returns the sum of similarities of each item to its neighbors in the item graph of a
-        modality, ``[I]``, or :obj:`None` if unknown.
+        r"""Returns the sum of similarities of each item to its neighbors, ``[I]``, :obj:`None` if
+        unknown.
         """
         return None
 
     def attend(self, x: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-        r"""Returns the attention over the modalities of each row, ``[M, N, 1]``, with zeros for
-        missing ones.
-        """
+        r"""Returns the attention over modalities per row, ``[M, N, 1]``, zero for missing ones."""
         logit = self.attention(torch.stack(x))
         if masks is None:
             return logit.softmax(dim=0)
@@ -221,15 +200,12 @@ class MultiView(Recommender):
         r"""Contrasts rows by their cosine similarity, see
         :func:`~mrdib_pyg.ops.contrastive_loss`.
         """
-        if has_fixed_shapes():
-            anchor, candidate = F.normalize(anchor, dim=-1), F.normalize(candidate, dim=-1)
-            return contrastive_loss(
-                anchor, candidate, anchor_index, candidate_index, self.temperature
-            )
-        rows, anchor_index = torch.unique(anchor_index, return_inverse=True)
-        anchor = F.normalize(anchor.index_select(0, rows), dim=-1)
-        rows, candidate_index = torch.unique(candidate_index, return_inverse=True)
-        candidate = F.normalize(candidate.index_select(0, rows), dim=-1)
+        if not has_fixed_shapes():  # only the rows that the pairs name
+            rows, anchor_index = torch.unique(anchor_index, return_inverse=True)
+            anchor = anchor.index_select(0, rows)
+            rows, candidate_index = torch.unique(candidate_index, return_inverse=True)
+            candidate = candidate.index_select(0, rows)
+        anchor, candidate = F.normalize(anchor, dim=-1), F.normalize(candidate, dim=-1)
         return contrastive_loss(anchor, candidate, anchor_index, candidate_index, self.temperature)
 
     def contrast_sides(self, embeddings: Embeddings, batch: Triplets) -> Tensor:

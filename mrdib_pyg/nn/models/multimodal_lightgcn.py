@@ -33,14 +33,13 @@ class MultimodalLightGCN(Recommender):
         \mathbf{y} = \mathbf{h}^{(id)} + \mathrm{fuse}(\mathbf{z}_1, \ldots, \mathbf{z}_M), \quad
         s(u, i) = \langle \mathbf{y}_u, \mathbf{y}_i \rangle
 
-    MRdIB encodes users and items of each modality after its graph convolution, before the fusion.
-    Next to an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so
-    that codes start as small as IDs and learn no faster.
+    MRdIB encodes users and items of each modality between its graph convolution and the fusion.
+    With an ID channel, the encoded features :math:`\mathbf{x}` are divided by their width, so that
+    codes start as small as IDs and learn no faster.
 
-    No sum, softmax or product contains a missing modality, and its features reach no neighbor. An
-    item without any is scored by its ID. An item unseen in training gets the output of the
-    convolutions for an item without edges, :math:`(\mathbf{x} \mathbf{W} + \mathbf{b}) / (L + 1)`
-    per modality, and zero for the ID channel.
+    Fusion and message passing leave missing modalities out. An item without any is scored by its
+    ID. An item unseen in training counts as an item without edges, :math:`(\mathbf{x} \mathbf{W} +
+    \mathbf{b}) / (L + 1)` per modality, with zero for the ID channel.
 
     Args:
         data (HeteroData): The training graph with item features.
@@ -60,6 +59,7 @@ class MultimodalLightGCN(Recommender):
             embedding rows of a batch, divided by its size. (default: :obj:`1e-4`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`"standard"`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -78,12 +78,13 @@ class MultimodalLightGCN(Recommender):
         l2_weight: float = 1e-4,
         feature_scaling: str | None = 'standard',
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
         if fusion not in FUSIONS:
             raise ValueError(f"'fusion' must be one of {list(FUSIONS)} (got '{fusion}')")
         if num_encoder_layers not in (1, 2):
             raise ValueError(f"'num_encoder_layers' must be 1 or 2 (got {num_encoder_layers})")
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.num_layers = num_layers
         self.fusion = fusion
         self.fuse_posteriors = fusion == 'product_of_experts'
@@ -149,7 +150,7 @@ class MultimodalLightGCN(Recommender):
                 out[m] = (user, conv.lin(self._encode(m, x)))
                 continue
             x = self.to_channels(self._encode(m, x, is_split=True), conv.lin)
-            if present is not None:  # what the maps make of nothing must not reach the neighbors
+            if present is not None:  # the map of missing features must not reach the neighbors
                 x = x * present[m][1].unsqueeze(-1)
             (user, x), _ = propagate_rows((user, x), self.adj, self.num_layers, rows)
             user, x = self.whole(user, x)
@@ -199,9 +200,8 @@ class MultimodalLightGCN(Recommender):
         if name in self.encoders:
             encoder = self.encoders[name]
             x = self.repeat(encoder, x) if is_split else encoder(x)
-        # Adam moves each weight by the learning rate, whatever the input. Divided by the width, a
-        # code starts as small and moves as far as a row of the ID table. Otherwise features drown
-        # the ID channel.
+        # Adam moves each weight by the learning rate. Divided by the width, a code starts as small
+        # and moves as far as a row of the ID table. Otherwise features drown the ID channel.
         return x / x.size(-1) if self.id_channel else x
 
     def _fuse(self, codes: list[Any], masks: list[Tensor] | None, side: int) -> Tensor:

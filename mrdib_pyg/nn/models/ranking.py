@@ -1,19 +1,15 @@
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
+from mrdib_pyg.evaluation._mode import evaluation_mode
+from mrdib_pyg.interactions import entries_of
 from mrdib_pyg.nn.models.batch import Embeddings
 from mrdib_pyg.ops import NormalizedAdjacency, masked_topk
 
 
 class Ranker(nn.Module):
-    r"""The part of a recommender that scores and ranks by the inner products of users and items,
-    which :meth:`forward` computes and which are kept while nothing changes.
-
-    A subclass sets :attr:`num_users`, :attr:`num_items` and :attr:`adj`, the matrix of training
-    edges between users and items.
+    r"""The part of a recommender that scores and ranks by inner products of users and items. A
+    subclass sets :attr:`num_users`, :attr:`num_items` and :attr:`adj`, the training edges.
     """
 
     num_users: int
@@ -32,12 +28,11 @@ class Ranker(nn.Module):
     @torch.no_grad()
     def embed(self) -> Embeddings:
         r"""Returns the embeddings of all users and items in evaluation mode, not to be written to.
-        A model in evaluation mode keeps them until a parameter changes or ``train()`` or ``eval()``
-        is called. An in-place change of ``param.data`` leaves no trace: call :meth:`forget` after
-        it.
+        A model in evaluation mode keeps them until a parameter or the mode changes. Call
+        :meth:`forget` after an in-place change of ``param.data``, which leaves no trace.
         """
         if self.training:
-            with self.evaluation_mode():
+            with evaluation_mode(self):
                 return _freeze(self())
         if self._may_change:
             return _freeze(self())
@@ -53,23 +48,6 @@ class Ranker(nn.Module):
                 self._cache = (key, _freeze(self()))
         return self._cache[1]
 
-    @contextmanager
-    def evaluation_mode(self) -> Iterator[None]:
-        r"""Switches to evaluation mode inside a :obj:`with` block; afterwards each module is back
-        in its own mode.
-        """
-        if not self.training:
-            yield
-            return
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            yield
-        finally:
-            self.forget()
-            for module, training in modes:
-                module.training = training
-
     def train(self, mode: bool = True) -> 'Ranker':
         r"""Sets the mode, as in :class:`torch.nn.Module`."""
         self.forget()
@@ -77,12 +55,9 @@ class Ranker(nn.Module):
         return super().train(mode)
 
     def forget(self, until_mode_is_set: bool = False) -> None:
-        r"""Forgets the embeddings that :meth:`embed` keeps.
-
-        Args:
-            until_mode_is_set (bool, optional): If set to :obj:`True`, none are kept until
-                ``train()`` or ``eval()`` is called. Needed while training: the step of a fused
-                optimizer does not change the versions of parameters. (default: :obj:`False`)
+        r"""Forgets the embeddings that :meth:`embed` keeps. With :obj:`until_mode_is_set`, none are
+        kept until ``train()`` or ``eval()``: a fused optimizer does not change the versions of
+        parameters.
         """
         self._cache = None
         self._may_change = self._may_change or until_mode_is_set
@@ -140,21 +115,11 @@ class Ranker(nn.Module):
         return masked_topk(emb.user[user], emb.item, k, mask)
 
     def seen_pairs(self, user: Tensor) -> Tensor:
-        r"""Returns the training edges of users, as the mask of
-        :func:`~mrdib_pyg.ops.masked_topk`.
-
-        Args:
-            user (torch.Tensor): The ids of the users, ``[B]``, with or without repeats.
-
-        Returns:
-            torch.Tensor: Pairs of a row of :obj:`user` and an item, ``[2, n]``.
+        r"""Returns the training edges of users ``[B]``, repeats included, as the mask of
+        :func:`~mrdib_pyg.ops.masked_topk`: pairs ``[2, n]`` of a row of :obj:`user` and an item.
         """
-        # One row per entry of `user`, which may repeat: expand each user's slice of edges.
-        start = self.adj.rowptr[user].long()
-        count = self.adj.rowptr[user + 1].long() - start
-        row = torch.repeat_interleave(count)
-        offset = torch.arange(row.numel(), device=row.device) - (count.cumsum(0) - count)[row]
-        return torch.stack([row, self.adj.col[start[row] + offset]])
+        row, entry = entries_of(self.adj.rowptr, user)
+        return torch.stack([row, self.adj.col[entry]])
 
 
 def _freeze(embeddings: Embeddings) -> Embeddings:

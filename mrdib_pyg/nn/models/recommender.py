@@ -16,9 +16,11 @@ from mrdib_pyg.nn.controls import CodeNoise, CodePenalty
 from mrdib_pyg.nn.models.batch import Embeddings, Pair, Rows, Triplets, bpr_loss, to_local
 from mrdib_pyg.nn.models.cold_start import ColdStart
 from mrdib_pyg.nn.models.features import ModalityFeatures
-from mrdib_pyg.nn.mrdib import MRdIB
-from mrdib_pyg.ops import NormalizedAdjacency, linear_rows
+from mrdib_pyg.nn.mrdib import MRdIB, check_loss
+from mrdib_pyg.ops import NormalizedAdjacency, sampled_softmax_loss
 from mrdib_pyg.ops._fixed_shapes import has_fixed_shapes
+from mrdib_pyg.ops._sampled_softmax_loss import draw_shared_negatives
+from mrdib_pyg.ops.rows import linear_rows
 
 #: The layers that fit between the two functions of a recommender.
 Layer = MRdIB | CodeNoise | CodePenalty
@@ -178,9 +180,16 @@ class Recommender(ColdStart):
         feature_scaling (str, optional): :obj:`"standard"` (zero mean and unit variance per column
             over the items that have the modality), :obj:`"row"` (unit Euclidean norm per item) or
             :obj:`None`. (default: :obj:`None`)
+        task (str, optional): The task loss: :obj:`"bpr"` sets a positive item against its own
+            negative, :obj:`"ssm"` (sampled softmax) against :obj:`num_negatives` of the batch that
+            all rows share, see :func:`~mrdib_pyg.ops.sampled_softmax_loss`. A model with a task
+            loss of its own, such as :class:`BM3`, refuses :obj:`"ssm"`. (default: :obj:`"bpr"`)
+        num_negatives (int, optional): The number of negatives of :obj:`"ssm"`; a batch with fewer
+            yields all of them. (default: :obj:`128`)
 
     Raises:
-        ValueError: If the data has no training edge, no modality, or the layer does not fit.
+        ValueError: If the data has no training edge, no modality, the layer does not fit, or a
+            setting is out of range.
     """
 
     #: Whether users have a representation per modality.
@@ -208,11 +217,20 @@ class Recommender(ColdStart):
         channels: int,
         mrdib: None | Layer | Mapping[str, Any] = None,
         feature_scaling: str | None = None,
+        task: str = 'bpr',
+        num_negatives: int = 128,
     ) -> None:
         super().__init__()
         if channels < 1:
             raise ValueError(f"'channels' must be positive (got {channels})")
+        check_loss('task', task, ('bpr', 'ssm'), num_negatives)
+        if task != 'bpr' and type(self).task_loss is not Recommender.task_loss:
+            raise ValueError(
+                f"'task' must be 'bpr', the default (got '{task}'): {type(self).__name__} has a "
+                f'task loss of its own, which reads no such negatives'
+            )
         self.channels = channels
+        self.task, self.num_negatives = task, num_negatives
         self.feature_scaling = feature_scaling
         self.columns: Columns | None = None
         self.num_users, self.num_items = num_nodes(data, 'user'), num_nodes(data, 'item')
@@ -303,9 +321,14 @@ class Recommender(ColdStart):
 
     def task_loss(self, embeddings: Embeddings, batch: Triplets) -> Tensor:
         r"""The task loss, by default the Bayesian personalized ranking loss of
-        `arXiv:1205.2618 <https://arxiv.org/abs/1205.2618>`_.
+        `arXiv:1205.2618 <https://arxiv.org/abs/1205.2618>`_ or, with :obj:`task="ssm"`, the sampled
+        softmax loss.
         """
-        return bpr_loss(embeddings.user, embeddings.item, batch)
+        if self.task == 'bpr':
+            return bpr_loss(embeddings.user, embeddings.item, batch)
+        src, pos, neg = batch
+        drawn = draw_shared_negatives(neg, self.num_negatives)
+        return sampled_softmax_loss(embeddings.user, embeddings.item, src, pos, drawn)
 
     def extra_losses(self, embeddings: Embeddings, batch: Triplets) -> dict[str, Tensor]:
         r"""The model's own further terms by name, weighted by :attr:`loss_weights`."""
@@ -452,7 +475,8 @@ class Recommender(ColdStart):
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         r"""Computes the named, unweighted terms of the loss: ``task``, the model's own, and, with
-        MRdIB, ``bottleneck``, ``redundant``, ``unique`` and ``synergistic``.
+        MRdIB, ``bottleneck``, ``redundant``, ``unique`` and ``synergistic``. With its decoder
+        :obj:`"nce"`, ``information_<modality>`` reports what each modality's decoder certifies.
 
         Args:
             batch (Triplets): Ids of users, positive and negative items.
@@ -464,11 +488,11 @@ class Recommender(ColdStart):
         terms = {'task': self.task_loss(embeddings, local)}
         terms.update(self.extra_losses(embeddings, local))
         if self.mrdib is not None:
-            # BPR on the joint score is the synergistic term: do not compute it twice.
-            is_bpr = type(self).task_loss is Recommender.task_loss and self.joint_is_score
-            is_bpr = is_bpr and fused is None
+            # The task on the joint score is the synergistic term: do not compute it twice.
+            is_task = type(self).task_loss is Recommender.task_loss and self.joint_is_score
+            is_task = is_task and fused is None
             has_rate = fused is not None
-            if not has_rate and not is_bpr:
+            if not has_rate and not is_task:
                 fused = self.joint(codes, embeddings, rows)
             pid = self.mrdib.loss(
                 posteriors,
@@ -478,12 +502,14 @@ class Recommender(ColdStart):
                 unimodal=self.unimodal(codes, embeddings),
                 present=self.present(rows),
             )
-            synergistic = terms['task'].detach() if is_bpr else pid.synergistic
+            synergistic = terms['task'].detach() if is_task else pid.synergistic
             if has_rate and not self.joint_is_score:  # the rate belongs to the ranking score
                 joint = self._encode_fused(*self.joint(codes, plain, rows))
                 synergistic = bpr_loss(*joint, local)
-            pid = pid._replace(synergistic=synergistic)
-            terms.update({name: term for name, term in pid._asdict().items() if term is not None})
+            named = {**pid._asdict(), 'synergistic': synergistic}
+            for name, value in (named.pop('information') or {}).items():
+                named[f'information_{name}'] = value
+            terms.update({name: term for name, term in named.items() if term is not None})
         return terms
 
     def _embed(

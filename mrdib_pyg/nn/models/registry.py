@@ -90,7 +90,7 @@ def is_of_model(name: str, cls: type[Recommender], may_have_moved: bool = False)
 
 def model_settings(cls: type[Recommender]) -> dict[str, Any]:
     r"""Returns the settings of a model with their defaults (:obj:`inspect.Parameter.empty` for
-    none): the arguments of its constructor without the data and :obj:`mrdib`.
+    none): the constructor's arguments without the data and :obj:`mrdib`.
     """
     arguments = constructor_arguments(cls)
     return {name: p.default for name, p in arguments.items() if name != 'mrdib'}

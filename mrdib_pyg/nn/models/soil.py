@@ -40,14 +40,14 @@ class SOIL(MultiView):
     :math:`\mathbf{B}`. Where modalities are missing, attention and sums cover the :math:`M` that a
     node has. Missing features spread nothing.
 
-    Nobody has shown interest in an item unseen in training. As :math:`\mathbf{H}_m` it gets the
-    mean of the purified ID embeddings of its :math:`k - 1` nearest items by features, weighted by
-    similarity, and zero for :math:`\mathbf{B}`.
+    For an item unseen in training, :math:`\mathbf{H}_m` is the mean of the purified ID embeddings
+    of its :math:`k - 1` nearest items by features, weighted by similarity, and :math:`\mathbf{B}`
+    zero.
 
-    Differences to public code: :math:`\mathbf{R}^+` is normalized by the degrees of users and
-    items (there, those of users for both), and negative similarities count as zero (there, negative
-    weights are raised to 1e-7, and two negative similarities attract). Differences to the paper, as
-    in public code: the interest graph counts users (the paper reads as zero or one), the factor
+    Differences from public code, whose ways are in parentheses: :math:`\mathbf{R}^+` is normalized
+    by the degrees of users and items (users for both), and negative similarities count as zero
+    (weights are raised to 1e-7, and two negative similarities attract). Differences from the paper,
+    as in public code: the interest graph counts users (the paper reads as zero or one), the factor
     :math:`\frac{1}{M+1}`, and second-order edges by :obj:`second_order="public"`. Public results
     stop after 10 epochs without improvement rather than 20.
 
@@ -62,9 +62,9 @@ class SOIL(MultiView):
             (default: :obj:`10`)
         num_second_order (int, optional): The number of second-order edges of a user.
             (default: :obj:`2`)
-        second_order (str, optional): :obj:`"public"`, the rule of public code, which keeps edges of
-            the training graph, or :obj:`"unrecorded"`, that of the paper. See
-            :func:`~mrdib_pyg.ops.second_order_edges`. (default: :obj:`"public"`)
+        second_order (str, optional): :obj:`"public"`, the rule of public code, or
+            :obj:`"unrecorded"`, that of the paper. See :func:`~mrdib_pyg.ops.second_order_edges`.
+            (default: :obj:`"public"`)
         contrastive_weight (float, optional): The default weight of :obj:`contrastive`.
             (default: :obj:`1e-2`)
         interest_weight (float, optional): The default weight of :obj:`interest`.
@@ -73,6 +73,8 @@ class SOIL(MultiView):
         feature_scaling (str, optional): See :class:`Recommender`; the graphs do not depend on it.
             (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        task (str, optional): See :class:`Recommender`. (default: :obj:`"bpr"`)
+        num_negatives (int, optional): See :class:`Recommender`. (default: :obj:`128`)
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -114,10 +116,22 @@ class SOIL(MultiView):
         temperature: float = 0.2,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        task: str = 'bpr',
+        num_negatives: int = 128,
     ) -> None:
         if second_order not in RULES:
             raise ValueError(f"'second_order' must be one of {list(RULES)} (got {second_order!r})")
-        super().__init__(data, channels, num_layers, temperature, False, feature_scaling, mrdib)
+        super().__init__(
+            data,
+            channels,
+            num_layers,
+            temperature,
+            False,
+            feature_scaling,
+            mrdib,
+            task=task,
+            num_negatives=num_negatives,
+        )
         self.k = k
         self.num_interests = num_interests
         self.num_second_order = num_second_order
@@ -125,17 +139,16 @@ class SOIL(MultiView):
         self.contrastive_weight = contrastive_weight
         self.interest_weight = interest_weight
 
-        given = {m: ('item', f'{m}_interest', 'item') in data.edge_types for m in self.modalities}
-        # One transform makes all of them.
-        made = data if all(given.values()) else InterestGraph(num_interests, k)(data)
+        edges = {m: ('item', f'{m}_interest', 'item') for m in self.modalities}
+        is_given = all(edge in data.edge_types for edge in edges.values())
+        made = data if is_given else InterestGraph(num_interests, k)(data)  # for all modalities
         graphs = {
-            m: weighted_graph(data if given[m] else made, f'{m}_interest', lambda data: data)
-            for m in self.modalities
+            m: weighted_graph(data if edge in data.edge_types else made, edge)
+            for m, edge in edges.items()
         }
         transform = SecondOrderGraph(num_second_order, second_order)
-        self.set_graphs(
-            _add(self.adj, weighted_graph(data, 'second_order', transform, 'user')), graphs
-        )
+        attracted = weighted_graph(data, ('user', 'second_order', 'item'), transform)
+        self.set_graphs(_add(self.adj, attracted), graphs)
         self.reset_parameters()
 
     @property

@@ -34,6 +34,7 @@ class VBPR(Recommender):
             embeddings of a batch, divided by its size. (default: :obj:`1e-3`)
         feature_scaling (str, optional): See :class:`Recommender`. (default: :obj:`None`)
         mrdib (MRdIB, optional): See :class:`Recommender`. (default: :obj:`None`)
+        **kwargs (optional): :obj:`task` and :obj:`num_negatives` of :class:`Recommender`.
     """
 
     user_codes = False
@@ -51,8 +52,9 @@ class VBPR(Recommender):
         reg_weight: float = 1e-3,
         feature_scaling: str | None = None,
         mrdib: None | Layer | Mapping[str, Any] = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(data, channels, mrdib, feature_scaling)
+        super().__init__(data, channels, mrdib, feature_scaling, **kwargs)
         self.reg_weight = reg_weight
         self.user_emb = nn.Embedding(self.num_users, 2 * channels)
         self.item_emb = nn.Embedding(self.num_items, channels)

@@ -13,13 +13,9 @@ def _(x: Tensor) -> Tensor:
 
 
 def materialize(x: Tensor) -> Tensor:
-    r"""Returns :obj:`x`, and under :func:`torch.compile` saves its value for the backward pass.
-
-    The partitioner of PyTorch (at least up to 2.13) may otherwise recompute values of a running
-    statistic there, after the statistic was updated in place: a silently wrong gradient.
-
-    Args:
-        x (torch.Tensor): A tensor that needs no gradient.
+    r"""Returns :obj:`x`, which needs no gradient. When compiled, PyTorch (at least up to 2.13)
+    would recompute values of a running statistic in the backward pass, after its update in place: a
+    silently wrong gradient. This saves them.
     """
     return _materialize(x) if torch.compiler.is_compiling() else x
 
@@ -29,21 +25,10 @@ _RELATIVE_VARIANCE = 1e-10
 
 
 class RunningStandardization(nn.Module):
-    r"""Standardizes each column by running statistics, which are constants to the gradient.
-
-    Mutual information does not change under such a map, but a network needs inputs of a common
-    scale, and embeddings start near :math:`\pm 0.02`. Unlike in batch normalization, a row's output
-    depends on no other row of the batch, even in training. A column that is constant but for
-    rounding becomes zero. A batch that is not finite leaves the statistics alone.
-
-    Args:
-        channels (int): Size of each row.
-        momentum (float, optional): Weight of a new batch in the running statistics. The first
-            :obj:`1 / momentum` batches are averaged with equal weights. (default: :obj:`0.1`)
-
-    Shapes:
-        - **input:** rows :math:`(N, C)`
-        - **output:** rows :math:`(N, C)`
+    r"""Standardizes each column of rows ``[N, C]`` by running statistics, constants to the
+    gradient. Mutual information stays the same, but a network needs a common scale. A row's output
+    depends on no other row; constant columns become zero; batches that are not finite leave the
+    statistics alone.
     """
 
     mean: Tensor
@@ -64,11 +49,7 @@ class RunningStandardization(nn.Module):
         self.num_batches.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        r"""Returns the standardized rows; in training mode the statistics are updated first.
-
-        Args:
-            x (torch.Tensor): The rows, ``[N, channels]``.
-        """
+        r"""Returns the standardized rows; training updates the statistics first."""
         if self.training and x.size(0) > 1:
             self._update(x)
         # Squares of small codes leave the range of half precision.
@@ -91,6 +72,33 @@ class RunningStandardization(nn.Module):
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.mean.numel()})'
+
+
+class LinearPerceptron(nn.Module):
+    r"""A linear map plus a two-layer perceptron, and the perceptron's last :obj:`num_extra` columns
+    apart, at least in single precision: they enter exponentials.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden_channels: int, num_extra: int
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin_1 = nn.Linear(in_channels, hidden_channels)
+        self.lin_2 = nn.Linear(hidden_channels, out_channels + num_extra)
+
+    def reset_parameters(self) -> None:
+        self.linear.reset_parameters()
+        self.lin_1.reset_parameters()
+        self.lin_2.reset_parameters()
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.lin_2(self.lin_1(z).relu())
+        num = self.linear.out_features
+        out, extra = out.split([num, out.size(1) - num], dim=1)
+        out = self.linear(z) + out
+        dtype = torch.promote_types(out.dtype, torch.float32)
+        return out.to(dtype), extra.to(dtype)
 
 
 class MutualInformation(nn.Module):

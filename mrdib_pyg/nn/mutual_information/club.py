@@ -1,36 +1,28 @@
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from mrdib_pyg.nn.mutual_information.base import MutualInformation, RunningStandardization
+from mrdib_pyg.nn.mutual_information.base import (
+    LinearPerceptron,
+    MutualInformation,
+    RunningStandardization,
+)
 
 MIN_LOGSTD, MAX_LOGSTD = -5.0, 3.0
 
 
-class _GaussianRegression(nn.Module):
-    r"""The distribution :math:`q(\mathbf{z}_2 | \mathbf{z}_1)` of :class:`CLUB`: a diagonal
-    Gaussian whose mean (a linear map plus a two-layer perceptron) and log standard deviation are
-    functions of the first code.
+class _GaussianRegression(LinearPerceptron):
+    r"""Returns the mean and the log standard deviation of :math:`q(\mathbf{z}_2 | \mathbf{z}_1)` of
+    :class:`CLUB`, a diagonal Gaussian.
     """
 
     def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels, bias=False)
-        self.lin_1 = nn.Linear(in_channels, hidden_channels)
-        self.lin_2 = nn.Linear(hidden_channels, 2 * out_channels)
-
-    def reset_parameters(self) -> None:
-        self.linear.reset_parameters()
-        self.lin_1.reset_parameters()
-        self.lin_2.reset_parameters()
+        super().__init__(in_channels, out_channels, hidden_channels, num_extra=out_channels)
 
     def forward(self, z1: Tensor) -> tuple[Tensor, Tensor]:
-        mu, logstd = self.lin_2(self.lin_1(z1).relu()).chunk(2, dim=-1)
-        mu, logstd = mu + self.linear(z1), logstd.clamp(MIN_LOGSTD, MAX_LOGSTD)
-        dtype = torch.promote_types(mu.dtype, torch.float32)
-        return mu.to(dtype), logstd.to(dtype)
+        mu, logstd = super().forward(z1)
+        return mu, logstd.clamp(MIN_LOGSTD, MAX_LOGSTD)
 
 
 class CLUB(MutualInformation):

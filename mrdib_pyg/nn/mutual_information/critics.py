@@ -4,55 +4,33 @@ import torch
 from torch import Tensor, nn
 
 from mrdib_pyg.nn.mutual_information.base import (
+    LinearPerceptron,
     MutualInformation,
     RunningStandardization,
     materialize,
 )
 
 
-class _Encoder(nn.Module):
-    r"""One side of a :class:`Critic`: standardization, then a linear map plus a two-layer
-    perceptron, whose last column is the offset of the row.
-    """
+class _Encoder(LinearPerceptron):
+    r"""One side of a :class:`Critic`: the encodings of standardized rows and their offsets."""
 
     def __init__(self, in_channels: int, hidden_channels: int) -> None:
-        super().__init__()
+        super().__init__(in_channels, hidden_channels, hidden_channels, num_extra=1)
         self.norm = RunningStandardization(in_channels)
-        self.linear = nn.Linear(in_channels, hidden_channels, bias=False)
-        self.lin_1 = nn.Linear(in_channels, hidden_channels)
-        self.lin_2 = nn.Linear(hidden_channels, hidden_channels + 1)
 
     def reset_parameters(self) -> None:
+        super().reset_parameters()
         self.norm.reset_parameters()
-        self.linear.reset_parameters()
-        self.lin_1.reset_parameters()
-        self.lin_2.reset_parameters()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.norm(z.to(self.linear.weight.dtype))
-        out = self.lin_2(self.lin_1(z).relu())
-        out, offset = out.split([out.size(1) - 1, 1], dim=1)
-        g, offset = self.linear(z) + out, offset.squeeze(1)
-        # Scores are differences of large terms and enter an exponential.
-        dtype = torch.promote_types(g.dtype, torch.float32)
-        return g.to(dtype), offset.to(dtype)
+        g, offset = super().forward(self.norm(z.to(self.linear.weight.dtype)))
+        return g, offset.squeeze(1)
 
 
 class Critic(nn.Module):
-    r"""A separable critic of pairs of rows,
-
-    .. math::
-        f(\mathbf{z}_1, \mathbf{z}_2) = a(\mathbf{z}_1) + b(\mathbf{z}_2) -
-        \frac{1}{2 \sqrt{h}} {\| g_1(\mathbf{z}_1) - g_2(\mathbf{z}_2) \|}^2 .
-
-    Each side is encoded once, whatever the number of pairs. The score contains the inner product
-    that tells partners from strangers, but has an upper bound, which keeps :math:`\exp f` moderate
-    on unseen pairs.
-
-    Args:
-        in_channels_1 (int): Size of each row of the first code.
-        in_channels_2 (int): Size of each row of the second code.
-        hidden_channels (int): Size :math:`h` of the hidden layers and of the encodings.
+    r"""Scores pairs by :math:`a(\mathbf{z}_1) + b(\mathbf{z}_2) - \frac{1}{2 \sqrt{h}} \|
+    g_1(\mathbf{z}_1) - g_2(\mathbf{z}_2) \|^2`, each side encoded once. The upper bound of a score
+    keeps :math:`\exp f` moderate on unseen pairs.
     """
 
     def __init__(self, in_channels_1: int, in_channels_2: int, hidden_channels: int) -> None:
@@ -67,12 +45,10 @@ class Critic(nn.Module):
         self.encoder_2.reset_parameters()
 
     def forward(self, z1: Tensor, z2: Tensor, num_derangements: int) -> tuple[Tensor, Tensor]:
-        r"""Returns the scores of the given pairs ``[N]``, samples of the joint distribution, and of
-        re-paired rows, about ``[num_derangements * N]``, samples of the product of the marginals.
-
-        The rows, shuffled in training mode by the global random number generator, are cut into
-        blocks of at least :obj:`num_derangements + 1`. Each row meets all others of its block, so
-        never its own partner. Left-over rows, fewer than there are blocks, meet none.
+        r"""Returns the scores of the given pairs ``[N]`` (the joint distribution) and of re-paired
+        rows, about ``[num_derangements * N]`` (the product of the marginals). Rows, shuffled in
+        training mode, are cut into blocks; each meets all others of its block. Left-over rows meet
+        none.
         """
         num_rows = z1.size(0)
         if self.training:
@@ -113,9 +89,7 @@ def _full_precision(x: Tensor) -> torch.autocast:
 
 
 class _CriticBound(MutualInformation):
-    r"""A lower bound with a critic, by default one that samples the product of the marginals by
-    derangements.
-    """
+    r"""A lower bound with a critic."""
 
     def __init__(
         self,

@@ -71,8 +71,7 @@ def _rows_kernel(
     alpha: tl.constexpr, beta: tl.constexpr, has_addend: tl.constexpr, acc_type: tl.constexpr,
     block_channels: tl.constexpr, max_piece: tl.constexpr, block_entries: tl.constexpr,
 ):  # fmt: skip
-    # One product or two. The pieces of long rows come first: they take longest, and should not be
-    # the last to start.
+    # One product or two. Pieces of long rows come first, as they take longest.
     channels = dims[0]
     program = tl.program_id(0)
     offset = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
@@ -95,8 +94,8 @@ def _rows_kernel(
                 acc_type, block_entries, block_channels,
             )  # fmt: skip
             tl.store(partial_ptr + program.to(tl.int64) * channels + offset, acc, mask=mask)
-            # Whoever is the last of a row adds up its pieces: those before it are written, since
-            # the counter releases what came before it and acquires what others have released.
+            # The last program of a row adds up its pieces. The others are written by then: the
+            # counter releases earlier writes and acquires the writes that others have released.
             tl.debug_barrier()
             cut = tl.load(owners[i] + piece)
             begin = tl.load(piece_ptrs[i] + cut)
@@ -151,51 +150,13 @@ def csr_matmul(
     pieces: tuple[Tensor, ...] | None = None,
     workspace: Workspace | None = None,
 ) -> Tensor:
-    r"""Computes a sparse-dense product and its sum with another matrix in one pass,
-
-    .. math::
-        \mathbf{Y} = \alpha \, \mathbf{A} \mathbf{X} + \beta \, \mathbf{B}.
-
-    Rows are split over programs, and those of a power law's head into pieces of at most 128 or 512
-    entries. The last program of a row to finish adds up its pieces, in their order: the same bits
-    in every run. Sums are kept in :obj:`float32`, or in :obj:`float64` if :obj:`x` is. Not
-    differentiable by itself.
-
-    Args:
-        rowptr (Tensor): The start of each row of :math:`\mathbf{A}`, and the end of the last.
-        col (Tensor): The column of each entry, of the same integer type.
-        value (Tensor): The value of each entry, of any floating-point type.
-        x (Tensor): The dense matrix :math:`\mathbf{X}`.
-        alpha (float, optional): The factor :math:`\alpha`; compiled in, as is :obj:`beta`.
-            (default: :obj:`1.0`)
-        addend (Tensor, optional): The matrix :math:`\mathbf{B}`. (default: :obj:`None`)
-        beta (float, optional): The factor :math:`\beta`. (default: :obj:`1.0`)
-        pieces (tuple[Tensor, ...], optional): :obj:`cut_rows(rowptr, piece_length(nnz))`, which
-            takes a synchronization with the device. (default: :obj:`None`, computed)
-        workspace (tuple[Tensor, Tensor], optional): What :func:`make_workspace` has made for these
-            pieces, for products one after the other. (default: :obj:`None`, made)
-
-    Shapes:
-        - :obj:`rowptr` :math:`(\textrm{rows} + 1)`, :obj:`col` and :obj:`value`
-          :math:`(\textrm{nnz})`
-        - :obj:`x` :math:`(\textrm{columns}, d)`, :obj:`addend` and the output
-          :math:`(\textrm{rows}, d)`, the output in the data type of :obj:`x`
-
-    Raises:
-        TypeError: If :obj:`x` is not floating point.
-        ValueError: If the shape of :obj:`addend` is not that of the product.
+    r"""Computes :math:`\alpha \mathbf{A} \mathbf{X} + \beta \mathbf{B}` in the type of :obj:`x`,
+    without a gradient. The last program of a row to finish adds up its pieces in their order, so
+    that every run gives the same bits. Sums are in :obj:`float32`, or :obj:`float64` if :obj:`x`
+    is.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"'x' must be floating point (got {x.dtype}); call x.float()")
-    size = (rowptr.numel() - 1, x.size(1))
-    if addend is not None and addend.shape != size:
-        raise ValueError(
-            f"'addend' must have the shape {list(size)} of the product (got {list(addend.shape)})"
-        )
     x = _rows(x)
-    out = x.new_empty(size)
-    if out.numel() == 0:
-        return out
+    out = x.new_empty(rowptr.numel() - 1, x.size(1))
     addend = None if addend is None else _rows(addend)
     if pieces is None:
         pieces = cut_rows(rowptr, piece_length(col.numel()))
@@ -213,11 +174,9 @@ def csr_matmul_pair(
     beta: float = 1.0,
     workspace: Workspace | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Computes two products as :func:`csr_matmul` does, with matrices of as many entries, at
-    once: one launch in place of two, and neither waits for the longest rows of the other.
-
-    :obj:`arrays` are for each product the values, the row pointers, the columns, and the pieces of
-    :func:`cut_rows`; the features and addends are of one width, type and device.
+    r"""Computes two products as :func:`csr_matmul` does in one launch, so that neither waits for
+    the longest rows of the other. :obj:`arrays` are the values, row pointers, columns and pieces of
+    each; both have as many entries, and features of one width, type and device.
     """
     products = []
     for i, (value, rowptr, col, *pieces) in enumerate(arrays):
@@ -230,11 +189,11 @@ def csr_matmul_pair(
 
 
 def make_workspace(x: Tensor, *pieces: Sequence[Tensor]) -> Workspace:
-    r"""Makes room for the sums of the pieces of rows of products with :obj:`x` that are computed at
-    once, and counters of how many there are by now, which each product leaves at zero.
+    r"""Makes room for the sums of pieces of products with :obj:`x` that are computed at once, and
+    the counters of finished pieces, which each product leaves at zero.
     """
     num_pieces = sum([p[2].numel() for p in pieces])
-    if num_pieces == 0:  # tensors of their types stand in for what is not there: never read
+    if num_pieces == 0:  # placeholders of the right types, never read
         return x, pieces[0][1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     num_counters = sum([p[0].numel() for p in pieces]) * _blocks(x.size(1))[1]

@@ -8,13 +8,12 @@ from torch import Tensor
 
 _INT32_END = 2**31
 
-# The versions whose private interface, that of compiled kernels, is known from runs on a GPU.
+# Versions whose private interface of compiled kernels was run on a GPU.
 _IS_KNOWN = triton.__version__.startswith('3.6.')
 
 
 class _Compiled(NamedTuple):
-    # What Triton looks up at each launch, and the kernel, which must live as long as its id is part
-    # of a key.
+    # Everything that Triton looks up at a launch. The kernel must outlive its id in a key.
 
     source: Any
     kernel: Any
@@ -34,21 +33,10 @@ def launch(
     constants: dict[str, Any],
     num_warps: int,
 ) -> None:
-    r"""Launches a Triton kernel on the device of its tensors.
-
-    Where the interface of Triton's compiled kernels is known, a second launch of the same kind
-    skips the binding of arguments, which takes several times as long as a small kernel runs. The
-    kind are the types of tensors, whether they are aligned, the values of constants, and the class
-    of integers. All other launches are Triton's own.
-
-    Args:
-        kernel (triton.JITFunction): The kernel; all its integers that are not constants, and not
-            in tuples, must be named in :obj:`do_not_specialize`.
-        grid (tuple[int, ...]): The numbers of programs.
-        args (tuple): Its arguments, in their order: tensors, integers, and tuples of these.
-        constants (Dict[str, Any]): The constants that follow, in their order; each combination of
-            values is compiled, and kept, once. Flags are booleans everywhere, numbers nowhere.
-        num_warps (int): The number of warps of a program.
+    r"""Launches a Triton kernel with :obj:`args` and then :obj:`constants`, in their order. A
+    second launch of the same kind skips Triton's binding of arguments, which takes several times as
+    long as a small kernel. Integers outside of tuples must be constants or in
+    ``do_not_specialize``.
     """
     device = _device_of(args)
     if device >= 0 and device != torch.cuda.current_device():
@@ -71,7 +59,7 @@ def launch(
             f"'constants' must be {list(kernel.arg_names[len(args) :])} in this order (got "
             f'{list(constants)})'
         )
-    # The last is said because Triton's default is about to change. The interpreter returns nothing.
+    # Triton's default of fusion is about to change. The interpreter returns None.
     first = kernel[grid](*args, **constants, num_warps=num_warps, enable_fp_fusion=True)
     # On ROCm it also depends on the sizes of tensors, which are not part of the key.
     if _IS_KNOWN and first is not None and torch.version.hip is None:
@@ -103,7 +91,7 @@ def _kinds(args: tuple[Any, ...]) -> list[Any]:
     for arg in args:
         if type(arg) is int:
             kinds.append(-_INT32_END <= arg < _INT32_END)
-        elif type(arg) is tuple:  # the integers of which are specialized by value
+        elif type(arg) is tuple:  # integers in tuples are specialized by value
             kinds.append(len(arg))
             for x in arg:
                 if type(x) is int:

@@ -16,16 +16,15 @@ Triplets = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 @triton.jit
 def _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT: tl.constexpr):
-    # The row of a program, its entries from `begin` to `end`, and the slot of their sum, -1 where
-    # they are the whole row; the row -1 where there is nothing to do. Long rows come first: they
-    # should not be the last to start.
+    # The row of a program (-1 for none), its entries from `begin` to `end`, and the slot of their
+    # sum (-1 for a whole row). Long rows come first, so that they are not the last to start.
     program = tl.program_id(0).to(tl.int64)
     is_cut = program < num_cuts
     if is_cut:
         row = tl.load(cut_row + program).to(tl.int64) - 1
     else:
         row = program - num_cuts
-    is_row = row < num_rows  # What follows the last row belongs to none.
+    is_row = row < num_rows  # Entries behind the last row belong to none.
     begin = tl.load(rowptr + row, mask=is_row, other=0).to(tl.int64)
     end = tl.load(rowptr + row + 1, mask=is_row, other=0).to(tl.int64)
     is_long = end - begin > SEGMENT
@@ -43,7 +42,7 @@ def _find_piece(rowptr, cut_row, num_cuts, num_rows, SEGMENT: tl.constexpr):
 
 @triton.jit
 def _weigh(score, keep, mask, HAS_KEEP: tl.constexpr):
-    # By what a triplet enters gradients: the probability of the wrong answer, where it counts.
+    # The weight of a triplet in gradients: the probability of the wrong answer, where it counts.
     w = tl.where(mask, 1.0 / (1.0 + tl.exp(score)), 0.0)
     if HAS_KEEP:
         w = tl.where(tl.load(keep, mask=mask, other=0) != 0, w, 0.0)
@@ -57,8 +56,8 @@ def score_kernel(
     EACH: tl.constexpr, HAS_SRC: tl.constexpr, HAS_SUM: tl.constexpr, HAS_KEEP: tl.constexpr,
     SEGMENT: tl.constexpr, DTYPE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    r"""Scores the triplets of a piece of a user, sums what the user's gradient is a multiple of,
-    and notes the user for each of them.
+    r"""Scores the triplets of a piece of a user, sums the user's gradient but for a factor, and
+    writes the user of each triplet.
     """
     row, begin, end, slot = _find_piece(rowptr, cut_row, num_cuts, num_users, SEGMENT)
     if row >= 0:
@@ -225,9 +224,7 @@ def scale_kernel(sums, outs, scales, dims, num, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=['num', 'num_items'])
 def item_kernel(pos, neg, items, num, num_items, BLOCK: tl.constexpr):
-    r"""Lists the positive and the negative item of each triplet in turn; one that is out of range
-    as the first that is.
-    """
+    r"""Writes positive and negative items in turn; ids out of range become the first such id."""
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = tl.load(pos + e, mask=e < num, other=0).to(tl.int64)
     n = tl.load(neg + e, mask=e < num, other=0).to(tl.int64)
@@ -237,19 +234,12 @@ def item_kernel(pos, neg, items, num, num_items, BLOCK: tl.constexpr):
     tl.store(items + 2 * e + 1, n, mask=e < num)
 
 
-# The most entries of one row that a program sums: longer rows are cut, so that the hubs of a
-# power-law graph do not keep one program busy while the others are done.
-_SEGMENT = 128
+_SEGMENT = 128  # entries of a row per program; longer rows, the hubs of power laws, are cut
+_SCORE_TILE, _SUM_TILE = 512, 1024  # elements of the tiles of rows in registers
+_BLOCK = 1024  # elements of a program of element-wise kernels
 
-# The elements of the tiles of rows that a program holds in registers: two for the scores, and one
-# for the sums.
-_SCORE_TILE, _SUM_TILE = 512, 1024
-
-# The elements that a program takes where all are alike.
-_BLOCK = 1024
-
-# The triplets up to which each table is scored by a program of its own. Beyond, there are programs
-# enough, and one for all tables reads the indices once.
+# With up to so many triplets, each table is scored by its own programs. With more, one program
+# reads the indices once for all tables.
 _MAX_EACH = 2**18
 
 
@@ -260,13 +250,9 @@ def score_differences(
     with_sums: bool = False,
     with_src: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    r"""Returns the score of the positive less that of the negative item, ``[K, n]``, NaN where an
-    index is out of range, for :obj:`tables` of users and items in turn.
-
-    If asked for, also returns for each table of users the sums over the triplets of a user that
-    :obj:`keep` ``[K, n]`` keeps of :math:`\sigma(-\Delta) (z^i - z^j)`, of which its gradient is a
-    multiple: the rows are at hand here, and the backward pass need not read them again. And the
-    user of each triplet, those that the triplets list as they are.
+    r"""Returns the scores of positive less negative items, ``[K, n]``, NaN where an index is out of
+    range. If asked for, also the sums of :math:`\sigma(-\Delta) (z^i - z^j)` per user, which are
+    the gradient but for a factor, and the user of each triplet.
     """
     users, items = tuple(tables[0::2]), tuple(tables[1::2])
     rowptr, src, pos, neg = triplets
@@ -302,8 +288,7 @@ def sum_losses(
     scores: Tensor, keep: Tensor | None = None, with_gains: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     r"""Returns the sums of the losses :math:`-\log \sigma(\Delta)`, ``[K]``, and, if asked for, the
-    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``, of the scores
-    :math:`\Delta`; zero where :obj:`keep` leaves a triplet out.
+    pointwise gains :math:`\log 2 + \log \sigma(\Delta)`, ``[K, n]``; zero where not kept.
     """
     num_blocks = -(-scores.size(1) // _BLOCK)
     gains = torch.empty_like(scores) if with_gains else None
@@ -321,7 +306,7 @@ def sum_losses(
 def user_gradients(
     sums: Sequence[Tensor], scale: Tensor, tables: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of users that need one: the sums of
+    r"""Returns the gradients of the users' tables that need one: the sums of
     :func:`score_differences` times :obj:`scale` ``[K]``.
     """
     out: list[Tensor | None] = [None] * len(needs)
@@ -349,10 +334,9 @@ def item_gradients(
     needs: Sequence[bool],
     deterministic: bool = True,
 ) -> list[Tensor | None]:
-    r"""Returns the gradients of the tables of items that need one: for each triplet the row of the
-    user times :math:`\sigma(-\Delta)` and the factor of the table in :obj:`scale` ``[K]``, added to
-    the positive item and subtracted from the negative one; unless :obj:`deterministic`, in any
-    order.
+    r"""Returns the gradients of the items' tables that need one: the user's row times
+    :math:`\sigma(-\Delta)` and :obj:`scale` ``[K]``, added to the positive item and subtracted from
+    the negative one; in any order unless :obj:`deterministic`.
     """
     out: list[Tensor | None] = [None] * len(needs)
     kept = [i for i, need in enumerate(needs) if need]
@@ -379,7 +363,7 @@ def item_gradients(
 
 
 class _Weights(NamedTuple):
-    # What the weights of triplets are made of, for each table.
+    # The parts of the triplets' weights, for each table.
     scores: tuple[Tensor, ...]
     scale: Tensor
     keeps: tuple[Tensor, ...]
@@ -427,10 +411,10 @@ def _sum_dtype(tables: Sequence[Tensor]) -> torch.dtype:
 
 
 class _Cut:
-    # The rows of a CSR matrix, those of more than _SEGMENT entries cut at multiples of it. Boundary
-    # c, before the entry (c + 1) * _SEGMENT, lies in the row `row[c] - 1`. The sum of the piece
-    # that begins there has the slot num + c, that of the first piece of a row the slot of the row's
-    # first boundary. No size depends on the data: it would have to be waited for.
+    # The rows of a CSR matrix, long ones cut at multiples of _SEGMENT. Boundary c, before the entry
+    # (c + 1) * _SEGMENT, lies in the row `row[c] - 1`. The piece that begins there has the slot
+    # num + c. The first piece of a row has the slot of the row's first boundary. No size depends on
+    # the data, so that nothing waits for the device.
     def __init__(self, rowptr: Tensor, num_entries: int):
         self.rowptr, self.num = rowptr, num_entries // _SEGMENT
         step, end = _SEGMENT, (self.num + 1) * _SEGMENT

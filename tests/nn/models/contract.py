@@ -19,6 +19,8 @@ WEIGHTS = {'bottleneck': 0.1, 'redundant': 0.1, 'unique': 0.1}
 LAYERS = {
     'plain': None,
     'mrdib': {'redundancy': 'mine', 'hidden_channels': 8},
+    # As many negatives as a batch has: which of them are drawn does not depend on a seed.
+    'nce': {'redundancy': None, 'decoder': 'nce', 'num_negatives': 64},
     'l2': {'control': 'l2'},
     'noise': {'control': 'noise'},
 }
@@ -152,7 +154,10 @@ class RecommenderContract:
         expected = set(model.loss_weights)
         if layer != 'plain':
             expected |= {'bottleneck', 'redundant', 'unique'}
-        if layer != 'plain' and self.task_is_bpr and (model.joint_is_score or layer == 'mrdib'):
+        if layer == 'nce':
+            expected |= {f'information_{m}' for m in model.modalities}
+        is_mrdib = layer in ('mrdib', 'nce')
+        if layer != 'plain' and self.task_is_bpr and (model.joint_is_score or is_mrdib):
             expected |= {'synergistic'}
             if model.joint_is_score:  # it is the task, which is there already
                 assert not terms['synergistic'].requires_grad
@@ -576,3 +581,24 @@ class RecommenderContract:
         text = repr(self.make(data, layer))
         name = MODELS[self.name].__name__
         assert text.startswith(f'{name}(num_users=17, num_items=23, channels={CHANNELS}, mrdib=')
+
+
+def check_trainable_features(cls, tables_of, **settings):
+    """They start at the features of the data, learn where an item has them, and can be reset."""
+    data = make_data(missing=0.3)
+    model = cls(data, channels=8, trainable_features=True, **settings)
+    frozen = cls(data, channels=8, **settings)
+    frozen.load_state_dict(model.state_dict(), strict=False)
+    batch = make_batch(data)
+    for name, value in model.eval().loss(batch).items():
+        torch.testing.assert_close(value, frozen.eval().loss(batch)[name])
+    model.loss(batch)['content'].backward()
+    for m in ('image', 'text'):
+        grad = tables_of(model)[f'modality_{m}'].grad
+        assert (grad != 0).any() and (grad[~data['item'][f'has_{m}']] == 0).all()
+    with torch.no_grad():
+        tables_of(model)['modality_text'].zero_()
+    model.reset_parameters()
+    assert torch.equal(tables_of(model)['modality_text'], model.features('text'))
+    sizes = [sum(p.numel() for p in x.parameters()) for x in (model, frozen)]
+    assert sizes[0] == 12 * 23 + sizes[1]

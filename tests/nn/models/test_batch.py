@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from mrdib_pyg.nn.models import Rows, Triplets, batch
+from mrdib_pyg.nn.models import Triplets, batch
 from mrdib_pyg.nn.models.batch import (
+    Rows,
     batch_norms,
     batch_squares,
     bpr_loss,

@@ -1,11 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import RecommenderContract, make_batch, make_data, moved
+from contract import RecommenderContract, check_trainable_features, make_batch, make_data, moved
 from toy import BATCH, IMAGE, ITEM, MEAN_ITEM, MEAN_USER, TEXT, USER, close, toy
 
 from mrdib_pyg.nn.models import BM3
-from mrdib_pyg.training import LossWeights
+from mrdib_pyg.training.step import LossWeights
 
 SCORES = [
     [4.8805, 1.8496, 4.5275, 1.5436],
@@ -33,21 +33,7 @@ class TestBM3WithoutDropout(RecommenderContract):
 
 
 def test_trainable_features():
-    data = make_data(missing=0.3)
-    model = BM3(data, channels=8, dropout=0.0, trainable_features=True)
-    frozen = BM3(data, channels=8, dropout=0.0)
-    frozen.load_state_dict(model.state_dict(), strict=False)
-    batch = make_batch(data)
-    for name, value in model.eval().loss(batch).items():
-        torch.testing.assert_close(value, frozen.eval().loss(batch)[name])
-    model.loss(batch)['content'].backward()
-    for m in ('image', 'text'):
-        grad = model.tables[f'modality_{m}'].grad
-        assert (grad != 0).any() and (grad[~data['item'][f'has_{m}']] == 0).all()
-    with torch.no_grad():
-        model.tables['modality_text'].zero_()
-    model.reset_parameters()
-    assert torch.equal(model.tables['modality_text'], model.features('text'))
+    check_trainable_features(BM3, lambda model: model.tables, dropout=0.0)
 
 
 @torch.no_grad()
@@ -213,5 +199,5 @@ def test_content_is_a_mean_over_the_items_that_have_it():
 def test_refuses_settings():
     with pytest.raises(ValueError, match=r"'dropout' must lie in \[0, 1\) \(got 1.0\)"):
         BM3(make_data(), dropout=1.0)
-    with pytest.raises(ValueError, match=r"'num_layers' must not be negative \(got -1\)"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be at least 0 \(got -1\)"):
         BM3(make_data(), num_layers=-1)

@@ -16,7 +16,7 @@ CASES = [
     pytest.param(name, mrdib, marks=[] if name == 'multimodal_lightgcn' else pytest.mark.slow)
     for name, cls in MODELS.items()
     for mrdib in ([False, True] if cls.multimodal else [False])
-]
+] + [pytest.param('multimodal_lightgcn', 'nce')]
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +26,11 @@ def data():
 
 def make_model(data, name, mrdib):
     torch.manual_seed(0)
-    model = MODELS[name](data, channels=8, **({'mrdib': {}} if mrdib else {}))
+    settings = {'mrdib': {}} if mrdib else {}
+    if mrdib == 'nce':  # the same draws, as this backend draws as PyTorch does
+        settings = {'mrdib': {'decoder': 'nce', 'num_negatives': 8}, 'task': 'ssm'}
+        settings['num_negatives'] = 8
+    model = MODELS[name](data, channels=8, **settings)
     model.train()
     model.on_epoch_start(1, torch.Generator().manual_seed(0))
     return model

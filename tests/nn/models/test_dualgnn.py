@@ -5,8 +5,8 @@ import torch
 from contract import RecommenderContract, make_batch, make_data, moved
 from toy import BATCH, MEAN_ITEM, MEAN_USER, close, toy
 
-from mrdib_pyg.nn.models import DualGNN, Rows
-from mrdib_pyg.nn.models.batch import bpr_loss
+from mrdib_pyg.nn.models import DualGNN
+from mrdib_pyg.nn.models.batch import Rows, bpr_loss
 from mrdib_pyg.nn.models.dualgnn import LOSS_SCALE
 from mrdib_pyg.transforms import UserCooccurrence
 
@@ -129,7 +129,7 @@ def test_the_user_graph_needs_all_users():
 
 def test_refuses_settings():
     for settings, message in (
-        ({'num_layers': -1}, r"'num_layers' must not be negative \(got -1\)"),
+        ({'num_layers': -1}, r"'num_layers' must be at least 0 \(got -1\)"),
         ({'num_neighbors': 0}, r"'num_neighbors' must be at least 1 \(got 0\)"),
         ({'neighbor_weighting': 'sum'}, r"'neighbor_weighting' must be .* \(got 'sum'\)"),
     ):

@@ -2,7 +2,15 @@ import copy
 
 import pytest
 import torch
-from contract import RecommenderContract, make_batch, make_data, moved, same, scores
+from contract import (
+    RecommenderContract,
+    check_trainable_features,
+    make_batch,
+    make_data,
+    moved,
+    same,
+    scores,
+)
 from toy import BATCH, IMAGE, ITEM, TEXT, USER, WEIGHTS, close, toy
 
 from mrdib_pyg.nn.models import FREEDOM, Triplets
@@ -197,24 +205,7 @@ def test_graphs_follow_the_features_or_are_those_of_the_data():
 
 
 def test_trainable_features():
-    data = make_data(missing=0.3)
-    model = FREEDOM(data, channels=8, k=5, trainable_features=True)
-    frozen = FREEDOM(data, channels=8, k=5)
-    frozen.load_state_dict(model.state_dict(), strict=False)
-    batch = make_batch(data)
-    for name, value in model.eval().loss(batch).items():
-        torch.testing.assert_close(value, frozen.eval().loss(batch)[name])
-    model.loss(batch)['content'].backward()
-    for m in ('image', 'text'):
-        grad = model.maps.tables[f'modality_{m}'].grad
-        assert (grad != 0).any() and (grad[~data['item'][f'has_{m}']] == 0).all()
-    with torch.no_grad():
-        model.maps.tables['modality_text'].zero_()
-    model.reset_parameters()
-    assert torch.equal(model.maps.tables['modality_text'], model.features('text'))
-    assert sum(p.numel() for p in model.parameters()) == 12 * 23 + sum(
-        p.numel() for p in frozen.parameters()
-    )
+    check_trainable_features(FREEDOM, lambda model: model.maps.tables, k=5)
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,5 @@ def test_refuses_mrdib(mrdib):
 
 
 def test_refuses_settings():
-    with pytest.raises(ValueError, match=r"'num_layers' must not be negative \(got -1\)"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be at least 0 \(got -1\)"):
         LightGCN(toy(), num_layers=-1)

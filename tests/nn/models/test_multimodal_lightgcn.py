@@ -4,7 +4,8 @@ from contract import RecommenderContract, make_batch, make_data, moved
 
 from mrdib_pyg.datasets import Planted
 from mrdib_pyg.evaluation import evaluate
-from mrdib_pyg.nn import Posterior, product_of_experts
+from mrdib_pyg.nn import Posterior
+from mrdib_pyg.nn.bottleneck import product_of_experts
 from mrdib_pyg.nn.models import MultimodalLightGCN
 from mrdib_pyg.ops import propagate_mean
 from mrdib_pyg.training import fit

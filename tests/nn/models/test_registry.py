@@ -45,10 +45,12 @@ def test_settings():
     # Further ones are handed on to Recommender, as far as one can tell.
     assert model_settings(Mine) == {
         'width': inspect.Parameter.empty, 'depth': 2, 'channels': inspect.Parameter.empty,
-        'feature_scaling': None,
+        'feature_scaling': None, 'task': 'bpr', 'num_negatives': 128,
     }  # fmt: skip
     assert model_settings(Handed) == {'more': 1, **model_settings(VBPR)} and takes_mrdib(Handed)
-    assert list(model_settings(VBPR)) == ['channels', 'reg_weight', 'feature_scaling']
+    assert list(model_settings(VBPR)) == [
+        'channels', 'reg_weight', 'feature_scaling', 'task', 'num_negatives',
+    ]  # fmt: skip
     assert 'mrdib' not in model_settings(LightGCN)
     assert takes_mrdib(Mine) and not takes_mrdib(WithoutLayer)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 from contract import RecommenderContract
-from torch_geometric.data import HeteroData
+from toy import BATCH, IMAGE, TEXT, toy
 
 from mrdib_pyg.nn import CodePenalty, MRdIB
-from mrdib_pyg.nn.models import VBPR, Triplets
+from mrdib_pyg.nn.models import VBPR
 
 
 class TestVBPR(RecommenderContract):
@@ -16,21 +16,13 @@ class TestVBPRScaled(RecommenderContract):
     settings = {'feature_scaling': 'standard', 'reg_weight': 0.1}
 
 
-BATCH = Triplets(torch.tensor([0, 1, 2]), torch.tensor([2, 1, 3]), torch.tensor([3, 0, 1]))
 SCORES = [[2.6, 0.5, 1.57, 3.5], [1.575, 2.875, 0.635, -1.5], [2.51, 1.65, 2.34, -0.7]]
-IMAGE = [[1.3, 0.3, 0, 1.6], [-0.85, 0.65, 0.25, -0.325], [-0.6, 0.2, 0.1, -0.45]]
-TEXT = [[0.2, 0.1, -0.53, 0.8], [0.5, 1.3, 0.46, -0.1], [0.16, 0.5, 0.29, -0.2]]
+IMAGE_SCORES = [[1.3, 0.3, 0, 1.6], [-0.85, 0.65, 0.25, -0.325], [-0.6, 0.2, 0.1, -0.45]]
+TEXT_SCORES = [[0.2, 0.1, -0.53, 0.8], [0.5, 1.3, 0.46, -0.1], [0.16, 0.5, 0.29, -0.2]]
 
 
 def example():
-    """A worked example: 3 users, 4 items, 2 channels, its features and parameters."""
-    data = HeteroData()
-    data['user'].num_nodes, data['item'].num_nodes = 3, 4
-    data['item'].x_image = torch.tensor([[1.0, 0, 2], [1, 1, 0], [0, 2, 1], [2, 0, 1.5]])
-    data['item'].x_text = torch.tensor([[1.0, 0.2], [2, 1], [-0.1, 1], [1, -1]])
-    edge_index = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [0, 1, 2, 1, 0, 2, 3]])
-    data['user', 'rates', 'item'].edge_index = edge_index
-    return data
+    return toy(image=IMAGE, text=TEXT)
 
 
 @torch.no_grad()
@@ -68,8 +60,8 @@ def test_unimodal_scores_of_the_worked_example():
     model = make_example()
     codes, emb = model.modality_embeddings(), model()
     parts = {m: user @ item.t() for m, (user, item) in model.unimodal(codes, emb).items()}
-    close(parts['image'], IMAGE)
-    close(parts['text'], TEXT)
+    close(parts['image'], IMAGE_SCORES)
+    close(parts['text'], TEXT_SCORES)
     # The score is their sum, but for the ID factors and the bias: it cannot carry synergy.
     ids = emb.user[:, :2] @ emb.item[:, :2].t()
     bias = emb.user[:, 2:] @ model.bias
@@ -81,7 +73,7 @@ def test_unique_of_the_worked_example():
     terms = make_example({'redundancy': None}).eval().loss(BATCH)
     src, pos, neg = BATCH
     expected = 0.0
-    for part in (torch.tensor(IMAGE), torch.tensor(TEXT)):
+    for part in (torch.tensor(IMAGE_SCORES), torch.tensor(TEXT_SCORES)):
         expected += torch.nn.functional.softplus(part[src, neg] - part[src, pos]).mean()
     close(terms['unique'], expected)
 

@@ -223,16 +223,6 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16():
     assert torch.equal(out[1], torch.full_like(out[1], 1300))
 
 
-def test_errors():
-    adj = adjacency()
-    x = torch.randn(23, 4, device=DEVICE)
-    arrays = adj.rowptr, adj.col, adj.value
-    with pytest.raises(TypeError, match="'x' must be floating point .got torch.int64"):
-        csr_matmul(*arrays, x.long())
-    with pytest.raises(ValueError, match=r"'addend' must have the shape \[17, 4\].*got \[23, 4\]"):
-        csr_matmul(*arrays, x, addend=x)
-
-
 @pytest.fixture
 def uses_kernel(monkeypatch):
     # On CPU, `propagate` is made to take the path of CUDA.
