@@ -175,7 +175,7 @@ def evaluate(
         batch_size (int, optional): The number of users to rank at a time, which bounds memory.
             (default: ``4096``)
         mesh (DeviceMesh, optional): Processes that rank a part of the users each and return the
-            same, see :mod:`mrdib_pyg.distributed`; all of them must call this function.
+            same, see :mod:`mrdib_pyg.distributed`. All of them must call this function.
             (default: :obj:`None`, this process ranks all)
         per_user (bool, optional): If set to :obj:`True`, returns the values of each user instead
             of averages. (default: :obj:`False`)
