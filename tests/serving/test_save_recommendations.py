@@ -93,7 +93,7 @@ def test_refusals(tmp_path, monkeypatch):
         save_recommendations(BLOCKS, tmp_path / 'a.xlsx')
     with pytest.raises(ValueError, match="'format' must be csv, jsonl or parquet"):
         save_recommendations(BLOCKS, tmp_path / 'a', format='xml')
-    with pytest.raises(OSError, match='no regular file'):
+    with pytest.raises(ValueError, match='must be a file'):
         save_recommendations(BLOCKS, '/dev/null')
 
     def missing(name):
