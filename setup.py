@@ -22,6 +22,7 @@ install_requires = [
     'numpy>=1.26',
     'scipy>=1.11',
     'pandas>=2.2',
+    'scikit-learn>=1.4',
     'ogb>=1.3.6',
     'tqdm>=4.60',
 ]
