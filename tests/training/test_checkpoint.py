@@ -99,7 +99,7 @@ def test_full_disk(tmp_path):
     """PyTorch's own writer runs into a limit of the size of files."""
     script = (
         'import resource, sys, torch\n'
-        'from mrdib_pyg.training import save_checkpoint\n'
+        'from mrdib_pyg.training.checkpoint import save_checkpoint\n'
         'path = sys.argv[1]\n'
         "save_checkpoint(path, {'x': torch.zeros(10)})\n"
         'resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n'
