@@ -328,7 +328,10 @@ USE = {
     'k of zero': (['evaluate', '--k', '0'], '--k must lie between 1'),
     'k not an integer': (['evaluate', '--k', '5,x'], "'x' is not an integer"),
     'k of nothing': (['evaluate', '--k', ','], 'names nothing'),
-    'mask of validation': (['evaluate', '--split', 'val', '--mask', 'train+val'], "--mask must be 'train'"),
+    'mask of validation': (
+        ['evaluate', '--split', 'val', '--mask', 'train+val'],
+        "--mask must be 'train'",
+    ),
     'other data set': (['evaluate', '--dataset', 'nowhere'], "no data set named 'nowhere'"),
     'n beyond the catalogue': (['recommend', '--k', '7'], '--k must be between'),
     'n of zero': (['recommend', '--k', '0'], '--k must be between'),

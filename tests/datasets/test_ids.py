@@ -91,8 +91,8 @@ def test_the_files_of_mmrec(tmp_path):
     IdMap(['b']).save(tmp_path, 'item')  # its own come first
     assert IdMap.load(tmp_path, 'item').ids == ['b']
     for content, message in (
-        ('', 'u_id_mapping.csv'), ('user_id,userID\nA1,0\n', 'expected <raw id>'),
-        ('user_id\tuserID\nA1\n', 'expected <raw id>'),
+        ('', 'u_id_mapping.csv'), ('user_id,item\nA1,0\n', 'userID'),
+        ('user_id\tuserID\nA1\n', 'two columns'),
         ('user_id\tuserID\nA1\t1\n', 'userID 0 is missing'),
         ('user_id\tuserID\nA1\t0\nA2\t0\n', 'userID 1 is missing'),
         ('user_id\tuserID\nA1\t0\nA1\t1\n', "got 'A1' twice"),

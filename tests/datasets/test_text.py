@@ -1,5 +1,4 @@
 import os
-import re
 import sys
 import types
 import unicodedata
@@ -111,8 +110,8 @@ def test_vectors_that_were_changed_are_not_used(tmp_path):
     if hasattr(os, 'mkfifo'):
         path.unlink()
         os.mkfifo(path)  # which would be read forever
-        with pytest.raises(ValueError, match=re.escape(f"'{path}' must be a file")):
-            encode_texts(['car', 'boat'], encoder, cache)
+        assert encode_texts(['car', 'boat'], encoder, cache)[0].tolist() == x.tolist()
+        assert path.is_file()
 
 
 class Column:
