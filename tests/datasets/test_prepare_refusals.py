@@ -84,7 +84,7 @@ def test_refused_features(tmp_path):
         refuse(tmp_path, match, error, features={'a': value}, **kwargs)
 
     wrong('no file', tmp_path / 'none.npy', FileNotFoundError)
-    wrong('needs to be .npy, .npz or .safetensors.*numpy.savez', csv(tmp_path, name='f.csv'))
+    wrong('must be .npy, .npz or .safetensors', csv(tmp_path, name='f.csv'))
     wrong('expected .rows, F.', np.ones(3))
     wrong('expected real numbers', np.ones((3, 2), 'c8'))
     wrong("'item_order' names 2 items", np.ones((3, 2)), item_order=['a', 'b'])
@@ -149,6 +149,6 @@ def test_nothing_is_left_by_a_failure_while_writing(tmp_path, monkeypatch):
 def test_ids_that_were_read_as_floats_are_told_of(tmp_path):
     text = 'user,item\na,0\nb,1\n,\n'
     refuse(
-        tmp_path, r"\(got '0.0', as ids are read where some", features={'a': np.ones((2, 3))},
+        tmp_path, r"\(got '0.0', a float", features={'a': np.ones((2, 3))},
         table=csv(tmp_path, text.replace(',0', ',0.0').replace(',1', ',1.0')),
     )  # fmt: skip

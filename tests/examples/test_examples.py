@@ -27,7 +27,7 @@ EXAMPLES = [
         'attach_to_existing_model.py',
         SMALL,
         r"Test NDCG@10: 0\.\d{4}\nRuntimeError: target 'cold_start_proj' of modality 'text' was "
-        r'not called inside of capture\(model\)',
+        r'not called inside capture\(model\)',
     ),
     (
         'measure_pid.py',

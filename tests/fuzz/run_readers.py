@@ -48,7 +48,7 @@ def make_model():
 
 def make_checkpoint(folder):
     model = make_model()
-    identity = {'model': 'VBPR', 'config': {'channels': 2}, 'data_hash': data_hash(DATA)}
+    identity = {'model': 'vbpr', 'config': {'channels': 2}, 'data_hash': data_hash(DATA)}
     state = {'identity': identity, 'epoch': 1, 'model': model.state_dict()}
     save_checkpoint(folder / 'best.pt', state)
 
@@ -99,13 +99,22 @@ def read_config(folder):
     read_run(folder)
 
 
-JOB = {'dataset': {'name': 'x'}, 'model': 'vbpr', 'seed': 1}
+JOB = {
+    'dataset': {'name': 'x'}, 'model': 'vbpr', 'seed': 1, 'test': True, 'k': [2],
+    'monitor': 'recall@2',
+}  # fmt: skip
+RESULT = {
+    **dict.fromkeys(('val', 'test'), {'recall@2': 0.75}),
+    **dict.fromkeys(('best_epoch', 'num_epochs', 'num_parameters', 'epoch_seconds', 'seconds'), 1),
+    **dict.fromkeys(('terms', 'versions', 'machine'), {}),
+    'data_hash': 'x',
+}
 
 
 def make_records(folder):
     (folder / 'runs').mkdir()
     per_user = {'user': torch.tensor([0, 2]), 'recall@2': torch.tensor([0.5, 1.0])}
-    Records(folder).save(JOB, {'test': {'recall@2': 0.75}, 'per_user': per_user})
+    Records(folder).save(JOB, {**RESULT, 'per_user': per_user})
 
 
 def record(suffix):
