@@ -93,7 +93,7 @@ def test_refused_features(tmp_path):
     wrong('3 numbers for the item', {'007': [1, 2], '12': [1, 2, 3]})
     wrong('an empty vector', {'007': []})
     wrong('no file', np.ones((1, 2)), FileNotFoundError, item_order=tmp_path / 'none.txt')
-    wrong('no text file of ids', np.ones((1, 2)), item_order=csv(tmp_path, b'\xff\xfe', 'o.txt'))
+    wrong('must be a text file', np.ones((1, 2)), item_order=csv(tmp_path, b'\xff\xfe', 'o.txt'))
     np.savez(tmp_path / 'object.npz', **{'007': np.array([None])})
     wrong('Python objects', tmp_path / 'object.npz')
     np.savez(tmp_path / 'pair.npz', ids=np.arange(3), x=np.ones((3, 2)))
