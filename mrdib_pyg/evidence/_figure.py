@@ -1,12 +1,8 @@
 r"""The picture of an inspection."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mrdib_pyg.evidence.inspection import Inspection
+from typing import Any
 
 COLORS = {
     'alone': '#2563a8',
@@ -19,8 +15,8 @@ COLORS = {
 FORMATS = ('.png', '.svg', '.pdf')
 
 
-def draw(inspection: Inspection, path: Path) -> None:
-    r"""Draws a bar for each amount, its interval, and a mark where its floor is."""
+def draw(rows: Sequence[tuple[str, str, Any]], path: Path) -> None:
+    r"""Draws a bar for each amount, given with its kind and name, its interval and its floor."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"'path' must end in {', '.join(FORMATS)} (got '{path.name}')")
     try:
@@ -32,7 +28,6 @@ def draw(inspection: Inspection, path: Path) -> None:
 
     from mrdib_pyg.files import atomic_file
 
-    rows = inspection.rows()
     with matplotlib.rc_context({'svg.hashsalt': 'mrdib', 'font.size': 9}):
         figure = Figure(figsize=(6.4, 0.8 + 0.3 * len(rows)), layout='constrained')
         FigureCanvasAgg(figure)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from mrdib_pyg.evaluation import evaluate
+from mrdib_pyg.evidence._figure import draw
 from mrdib_pyg.evidence.design import Block, Design, Scaler, Targets, fill
 from mrdib_pyg.evidence.heads import EvidenceHead, interaction_targets, item_features
 from mrdib_pyg.transforms import ColdItemSplit
@@ -175,9 +176,7 @@ class Inspection:
         Raises:
             ValueError: If matplotlib is not installed, or the kind of file is unknown.
         """
-        from mrdib_pyg.evidence._figure import draw
-
-        draw(self, Path(path))
+        draw(self.rows(), Path(path))
 
     def _digits(self) -> int:
         # So many that the largest amount has three.
